@@ -1,0 +1,47 @@
+"""advae: adversarial variational autoencoders, trained, judged honestly and explored.
+
+>>> import advae
+>>> sorted(advae.__all__)[:3]
+['AdvaeError', 'Estimate', 'LatentModel']
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AdvaeError": "errors",
+    "DataOptions": "data.options",
+    "load_data": "data",
+    "LatentModel": "model",
+    "build_model": "model",
+    "Run": "run",
+    "allow": "registry",
+    "train": "training.loop",
+    "resume": "training.loop",
+    "resolve": "training.config",
+    "recipes": "training.config",
+    "evaluate": "evaluation",
+    "Estimate": "evaluation",
+    "load": "run",
+    "write_report": "report",
+    "compare": "report",
+}
+
+__all__ = [*_HOMES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """Names are imported when first used, so that importing the package is quick."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'advae' has no attribute {name!r}")
+    value = getattr(import_module(f"advae.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,148 @@
+"""Data: sources, splits, observation protocols and batches.
+
+>>> from advae.data import DataOptions, load_data
+>>> data = load_data(DataOptions(source="digits"))
+>>> data.x_shape, len(data.train), len(data.validation), len(data.test)
+((1, 8, 8), 1455, 162, 180)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from advae.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from advae.data.base import Dataset, Protocol, Source, Split, mix
+    from advae.data.batches import Batches
+    from advae.data.checks import check
+    from advae.data.options import DataOptions
+    from advae.data.protocol import make_protocol, protocol_from
+
+__all__ = [
+    "Batches",
+    "DataOptions",
+    "Dataset",
+    "Protocol",
+    "Split",
+    "check",
+    "load_data",
+    "make_protocol",
+    "mix",
+    "protocol_from",
+]
+
+_HOME = {  # loaded on first use, so that the options alone do not import torch
+    "Batches": "batches",
+    "DataOptions": "options",
+    "Dataset": "base",
+    "Protocol": "base",
+    "Split": "base",
+    "check": "checks",
+    "make_protocol": "protocol",
+    "mix": "base",
+    "protocol_from": "protocol",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+def load_data(options: DataOptions) -> Dataset:
+    """Open, cut, read and fix the data that the options describe.
+
+    Raises:
+        ConfigError: an option that has no meaning.
+        DataError: data that cannot be found, read, or brought to what the protocol needs.
+    """
+    from advae.data import protocol, splits
+    from advae.data.base import Dataset
+    from advae.data.labels import class_ids
+
+    kind = protocol.protocol_class(options.protocol)
+    _check_options(options)
+    source = _opened(options, kind.eight_bit)
+    sizes = {part: len(rows) for part, rows in source.parts.items()}
+    labels, class_names = class_ids(source.labels, sizes)
+    cut = splits.cut(
+        source,
+        labels,
+        validation=options.validation,
+        test=options.test,
+        seed=options.split_seed,
+        limit=options.limit,
+    )
+    resident = options.storage == "resident" or (
+        options.storage == "auto" and splits.bytes_of(cut) <= splits.RESIDENT_BYTES
+    )
+    held = splits.loaded(cut) if resident else splits.scanned(cut)
+    observed = protocol.make_protocol(options.protocol, held[0], options.binarise_seed)
+    train, validation, test = (observed.fixed(split, ordinal) for ordinal, split in enumerate(held))
+    return Dataset(
+        name=source.name,
+        source=options.source,
+        x_shape=train.shape,
+        train=train,
+        validation=validation,
+        test=test,
+        protocol=observed,
+        checksum=splits.checksum(held),
+        classes=1 + max(int(ids.max()) for ids in labels.values()) if labels else None,
+        class_names=class_names or source.class_names,
+    )
+
+
+def _opened(options: DataOptions, eight_bit: bool) -> Source:
+    """Open the source, with whatever reads its kind."""
+    from advae.data.base import Source
+    from advae.data.sources import locate
+
+    found = locate(options.source)
+    if found.kind in ("digits", "array"):
+        from advae.data import arrays
+
+        _only_for_images(options)
+        if found.kind == "digits":
+            return arrays.open_digits()
+        return arrays.open_arrays(found.parts["train"][0], found.name, eight_bit)
+
+    from advae.data import images, tables
+
+    if found.kind == "hub":
+        opened = tables.open_hub(found.name)
+    elif found.kind == "folder":
+        opened = tables.open_folder(found.parts, found.classes)
+    else:
+        opened = tables.open_parquet(found.parts)
+    rows = images.image_rows(found.name, opened.images, options.image_size, options.channels)
+    return Source(found.name, rows, opened.labels, opened.ordered, opened.class_names)
+
+
+def _check_options(options: DataOptions) -> None:
+    if options.channels not in (None, 1, 3):
+        raise ConfigError("data.channels must be 1 or 3", given=options.channels)
+    if options.image_size is not None and options.image_size < 1:
+        raise ConfigError("data.image_size must be 1 or more", given=options.image_size)
+    if options.storage not in ("auto", "resident", "stream"):
+        raise ConfigError("unknown data.storage", given=options.storage, expected="auto, resident or stream")
+    if options.workers < 0:
+        raise ConfigError("data.workers must be 0 or more", given=options.workers)
+
+
+def _only_for_images(options: DataOptions) -> None:
+    for name in ("image_size", "channels"):
+        if getattr(options, name) is not None:
+            raise DataError(
+                f"data.{name} applies to encoded images only",
+                given=f"data.source {options.source}",
+                expected="a folder of images, Parquet, or a hub id",
+                remedy=f"leave data.{name} out, or convert the array itself",
+            )

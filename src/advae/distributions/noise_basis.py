@@ -1,0 +1,143 @@
+"""The noise-basis posterior of AVB (Mescheder, Nowozin and Geiger 2017, supplement III).
+
+    z⁰(x)     offset                                  [B, d]
+    a_i(x)    coefficients, from the image network    [B, m, d]
+    v_i(ε_i)  basis vectors, from noise alone         [n, m, d]
+
+    (III.1)   z_k      = z⁰_k(x) + Σ_i a_ik(x) v_ik(ε_i)
+    (III.2)   E[z_k]   = z⁰_k(x) + Σ_i a_ik(x) E[v_ik]
+    (III.3)   Var[z_k] = Σ_i a_ik(x)² Var[v_ik]
+
+and for the whole covariance, as the v_i are independent, Cov(z|x) = Σ_i diag(a_i) Cov(v_i) diag(a_i).
+The paper's formula has no offset z⁰; its authors' code has one. E[v], Var[v] and Cov(v) are estimated from
+draws once a mini-batch and serve every x in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Size, Tensor, nn
+from torch.nn.functional import elu
+
+from advae.distributions.base import HEADS, Distribution, Head, SampledOnly
+
+COEFFICIENT_SHIFT = 5.0  # elu(· − 5) + 1 starts near exp(−5): the posterior starts narrow (authors' code)
+
+
+class NoiseBasis(nn.Module):
+    """``m`` small fully connected networks of noise, ``v_i(ε_i)``, run as one batched product a layer.
+
+    Args:
+        functions: ``m``.
+        noise: standard normal numbers that each is fed.
+        hidden: widths of its hidden layers (ELU).
+        d: length of its output.
+    """
+
+    def __init__(self, functions: int, noise: int, hidden: Sequence[int], d: int) -> None:
+        super().__init__()
+        self.functions, self.noise = functions, noise
+        widths = [noise, *hidden, d]
+        self.weights = nn.ParameterList(
+            torch.empty(functions, a, b).normal_(0, (2 / (a + b)) ** 0.5)  # Xavier, of each network
+            for a, b in zip(widths, widths[1:], strict=False)
+        )
+        self.biases = nn.ParameterList(torch.zeros(functions, 1, b) for b in widths[1:])
+
+    def forward(self, n: int) -> Tensor:
+        """``n`` independent draws of every basis vector, ``[n, m, d]``."""
+        h = torch.randn(self.functions, n, self.noise, device=self.weights[0].device)
+        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            h = torch.baddbmm(bias, elu(h) if layer else h, weight)
+        return h.transpose(0, 1).float()
+
+
+class LinearCombination(SampledOnly):
+    """``z⁰ + Σ_i a_i v_i`` with random ``v_i`` (III.1).
+
+    Args:
+        offset: ``z⁰ [B, d]``.
+        coefficients: ``a [B, m, d]``.
+        draw: ``draw(n)`` gives independent basis vectors ``[n, m, d]``.
+        moment_samples: the least number of draws from which the moments of v are estimated; the draws
+            made for samples count.
+    """
+
+    def __init__(
+        self, offset: Tensor, coefficients: Tensor, draw: Callable[[int], Tensor], moment_samples: int
+    ) -> None:
+        self.offset, self.coefficients = offset.float(), coefficients.float()
+        self.draw, self.moment_samples = draw, moment_samples
+        self.batch_shape, self.event_shape = Size(offset.shape[:1]), Size(offset.shape[1:])
+        self._basis: Tensor | None = None
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        shape = Size([*sample_shape, *self.batch_shape])
+        used = shape.numel()
+        basis = self.draw(max(used, self.moment_samples))
+        self._basis = basis.detach()
+        basis = basis[:used].reshape(*shape, *basis.shape[1:])
+        return self.offset + (self.coefficients * basis).sum(-2)  # (III.1)
+
+    def moments(self, full: bool = False) -> tuple[Tensor, Tensor]:
+        """Mean (III.2) and variance (III.3), or the whole covariance, by the moments of the basis."""
+        if self._basis is None:
+            with torch.no_grad():
+                self._basis = self.draw(max(self.moment_samples, self.batch_shape[0]))
+        v, a = self._basis, self.coefficients
+        mean = self.offset + (a * v.mean(0)).sum(1)  # (III.2)
+        if not full:
+            return mean, (a.square() * v.var(0)).sum(1)  # (III.3)
+        with torch.autocast(v.device.type, enabled=False):
+            centred = (v - v.mean(0)).transpose(0, 1)
+            cov = centred.transpose(1, 2) @ centred / (v.shape[0] - 1)  # [m, d, d]
+            # Each term is weighed along one axis, then the other, so that nothing of size [B, m, d, d] lives.
+            return mean, _weighted_covariance(a, cov)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.moments()[0]
+
+
+def _weighted_covariance(a: Tensor, cov: Tensor) -> Tensor:
+    """``Σ_i a_ik a_il C_ikl`` for ``a [B, m, d]`` and ``C [m, d, d]``, as ``[B, d, d]``.
+
+    For each row k it is a product over i of ``a_ik C_ikl`` with ``a_il``: ``d`` batched products of
+    ``[B, m] × [m, d]`` scaled elementwise would need the pairs ``a_ik a_il``, which are formed once.
+    """
+    pairs = a.unsqueeze(-1) * a.unsqueeze(-2)
+    return torch.einsum("bikl,ikl->bkl", pairs, cov)
+
+
+@HEADS.register("noise-basis")
+class NoiseBasisHead(Head):
+    """A linear combination of learned noise vectors with coefficients from the network (AVB supplement III).
+
+    Args:
+        event_shape: ``(d,)``.
+        functions: how many basis vectors, ``m`` (the paper's code: 32, or 16 for d = 8).
+        noise: standard normal numbers that each basis network takes (64, or 32).
+        hidden: widths of the basis networks (128, 128, 128).
+        moment_samples: the least number of draws behind E[v], Var[v] and Cov(v); the batch, if larger.
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        functions: int = 32,
+        noise: int = 64,
+        hidden: Sequence[int] = (128, 128, 128),
+        moment_samples: int = 0,
+    ) -> None:
+        super().__init__(event_shape)
+        self.values = 1 + functions
+        self.moment_samples = moment_samples
+        self.basis = NoiseBasis(functions, noise, hidden, self.event_shape.numel())
+
+    def forward(self, network: Callable[..., Any], inputs: Tensor) -> Distribution:
+        raw = network(inputs).float()
+        a = elu(raw[:, 1:] - COEFFICIENT_SHIFT) + 1
+        return LinearCombination(raw[:, 0], a, self.basis, self.moment_samples)

@@ -1,0 +1,98 @@
+"""Normal distributions with a diagonal covariance: the usual posterior, and a likelihood of real values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Size, Tensor, nn
+
+from advae.distributions.base import HEADS, LOG_2PI, Distribution, Head, sum_event
+
+MIN_SCALE = 1e-3  # below it a density explodes on constant pixels
+
+
+class Normal(Distribution):
+    """Independent normals, ``N(mean, exp(log_scale)²)``.
+
+    Args:
+        mean: ``[B, *event]``.
+        log_scale: log standard deviation, broadcast to ``mean``.
+    """
+
+    def __init__(self, mean: Tensor, log_scale: Tensor) -> None:
+        self._mean = mean.float() if mean.dtype.itemsize < 4 else mean
+        self.log_scale = log_scale.to(self._mean.dtype).expand_as(self._mean)
+        self.batch_shape, self.event_shape = Size(mean.shape[:1]), Size(mean.shape[1:])
+
+    @property
+    def mean(self) -> Tensor:
+        return self._mean
+
+    @property
+    def scale(self) -> Tensor:
+        """Standard deviation, ``[B, *event]``."""
+        return self.log_scale.exp()
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        shape = (*sample_shape, *self._mean.shape)
+        noise = torch.randn(shape, dtype=self._mean.dtype, device=self._mean.device)
+        return self._mean + self.scale * noise
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        standardised = (value - self._mean) * torch.exp(-self.log_scale)
+        return sum_event(-0.5 * (standardised.square() + LOG_2PI) - self.log_scale, len(self.event_shape))
+
+    def moments(self, full: bool = False) -> tuple[Tensor, Tensor]:
+        variance = (2 * self.log_scale).exp()
+        return self._mean, torch.diag_embed(variance) if full else variance
+
+    def fixed(self) -> Normal:
+        return type(self)(self._mean.detach(), self.log_scale.detach())
+
+    def kl_to_standard(self) -> Tensor:
+        """``KL(self ‖ N(0, I))`` for each coordinate of the event, in nats, ``[B, *event]``."""
+        return 0.5 * (self._mean.square() + (2 * self.log_scale).exp() - 1) - self.log_scale
+
+
+@HEADS.register("normal")
+class NormalHead(Head):
+    """A normal whose mean comes from the network, and whose standard deviation may.
+
+    Args:
+        event_shape: shape of one event.
+        variance: "pixel": one for every number of every event, from the network; "shared": one learned
+            number for all; "fixed": ``scale`` for ever.
+        scale: the standard deviation that training starts from, or stays at.
+        min_scale: lower limit of the standard deviation.
+    """
+
+    distribution: type[Normal] = Normal
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        variance: Literal["pixel", "shared", "fixed"] = "pixel",
+        scale: float = 1.0,
+        min_scale: float = MIN_SCALE,
+    ) -> None:
+        super().__init__(event_shape)
+        self.variance, self.start, self.floor = variance, math.log(scale), math.log(min_scale)
+        self.values = 2 if variance == "pixel" else 1
+        if variance == "shared":
+            self.log_scale = nn.Parameter(torch.tensor(self.start))
+        elif variance == "fixed":
+            self.register_buffer("log_scale", torch.tensor(self.start))
+
+    def forward(self, network: Callable[..., Any], inputs: Tensor) -> Distribution:
+        raw = network(inputs)
+        raw = raw.float() if raw.dtype.itemsize < 4 else raw
+        log_scale = raw[:, 1] + self.start if self.variance == "pixel" else self.log_scale
+        return self.distribution(raw[:, 0], soft_floor(log_scale, self.floor))
+
+
+def soft_floor(values: Tensor, floor: float) -> Tensor:
+    """``values`` where they are well above ``floor``, never below it, with a gradient everywhere."""
+    return floor + nn.functional.softplus(values - floor)

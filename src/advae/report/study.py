@@ -1,0 +1,156 @@
+"""What a report shows of a model: it is looked at here, on data it was not trained on, once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from advae.report.sheets import columns_for
+
+if TYPE_CHECKING:
+    from advae.data import Dataset, Split
+    from advae.model import LatentModel
+
+Array = NDArray[Any]
+
+SEED = 0  # the same model gives the same report
+ROWS = 5  # of samples, and of interpolations
+CODES = 2000  # at least so many codes; small data sets give several draws an observation
+OBSERVATIONS = 5000  # at most so many observations are encoded
+BATCH = 500
+
+
+@dataclass(frozen=True)
+class Study:
+    """Arrays for the figures: images in grey levels 0..255 [n, C, H, W], vectors in their own units [n, k].
+
+    Attributes:
+        images: whether observations are images; else they are shown as vectors.
+        split: the split that was looked at, and how many observations of it were encoded.
+        data: observations, to set beside samples (vectors only).
+        paths, ends: interpolations [r, steps, C, H, W] and the observations between which they run.
+        codes: draws from q(z|x) [N, d], ``draws`` of them for each observation; labels [N] or None.
+    """
+
+    images: bool
+    split: str
+    encoded: int
+    draws: int
+    originals: Array
+    reconstructions: Array
+    samples: Array
+    data: Array
+    paths: Array | None
+    ends: Array | None
+    codes: Array
+    labels: Array | None
+
+
+def study(model: LatentModel, data: Dataset) -> Study:
+    """Look at a model on held-out data; its mode and the global random state are left as they were."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), _seeded(_device(model)):
+            return _study(model, data)
+    finally:
+        model.train(was_training)
+
+
+def held_out(data: Dataset) -> Split:
+    """The test split, or if it is empty validation, or else what the model was trained on."""
+    return next((split for split in (data.test, data.validation) if len(split)), data.train)
+
+
+def _study(model: LatentModel, data: Dataset) -> Study:
+    split, device = held_out(data), _device(model)
+    order = np.random.default_rng(SEED).permutation(len(split))[:OBSERVATIONS]
+    x = _observe(data, split, order)
+    images = len(data.x_shape) == 3
+    shown = 2 * columns_for(data.x_shape[-1]) if images else 500
+    samples = model.sample(ROWS * columns_for(data.x_shape[-1]) if images else 2000, seed=SEED)
+    reconstructions = model.reconstruct(x[:shown].to(device))
+    draws = min(20, max(1, -(-CODES // max(1, len(order)))))
+    batches = [model.encode(b.to(device)).rsample((draws,)) for b in x.split(BATCH)]
+    codes = torch.cat(batches, dim=1).flatten(0, 1)
+    labels = None if split.labels is None else split.labels.cpu().numpy()[order]
+    show = _Display(data, x)
+    paths, ends = _interpolate(model, data, x, labels, show) if images and len(x) > 1 else (None, None)
+    return Study(
+        images=images,
+        split=split.name,
+        encoded=len(order),
+        draws=draws,
+        originals=show(x[:shown]),
+        reconstructions=show(reconstructions),
+        samples=show(samples),
+        data=show(x[:2000]) if not images else np.zeros(0),
+        paths=paths,
+        ends=ends,
+        codes=codes.float().cpu().numpy(),
+        labels=None if labels is None else np.tile(labels, draws),
+    )
+
+
+class _Display:
+    """Observations in the model's space to what the eye is shown.
+
+    Reals that are images have any unit; theirs are stretched so that the data fill the grey scale.
+    """
+
+    def __init__(self, data: Dataset, x: Tensor) -> None:
+        self.protocol, self.low, self.high = data.protocol, 0.0, 255.0
+        self.vectors = len(data.x_shape) != 3
+        if data.protocol.support == "real" and not self.vectors:
+            greys = data.protocol.to_grey(x)
+            self.low, self.high = float(greys.min()), max(float(greys.max()), float(greys.min()) + 1e-12)
+
+    def __call__(self, x: Tensor) -> Array:
+        greys = self.protocol.to_grey(x.detach().float().cpu())
+        if self.vectors:
+            return greys.flatten(1).numpy()
+        return ((greys - self.low) * (255.0 / (self.high - self.low))).clamp(0, 255).numpy()
+
+
+def _observe(data: Dataset, split: Split, indices: NDArray[np.int64]) -> Tensor:
+    """Observations under the data's protocol, on the CPU: the same ones at each call."""
+    raw = split.raw(torch.from_numpy(np.ascontiguousarray(indices))).cpu()
+    return data.protocol.observe(raw, torch.Generator().manual_seed(SEED))
+
+
+def _interpolate(
+    model: LatentModel, data: Dataset, x: Tensor, labels: Array | None, show: _Display
+) -> tuple[Array, Array]:
+    """Paths between neighbours in the shuffled order, of different classes where there are classes."""
+    steps = max(4, columns_for(data.x_shape[-1]) - 2)
+    pairs = [(i, i + 1) for i in range(0, len(x) - 1, 2)]
+    if labels is not None:
+        pairs = sorted(pairs, key=lambda pair: bool(labels[pair[0]] == labels[pair[1]]))
+    device = _device(model)
+    pairs = pairs[:ROWS]
+    paths = [show(model.interpolate(x[i].to(device), x[j].to(device), steps)) for i, j in pairs]
+    return np.stack(paths), np.stack([show(torch.stack([x[i], x[j]])) for i, j in pairs])
+
+
+def _device(model: LatentModel) -> torch.device:
+    parameter = next(model.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+class _seeded:
+    """Fixed draws inside the block; the global random state is put back after it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.fork = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+
+    def __enter__(self) -> None:
+        self.fork.__enter__()
+        torch.manual_seed(SEED)
+
+    def __exit__(self, *error: Any) -> None:
+        self.fork.__exit__(*error)

@@ -1,0 +1,169 @@
+"""A run directory: what one training left behind, and how to read it.
+
+    config.yaml     the resolved configuration; trains again as it stands
+    command.txt     the command that was given
+    env.json        versions, device, checksum of the data
+    metrics.jsonl   one flat object a line; the same as metrics.csv
+    samples/        sheets of samples as training went on
+    checkpoints/    last, best, and every N steps: for resuming
+    model/          the averaged model, for use
+    eval/           estimates
+    figures/, report.html
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from advae.errors import CheckpointError
+from advae.files import read_json, recovered_folder, write_atomically, write_json
+
+if TYPE_CHECKING:
+    from advae.model import LatentModel
+
+CONFIG = "config.yaml"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory that exists."""
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Run:
+        """The run at ``path``.
+
+        Raises:
+            CheckpointError: it is not a run directory.
+        """
+        path = Path(path)
+        if not (path / CONFIG).is_file():
+            what = "this folder is not a run directory" if path.exists() else "there is no such run directory"
+            raise CheckpointError(
+                what, given=path, expected=f"a folder with {CONFIG}, as made by advae train"
+            )
+        return cls(path)
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], config: dict[str, Any]) -> Run:
+        """A new run directory.
+
+        Raises:
+            CheckpointError: there is something at ``path`` already.
+        """
+        path = Path(path)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise CheckpointError(
+                "the output folder is not empty",
+                given=path,
+                remedy=f"choose another --out, or go on with this run: advae train --resume {path}",
+            )
+        path.mkdir(parents=True, exist_ok=True)
+        run = cls(path)
+        run.write_config(config)
+        return run
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration."""
+        try:
+            config = yaml.safe_load((self.path / CONFIG).read_text())
+        except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+            raise CheckpointError("config.yaml cannot be read", given=error) from None
+        if not isinstance(config, dict):
+            raise CheckpointError("config.yaml holds no configuration", given=self.path / CONFIG)
+        return config
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Write config.yaml."""
+        write_atomically(self.path / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+
+    @property
+    def env(self) -> dict[str, Any]:
+        """Versions, device and data, as recorded when training started."""
+        path = self.path / "env.json"
+        return read_json(path) if path.exists() else {}
+
+    @property
+    def command(self) -> str:
+        """The command that was given, or an empty string."""
+        path = self.path / "command.txt"
+        return path.read_text().strip() if path.exists() else ""
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; a line that a kill cut short is left out."""
+        path = self.path / "metrics.jsonl"
+        rows = []
+        for line in path.read_text().splitlines() if path.exists() else []:
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+        return rows
+
+    def write_csv(self) -> None:
+        """Write metrics.csv from metrics.jsonl: a column for every key, empty where a line has none."""
+        rows = self.metrics()
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(self.path / "metrics.csv", text.getvalue())
+
+    def estimates(self) -> list[dict[str, Any]]:
+        """The figures of the last evaluation, or an empty list."""
+        path = self.path / "eval" / "estimates.json"
+        return read_json(path)["estimates"] if path.exists() else []
+
+    def write_estimates(self, result: dict[str, Any], name: str = "estimates") -> None:
+        """Write an evaluation to ``eval/NAME.json``."""
+        (self.path / "eval").mkdir(exist_ok=True)
+        write_json(self.path / "eval" / f"{name}.json", result)
+
+    def checkpoint(self, name: str = "last") -> Path:
+        """The folder of a checkpoint: ``last``, ``best`` or ``step-000100``."""
+        return recovered_folder(self.path / "checkpoints" / name)
+
+    def model(self, device: str = "cpu") -> LatentModel:
+        """The run's model, averaged over training where that was on.
+
+        Raises:
+            CheckpointError: the run was stopped before it had saved one.
+        """
+        from advae.model import LatentModel
+
+        folder = recovered_folder(self.path / "model")
+        if not folder.exists():
+            raise CheckpointError(
+                "this run has no model yet",
+                given=self.path,
+                remedy=f"it was stopped early; go on with: advae train --resume {self.path}",
+            )
+        return LatentModel.from_pretrained(folder, device)
+
+
+def load(path: str | os.PathLike[str], device: str = "cpu") -> LatentModel:
+    """The model of a run directory, of a folder that ``save_pretrained`` wrote, or of a hub id.
+
+    Raises:
+        CheckpointError: there is no model there.
+    """
+    from advae.model import LatentModel
+
+    if (Path(path) / CONFIG).is_file():
+        return Run.open(path).model(device)
+    return LatentModel.from_pretrained(path, device)

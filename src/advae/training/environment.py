@@ -1,0 +1,80 @@
+"""What a run was made with and on: versions, device, data. Recorded in env.json."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+from advae.errors import ConfigError
+
+PACKAGES = (
+    "advae",
+    "torch",
+    "lightning-fabric",
+    "jsonargparse",
+    "safetensors",
+    "datasets",
+    "scikit-learn",
+    "numpy",
+    "matplotlib",
+)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that matter; "missing" where one is not installed."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "missing"
+    return found
+
+
+def find_device(name: str) -> torch.device:
+    """The device called "auto", "cpu", "cuda" or "cuda:N".
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError("there is no such device", given=name, expected="auto, cpu, cuda or cuda:N") from None
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ConfigError(f"this machine has {count} CUDA devices", given=name, remedy="use --device cpu")
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError("advae runs on cpu and cuda", given=name)
+    return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
+
+
+def describe_device(device: torch.device) -> str:
+    """A device in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    model = platform.processor() or platform.machine()
+    return f"CPU {model}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+
+
+def environment(device: torch.device, data: dict[str, Any], parameters: dict[str, int]) -> dict[str, Any]:
+    """Everything for env.json.
+
+    Args:
+        device: what the run trains on.
+        data: the data set's description, with its checksum.
+        parameters: how many weights each network has.
+    """
+    return {
+        "versions": versions(),
+        "platform": platform.platform(),
+        "device": describe_device(device),
+        "data": data,
+        "parameters": parameters,
+    }

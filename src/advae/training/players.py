@@ -1,0 +1,106 @@
+"""Each player's optimiser, the course of the learning rates, and the average of the model's weights."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from advae.methods import Method
+from advae.model import LatentModel
+from advae.training.options import TrainOptions
+
+FINAL_RATE = 0.01  # where the cosine ends, as a share of the rate
+
+
+class Player:
+    """One player's parameters and their Adam.
+
+    Args:
+        name: as the method calls it.
+        parameters: what it may move.
+        options: rates and β's; the model has its own, all critics share theirs.
+        found: a flag on the device; while it is not zero, updates do nothing.
+    """
+
+    def __init__(
+        self, name: str, parameters: list[nn.Parameter], options: TrainOptions, found: Tensor
+    ) -> None:
+        self.name, self.parameters, self.clip = name, parameters, options.clip
+        self.rate = options.rate if name == "model" else options.critic_rate
+        beta1 = options.beta1 if name == "model" else options.critic_beta1
+        self.optimiser = torch.optim.Adam(
+            parameters, lr=self.rate, betas=(beta1, options.beta2), fused=parameters[0].device.type != "mps"
+        )
+        # The fused update reads this flag on the device: no step waits for the host to have looked at it.
+        self.optimiser.found_inf = found  # type: ignore[attr-defined]
+
+    def gradient_norm(self) -> Tensor:
+        """The norm of the gradient, a scalar on the device."""
+        return get_total_norm([p.grad for p in self.parameters if p.grad is not None], foreach=True)
+
+    def update(self, share: float, norm: Tensor) -> None:
+        """One step of Adam at ``share`` of the rate, with the gradient clipped; then forget the gradient."""
+        if self.clip:
+            clip_grads_with_norm_(self.parameters, self.clip, norm, foreach=True)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate * share
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, Tensor]:
+        """The optimiser's tensors by ``INDEX.NAME``."""
+        states = self.optimiser.state_dict()["state"]
+        return {f"{i}.{key}": value for i, state in states.items() for key, value in state.items()}
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Put back what :meth:`state` gave."""
+        states: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            index, _, key = name.partition(".")
+            states.setdefault(int(index), {})[key] = value
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": states, "param_groups": groups})
+
+
+def make_players(
+    model: LatentModel, method: Method, options: TrainOptions, found: Tensor
+) -> dict[str, Player]:
+    """The method's players with their optimisers, the model's last in an alternating update."""
+    return {
+        name: Player(name, method.parameters(model, name), options, found) for name in method.players
+    }
+
+
+def rate_share(options: TrainOptions, step: int) -> float:
+    """The learning rate at ``step`` (from 0) as a share of the full one."""
+    share = min(1.0, (step + 1) / options.warmup) if options.warmup else 1.0
+    if options.schedule == "cosine":
+        done = min(1.0, step / max(1, options.steps))
+        share *= FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * done))
+    return share
+
+
+class Average:
+    """Exponential moving average of a model's weights: what evaluation and users get.
+
+    Early on the decay is ``(1 + t) / (10 + t)``, so that the first, random weights are soon forgotten.
+    Buffers (statistics of batch and spectral normalisation) are copied. With decay 0 it follows the model.
+    """
+
+    def __init__(self, model: LatentModel, decay: float) -> None:
+        self.decay, self.source = decay, model
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self._pairs = (list(self.model.parameters()), list(model.parameters()))
+        self._buffers = list(zip(self.model.buffers(), model.buffers(), strict=True))
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Move towards the model's weights after ``step`` (from 0)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self._pairs[0], self._pairs[1], 1 - decay)
+        for mine, theirs in self._buffers:
+            mine.copy_(theirs)

@@ -1,0 +1,79 @@
+"""What a person sees while training: a bar on a terminal, plain lines in a pipe, nothing when quiet."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+SECONDS_BETWEEN_LINES = 5.0
+SHOWN = ("reconstruction", "kl", "error")
+
+
+class Progress:
+    """Steps done, rate, time left and a few figures.
+
+    Args:
+        total: steps in all.
+        start: steps done before.
+        quiet: show nothing.
+    """
+
+    def __init__(self, total: int, start: int = 0, quiet: bool = False) -> None:
+        self.total, self.start, self.step, self.quiet = total, start, start, quiet
+        self.terminal = sys.stderr.isatty() and not quiet
+        self._began = self._line = time.monotonic()
+        self._text = ""
+
+    def __enter__(self) -> Progress:
+        if self.terminal:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            self._bar = Bar(
+                TextColumn("training"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]} steps/s"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[figures]}"),
+                console=Console(stderr=True),
+            )
+            self._bar.start()
+            self._task = self._bar.add_task("", total=self.total, completed=self.start, rate="–", figures="")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.terminal:
+            self._bar.stop()
+        elif not self.quiet and kind is None:
+            self._print()
+
+    @property
+    def rate(self) -> float:
+        """Steps a second since the start."""
+        return (self.step - self.start) / max(1e-9, time.monotonic() - self._began)
+
+    def update(self, step: int, metrics: dict[str, float]) -> None:
+        """Show that ``step`` steps are done, with the newest figures."""
+        self.step = step
+        shown = [f"{key} {metrics[key]:.4g}" for key in SHOWN if key in metrics]
+        if shown:
+            self._text = "  ".join(shown)
+        if self.terminal:
+            self._bar.update(self._task, completed=step, rate=f"{self.rate:.0f}", figures=self._text)
+        elif not self.quiet and time.monotonic() - self._line > SECONDS_BETWEEN_LINES:
+            self._print()
+
+    def _print(self) -> None:
+        self._line = time.monotonic()
+        left = (self.total - self.step) / max(1e-9, self.rate)
+        minutes, seconds = divmod(round(left), 60)
+        print(
+            f"step {self.step}/{self.total}  {self.rate:.0f} steps/s  {minutes}:{seconds:02d} left  {self._text}",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -1,0 +1,57 @@
+"""How training is judged while it runs: errors of both reconstructions, on validation data, by the average."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from advae.data import Dataset
+from advae.methods import Method
+from advae.model import LatentModel, representative, seeded
+
+EXAMPLES = 2048  # enough for an error within about 2%; validation stays a small share of a run
+CHUNK = 512
+
+
+class Validation:
+    """Fixed validation observations, and what a model makes of them.
+
+    Args:
+        data: whose validation split to use, the first ``EXAMPLES`` of it.
+        seed: of the observations' own noise (binarisation) and of the codes, the same every time.
+        device: where to work.
+    """
+
+    def __init__(self, data: Dataset, seed: int, device: torch.device) -> None:
+        count = min(EXAMPLES, len(data.validation))
+        with seeded(seed, device):
+            raw = data.validation.raw(torch.arange(count)).to(device)
+            self.x = data.protocol.observe(raw)
+        self.seed = seed
+        self.variance = (self.x - self.x.mean(0)).square().sum() / count
+
+    @torch.no_grad()
+    def __call__(self, model: LatentModel, method: Method) -> dict[str, float]:
+        """Diagnostics of the method, and the errors of x → z → x' and z → x → z'.
+
+        Each error is a share of variance left unexplained: ``E‖x − x'‖² / E‖x − E x‖²`` and
+        ``E‖z − z'‖² / d``. Early stopping uses their mean (AS-VAE section 5).
+        """
+        totals: dict[str, Tensor] = {}
+        with seeded(self.seed, model.device):
+            for x in self.x.split(CHUNK):
+                found = method.losses(model, x).report | self._errors(model, x)
+                for key, value in found.items():
+                    totals[key] = totals.get(key, torch.zeros((), device=x.device)) + value.float().sum()
+        means = {key: float(total) / len(self.x) for key, total in totals.items()}
+        means["error"] = 0.5 * (means["error/x"] + means["error/z"])
+        return means
+
+    def _errors(self, model: LatentModel, x: Tensor) -> dict[str, Tensor]:
+        z = model.prior.rsample(x.shape[:1])
+        x_back = representative(model.decode(model.encode(x).rsample()))
+        z_back = representative(model.encode(model.decode(z).rsample()))
+        return {
+            "error/x": (x - x_back).square().flatten(1).sum(1) / self.variance.clamp_min(1e-12),
+            "error/z": (z - z_back).square().mean(1),
+        }
