@@ -1,7 +1,8 @@
 """Sources that are arrays: the embedded digits, ``.npy`` and ``.npz``. Nothing pickled is ever loaded.
 
-An array is laid out by its number of axes: [N, n] vectors, [N, H, W] grey images, [N, C, H, W] or [N, H, W, C]
-images (channels last if the last axis is at most 4 and the second is larger), and any other shape as it is.
+An array is laid out by its number of axes: [N, n] vectors, [N, H, W] grey images, [N, C, H, W] or
+[N, H, W, C] images (channels last if the last axis is at most 4 and the second is larger); any other shape
+stays as it is.
 """
 
 from __future__ import annotations
@@ -123,11 +124,11 @@ def _load(path: Path) -> dict[str, Array]:
             known = [key for key in loaded.files if key in wanted]
             return {key: loaded[key] for key in known or loaded.files}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        if "pickle" in str(error).lower():
+        if "pickle" in str(error).lower() or "Python objects" in str(error):
             raise DataError(
                 "this file holds pickled objects, or no array at all; pickled code is never loaded",
                 given=path,
-                remedy="save plain arrays of numbers, all examples of one shape, with numpy.save or numpy.savez",
+                remedy="save plain arrays of numbers, of one shape for all examples, with numpy.save",
             ) from None
         raise DataError("this array file cannot be read", given=f"{path}: {error}") from None
 

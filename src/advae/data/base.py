@@ -1,4 +1,4 @@
-"""The vocabulary of the data floor: rows to read, a source of parts, the splits of a data set, and seeds."""
+"""The vocabulary of the data floor: rows to read, a source of parts, splits, protocols, a data set."""
 
 from __future__ import annotations
 
@@ -14,36 +14,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from advae.errors import DataError
+from advae.errors import ConfigError, DataError
 
 Indices = npt.NDArray[np.int64]
 CHUNK = (
     1024  # examples read at a time: large enough to hide the call, small enough for 256 × 256 RGB (200 MB)
 )
 
-GOLDEN = 0x9E3779B97F4A7C15  # 2⁶⁴ / golden ratio: the increment of splitmix64 (Steele, Lea and Flood 2014)
-MULTIPLIERS = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # of its output function
-_MASK = (1 << 64) - 1
 SPLITS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing"),
 }
-
-
-def mix(*values: int) -> int:
-    """One well-spread 63-bit seed from several numbers, by splitmix64; the order of the numbers matters.
-
-    >>> mix(0, 1) == mix(0, 1), mix(0, 1) == mix(1, 0)
-    (True, False)
-    """
-    state = 0
-    for value in values:
-        state = ((state ^ (value & _MASK)) + GOLDEN) & _MASK
-        state = ((state ^ (state >> 30)) * MULTIPLIERS[0]) & _MASK
-        state = ((state ^ (state >> 27)) * MULTIPLIERS[1]) & _MASK
-        state ^= state >> 31
-    return state >> 1
 
 
 def split_of(name: str) -> str | None:
@@ -103,7 +85,8 @@ class Rows(ABC):
         """The examples [B, *shape]; failures go into ``problems``, or raise DataError where it is None."""
 
     def scan(self, indices: Indices, problems: Problems) -> None:
-        """A cheap look for failures before streaming; nothing to do for arrays."""
+        """A cheap look for failures before streaming; arrays were looked at when they were opened."""
+        return
 
 
 class Subset(Rows):
@@ -273,3 +256,22 @@ class Dataset:
             "storage": "resident" if self.train.resident else "stream",
             "checksum": self.checksum,
         }
+
+
+def check_batch_size(split: Split, batch_size: int, world: int = 1) -> None:
+    """Whether a split fills a batch on every rank.
+
+    Raises:
+        ConfigError: a batch size below 1.
+        DataError: a batch larger than the split.
+    """
+    if batch_size < 1:
+        raise ConfigError("the batch size must be 1 or more (train.batch_size)", given=batch_size)
+    if batch_size * world > len(split):
+        processes = f" on each of {world} processes" if world > 1 else ""
+        raise DataError(
+            "a batch is larger than the data",
+            given=f"train.batch_size {batch_size}{processes}, {len(split)} {split.name} examples",
+            expected=f"at most {len(split) // world}",
+            remedy=f"set train.batch_size to {max(1, len(split) // world)} or less, or give more data",
+        )

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from advae.data.base import Split, mix
-from advae.errors import ConfigError, DataError
+from advae.data import mix
+from advae.data.base import Split, check_batch_size
+from advae.errors import DataError
 
 __all__ = ["Batches", "mix"]
 
@@ -89,7 +90,7 @@ class Batches:
             step += 1
 
     def _streamed(self, start: int) -> Iterator[Tensor]:
-        loader: DataLoader[Tensor] = DataLoader(
+        loader: DataLoader[Any] = DataLoader(
             _Read(self.split),
             batch_sampler=_Steps(self, start),
             collate_fn=_as_read,
@@ -99,6 +100,8 @@ class Batches:
             generator=torch.Generator(),  # its own: the loader must not draw from the generator of the run
         )
         for batch in loader:
+            if isinstance(batch, DataError):
+                raise batch
             yield batch.to(self.device, non_blocking=True)
 
 
@@ -124,29 +127,14 @@ class _Read(Dataset[Tensor]):
     def __getitem__(self, index: int) -> Tensor:
         return self.split.raw([index])[0]
 
-    def __getitems__(self, indices: list[int]) -> Tensor:
-        return self.split.raw(indices)
+    def __getitems__(self, indices: list[int]) -> Tensor | DataError:
+        """The batch; an error is handed over as it is, for raising it here would bury it in a traceback."""
+        try:
+            return self.split.raw(indices)
+        except DataError as error:
+            return error
 
 
 def _as_read(batch: Any) -> Any:
     """A batch is read whole; nothing is left to collate."""
     return batch
-
-
-def check_batch_size(split: Split, batch_size: int, world: int = 1) -> None:
-    """Whether a split fills a batch on every rank.
-
-    Raises:
-        ConfigError: a batch size below 1.
-        DataError: a batch larger than the split.
-    """
-    if batch_size < 1:
-        raise ConfigError("the batch size must be 1 or more (train.batch_size)", given=batch_size)
-    if batch_size * world > len(split):
-        processes = f" on each of {world} processes" if world > 1 else ""
-        raise DataError(
-            "a batch is larger than the data",
-            given=f"train.batch_size {batch_size}{processes}, {len(split)} {split.name} examples",
-            expected=f"at most {len(split) // world}",
-            remedy=f"set train.batch_size to {max(1, len(split) // world)} or less, or give more data",
-        )

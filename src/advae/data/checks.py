@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from advae.data.base import Dataset, Split
+from advae.data.base import Dataset, Split, check_batch_size
 from advae.errors import ConfigError, DataError, nearest
 
 LOOKED_AT = 256  # examples observed as a last proof that the protocol keeps its range
@@ -45,7 +45,7 @@ def check(dataset: Dataset, likelihood_support: str, batch_size: int) -> None:
     _check_support(dataset, likelihood_support)
     for split in dataset.splits:
         _check_split(split, dataset)
-    _check_batch(dataset.train, batch_size)
+    check_batch_size(dataset.train, batch_size)
     for split in dataset.splits:
         _check_observed(split, dataset)
 
@@ -80,17 +80,6 @@ def _check_split(split: Split, dataset: Dataset) -> None:
                     given=f"{dataset.name}, {split.name}, near example {number * len(chunk)}",
                     remedy="remove or fill these values",
                 )
-
-
-def _check_batch(train: Split, batch_size: int) -> None:
-    if batch_size < 1:
-        raise ConfigError("the batch size must be 1 or more (train.batch_size)", given=batch_size)
-    if batch_size > len(train):
-        raise DataError(
-            "a batch is larger than the data",
-            given=f"train.batch_size {batch_size}, {len(train)} training examples",
-            remedy=f"set train.batch_size to {len(train)} or less, or give more data",
-        )
 
 
 def _check_observed(split: Split, dataset: Dataset) -> None:

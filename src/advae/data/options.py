@@ -29,7 +29,7 @@ class DataOptions:
 
     test: float | None = None
     """Test examples, a share in (0, 1) or a count: of the source's own test split the first so many,
-    otherwise cut from the end of all examples. By default the whole split of the source, otherwise a tenth."""
+    otherwise cut from the end. By default the whole split of the source, otherwise a tenth."""
 
     split_seed: int = 0
     """Seed of the shuffle before cutting, for sources without an order of their own. Parquet, hub and .npz
@@ -43,7 +43,7 @@ class DataOptions:
     is kept, and must then be the same for all images."""
 
     channels: int | None = None
-    """Convert images to 1 (grey) or 3 (RGB) channels (folders, Parquet, hub). By default as in the first image."""
+    """Convert images (folders, Parquet, hub) to 1 channel (grey) or 3 (RGB). By default as the first."""
 
     limit: int | None = None
     """Use only the first so many training examples (for trials)."""

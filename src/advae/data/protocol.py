@@ -13,25 +13,43 @@ standardise         x = (v - mean) / std, of the training examples: one pair for
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from advae.data.base import CHUNK, GOLDEN, MULTIPLIERS, Indices, Problems, Protocol, Rows, Split, mix
+from advae.data import GOLDEN, MULTIPLIERS, mix
+from advae.data.base import CHUNK, Indices, Problems, Protocol, Rows, Split
 from advae.errors import ConfigError, DataError, nearest
 
 __all__ = ["PROTOCOLS", "Protocol", "make_protocol", "protocol_from"]
 
+Moments = float | Sequence[float]  # one for all, or one a feature
 LAST_STEP = (
     1 - 2.0**-16
 )  # float32 has 2⁻¹⁶ between neighbours below 256: v + u can then never round up to v + 1
 SAMPLE = 20_000  # streamed examples that the mean and standard deviation are taken from
 
 
-class BinariseDynamic(Protocol):
+class _Of255(Protocol):
+    """What the three protocols for a Bernoulli likelihood share: x counts in units of 255 grey levels."""
+
+    def observe(self, raw: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return raw.to(torch.float32) / 255
+
+    def to_grey(self, x: Tensor) -> Tensor:
+        return 255 * x.to(torch.float32)
+
+
+class Grey(_Of255):
+    """x = v / 255."""
+
+    name, support = "grey", "unit"
+
+
+class BinariseDynamic(_Of255):
     """x ~ Bernoulli(v / 255), drawn anew at each call."""
 
     name, support = "binarise-dynamic", "binary"
@@ -40,11 +58,8 @@ class BinariseDynamic(Protocol):
         u = torch.rand(raw.shape, generator=generator, device=raw.device)
         return (255 * u < raw).to(torch.float32)  # 255 u < 255 for every float32 u < 1: white is always on
 
-    def to_grey(self, x: Tensor) -> Tensor:
-        return 255 * x.to(torch.float32)
 
-
-class BinariseStatic(Protocol):
+class BinariseStatic(_Of255):
     """x ~ Bernoulli(v / 255), drawn once for each example: the splits then hold 0 and 255 only."""
 
     name, support = "binarise-static", "binary"
@@ -62,26 +77,8 @@ class BinariseStatic(Protocol):
             values[start : start + CHUNK] = torch.from_numpy(drawn.read(indices))
         return Split(split.name, values, split.labels)
 
-    def observe(self, raw: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return raw.to(torch.float32) / 255
-
-    def to_grey(self, x: Tensor) -> Tensor:
-        return 255 * x.to(torch.float32)
-
     def describe(self) -> dict[str, Any]:
         return super().describe() | {"seed": self.seed}
-
-
-class Grey(Protocol):
-    """x = v / 255."""
-
-    name, support = "grey", "unit"
-
-    def observe(self, raw: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return raw.to(torch.float32) / 255
-
-    def to_grey(self, x: Tensor) -> Tensor:
-        return 255 * x.to(torch.float32)
 
 
 class Dequantise(Protocol):
@@ -107,9 +104,7 @@ class Standardise(Protocol):
 
     name, support, eight_bit = "standardise", "real", False
 
-    def __init__(
-        self, mean: Sequence[float], std: Sequence[float], grey: tuple[float, float] | None = None
-    ) -> None:
+    def __init__(self, mean: Moments, std: Moments, grey: tuple[float, float] | None = None) -> None:
         self.mean, self.std = torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32)
         self.low, self.step = (grey[0], (grey[1] - grey[0]) / 255) if grey else (0.0, 1.0)
         self.grey, self.unit = grey, "grey levels" if grey else "data units"
@@ -144,7 +139,7 @@ class Standardise(Protocol):
             DataError: a feature is so large that its square overflows.
         """
         mean, variance, low, high = _moments_of(train)
-        # A constant feature has no scale: left at 1, it becomes 0. Rounding leaves a variance of (10⁻¹⁶ mean)².
+        # A constant feature has no scale: with 1 it becomes 0. Rounding leaves a variance of (10⁻¹⁶ mean)².
         constant = variance <= (1e-7 * np.abs(mean)) ** 2
         std = np.sqrt(np.where(constant, 1.0, variance))
         if not (np.isfinite(mean).all() and np.isfinite(std.astype(np.float32)).all()):

@@ -14,7 +14,9 @@ from advae.data.base import split_of
 from advae.errors import DataError, nearest
 
 Kind = Literal["digits", "array", "parquet", "folder", "hub"]
-KINDS = "'digits', a .npy or .npz file, a folder of images, a Parquet file, folder or glob, or a hub id OWNER/NAME"
+KINDS = (
+    "'digits', a .npy or .npz file, a folder of images, Parquet (file, folder, glob), or a hub id OWNER/NAME"
+)
 CODE = {".pt", ".pth", ".pkl", ".pickle", ".joblib", ".ckpt", ".bin"}  # formats that may hold pickled code
 FILES = {
     ".npy",
@@ -171,7 +173,7 @@ def _images_below(folder: Path) -> list[Path]:
 
 
 def _split_folders(root: Path) -> dict[Path, str]:
-    """Folders named after splits, if there is a train and another split or nothing else; otherwise the root."""
+    """Folders named after splits, if there is train and another split or nothing else; otherwise the root."""
     inside = [path for path in sorted(root.iterdir()) if not path.name.startswith(".")]
     named = {path: split for path in inside if path.is_dir() and (split := split_of(path.name))}
     strange = [p for p in inside if p not in named and (p.is_dir() or p.suffix.lower() in IMAGES)]
@@ -199,5 +201,5 @@ def _hint(source: str, path: Path) -> str:
     parent = path.parent
     if not parent.is_dir():
         return f"there is no folder {parent} either"
-    beside = sorted(found.name for found in parent.iterdir())[:20]
-    return nearest(path.name, beside) if beside else f"the folder {parent} is empty"
+    beside = sorted(found.name for found in parent.iterdir() if not found.name.startswith("."))[:20]
+    return nearest(path.name, beside) if beside else f"there is nothing in the folder {parent}"

@@ -1,4 +1,4 @@
-"""From an opened source to three splits: cut by a seed, held or streamed, and a checksum of what they hold."""
+"""From an opened source to three splits: cut by a seed, held or streamed, and a checksum of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advae.data.base import CHUNK, Indices, Problems, Rows, Source, Split, Subset, mix
+from advae.data import mix
+from advae.data.base import CHUNK, Indices, Problems, Rows, Source, Split, Subset
 from advae.errors import ConfigError, DataError
 
 LARGE = (
@@ -173,9 +174,9 @@ def checksum(splits: list[Split]) -> str:
         digest.update(f"{split.name} {len(split)} {split.shape} {split.dtype}".encode())
         chunks = split.chunks() if split.resident else [split.raw(_spaced(len(split)))]
         for chunk in chunks:
-            digest.update(memoryview(chunk.contiguous().numpy()))
+            digest.update(chunk.contiguous().numpy().data)
         if split.labels is not None:
-            digest.update(memoryview(split.labels.contiguous().numpy()))
+            digest.update(split.labels.contiguous().numpy().data)
     short = digest.hexdigest()[:16]
     return short if all(split.resident for split in splits) else f"sampled-{short}"
 

@@ -1,6 +1,6 @@
 """Sources that are tables of encoded images: Parquet, a folder of images, the hub, all through ``datasets``.
 
-Each is opened as tables with one column ``image`` of encoded bytes or paths, not decoded, beside their labels.
+Each is opened as tables with one column ``image`` of encoded bytes or paths, not decoded, and its labels.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "labels", "fine_label", "class")
 PARQUET_MAGIC = b"PAR1"  # the first and the last four bytes of every Parquet file
 HUB_REMEDY = (
-    "for local data, check the path: there is no file or folder of this name here; for the hub, check the name "
-    "and the network, or set HF_HUB_OFFLINE=1 to use what was fetched before"
+    "for local data, check the path: there is no file or folder of this name here; for the hub, check the "
+    "name and the network, or set HF_HUB_OFFLINE=1 to use what was fetched before"
 )
 HUB_PATIENCE = 10.0  # seconds for the hub to say whether it knows a data set
 
@@ -31,7 +31,7 @@ class Tables:
     """Encoded images of each part (column ``image``), with their labels as they come."""
 
     images: dict[str, datasets.Dataset]
-    labels: dict[str, Sequence[Any]]
+    labels: Mapping[str, Sequence[Any]]
     ordered: bool
     class_names: tuple[str, ...] | None = None
 

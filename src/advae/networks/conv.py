@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +45,7 @@ def downscaling(
 ) -> nn.Sequential:
     """Convolutions of stride 2, each with (batch normalisation and) an activation."""
     modules: list[nn.Module] = []
-    for a, b in zip(channels, channels[1:], strict=False):
+    for a, b in pairwise(channels):
         modules.append(nn.Conv2d(a, b, kernel, stride=2, padding=kernel // 2, bias=not batch_norm))
         if batch_norm:
             modules.append(nn.BatchNorm2d(b))

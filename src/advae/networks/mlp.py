@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ def layers(
 ) -> nn.Sequential:
     """Linear layers of the given widths with an activation (and dropout) after each but the last."""
     modules: list[nn.Module] = []
-    for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False)):
+    for i, (a, b) in enumerate(pairwise(widths)):
         modules.append(nn.Linear(a, b))
         if i < len(widths) - 2 or last_active:
             modules.append(ACTIVATIONS[activation]())

@@ -118,6 +118,9 @@ def png(figure: Figure, theme: Theme = LIGHT, *, transparent: bool = False) -> b
     buffer = io.BytesIO()
     paper = "none" if transparent else theme.paper
     with theme.context():
+        if figure.get_layout_engine() is not None:  # lay out once: it takes longer than drawing
+            figure.draw_without_rendering()
+            figure.set_layout_engine(None)
         figure.savefig(buffer, format="png", dpi=figure.dpi, facecolor=paper, metadata={"Software": None})
     return buffer.getvalue()
 
@@ -140,8 +143,15 @@ def finite_rows(values: ArrayLike) -> FloatArray:
     return array[np.isfinite(array).all(axis=1)]
 
 
-def bare(axes: Axes) -> None:
-    """Take away ticks, grid and the vertical axis: for histograms whose height has no meaning."""
+def corner_name(axes: Axes, name: str) -> None:
+    """Name a histogram in its corner, and take away its vertical axis: the height has no meaning."""
+    axes.text(0.03, 0.97, name, transform=axes.transAxes, va="top")
+    axes.margins(y=0.12)
     axes.grid(False)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
+
+
+def point_size(count: int) -> float:
+    """Area of a point in a scatter of ``count``, in square points."""
+    return float(np.clip(9000 / max(count, 1), 2.5, 12))

@@ -1,4 +1,4 @@
-"""Runs side by side: one table of estimates with a run a column, one sheet of samples, curves over each other.
+"""Runs side by side: one table of estimates with a run a column.
 
 Two figures can be compared only if they are of one kind, in one unit, on the same data under the same
 protocol. A row where that does not hold says so, and has no best.
@@ -9,29 +9,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from advae.errors import AdvaeError
-from advae.files import write_atomically, write_json
-from advae.report.curves import collect, overlaid_curves
-from advae.report.paper import Plate, plate, render
-from advae.report.sheets import sheets_beside
 from advae.report.tables import flat, grouped, kind_text, listed, rounded, shared
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from advae.run import Run
 
 HIGHER, LOWER = {"lower bound"}, {"error"}
-INCIDENTAL = {"seed", "device", "batch", "batch_size", "time"}  # settings that figures may differ in and be compared
+INCIDENTAL = {"seed", "device", "batch", "batch_size", "time"}  # figures that differ in these compare
+LIKELIHOODS = {"elbo", "iwae", "ais", "log"}  # first words of names of estimates of log p(x)
 TIE = 2.0  # standard errors of a difference below which two runs are not told apart
-SAMPLES = 64
 
 
 @dataclass(frozen=True)
@@ -53,7 +45,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
-    """One row: an estimate, its cell for each run (None where the run has none), and what forbids comparing."""
+    """One row: an estimate, its cell in each run (None: the run has none), what forbids comparing them."""
 
     name: str
     unit: str
@@ -65,11 +57,12 @@ class Line:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs and the rows of their table."""
+    """Runs, the rows of their table, and the part of the protocol that all figures in it have in common."""
 
     runs: list[str]
     paths: list[str]
     lines: list[Line]
+    protocol: str
 
     def as_dict(self) -> dict[str, Any]:
         """JSON: as the fields."""
@@ -88,28 +81,33 @@ class Comparison:
             ]
             note = Text(line.differs, style="yellow") if line.differs else Text(line.protocol, style="dim")
             table.add_row(Text(line.name), Text(line.unit), Text(line.kinds), *cells, note)
+        notes = [f"common to all: {self.protocol}"] if self.protocol else []
         if any(cell and cell.best for line in self.lines for cell in line.cells):
-            table.caption = "* best, or within two standard errors of it"
+            notes.append("* best, or within two standard errors of it")
+        table.caption = Text("\n".join(notes))
         return table
 
 
 def compare(runs: Sequence[Run]) -> Comparison:
     """The table of estimates of several runs."""
     names = run_names(runs)
-    found = [{(e["name"], e.get("unit") or ""): e for e in run.estimates()} for run in runs]
-    keys = list(dict.fromkeys(key for estimates in found for key in estimates))
-    lines = [
-        compare_line(*key, [_cell(run, estimates.get(key)) for run, estimates in zip(runs, found, strict=True)], names)
-        for key in keys
+    found = [
+        {(str(e.get("name", "")), str(e.get("unit") or "")): _cell(run, e) for e in run.estimates()}
+        for run in runs
     ]
-    return Comparison(names, [str(run.path) for run in runs], lines)
+    keys = list(dict.fromkeys(key for cells in found for key in cells))
+    common = shared([cell.protocol for cells in found for cell in cells.values()])
+    lines = [compare_line(*key, [cells.get(key) for cells in found], names, common) for key in keys]
+    return Comparison(names, [str(run.path) for run in runs], lines, listed(common))
 
 
-def compare_line(name: str, unit: str, cells: list[Cell | None], runs: Sequence[str]) -> Line:
-    """One row, its best marked where figures can be compared at all."""
+def compare_line(
+    name: str, unit: str, cells: list[Cell | None], runs: Sequence[str], known: Mapping[str, str]
+) -> Line:
+    """One row, its best marked where figures can be compared at all; ``known`` is said once for all rows."""
     present = [cell for cell in cells if cell]
     kinds = list(dict.fromkeys(cell.kind for cell in present))
-    common = shared([cell.protocol for cell in present])
+    common = {k: v for k, v in shared([cell.protocol for cell in present]).items() if k not in known}
     differs = difference(cells, runs)
     if not differs and len(present) > 1:
         cells = mark_best(cells, direction(name, unit, kinds[0]))
@@ -135,9 +133,11 @@ def _essential(protocol: Mapping[str, str]) -> dict[str, str]:
 
 def direction(name: str, unit: str, kind: str) -> int:
     """1 where higher is better, −1 where lower is, 0 where neither may be said."""
-    likelihood = kind in ("unbiased", "exact") and name.split("-")[0].lower() in ("elbo", "iwae", "ais", "log")
-    if kind in HIGHER or likelihood:
-        return -1 if unit == "bits/dim" else 1
+    likelihood = name.partition(" ")[0].split("-")[0].lower() in LIKELIHOODS
+    if unit == "bits/dim":  # −log p(x): what bounds log p(x) below bounds it above
+        return -1 if likelihood and kind in ("upper bound", "unbiased", "exact") else 0
+    if kind in HIGHER or (likelihood and kind in ("unbiased", "exact")):
+        return 1
     return -1 if kind in LOWER else 0
 
 
@@ -155,36 +155,8 @@ def mark_best(cells: Sequence[Cell | None], sign: int) -> list[Cell | None]:
     return [Cell(**{**vars(c), "best": ties(c)}) if c and c in finite else c for c in cells]
 
 
-def write_comparison(runs: Sequence[Run], out: Path) -> Path:
-    """Write ``compare.html``, ``compare.json`` and PNG figures into the folder ``out``.
-
-    Returns:
-        The path of the page.
-    """
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    result = compare(runs)
-    write_json(out / "compare.json", result.as_dict())
-    samples, silent = gather_samples(runs, result.runs)
-    metrics = {name: run.metrics() for name, run in zip(result.runs, runs, strict=True)}
-    plates: list[Plate] = []
-    if samples:
-        caption = "Means of p(x|z) at codes drawn from the prior, the same draws for every run; not selected."
-        plates.append(
-            plate(lambda t: sheets_beside(samples, theme=t), "Samples.", caption, file=out / "compare-samples.png")
-        )
-    if any(collect(m) for m in metrics.values()):
-        caption = "On validation data where all runs recorded it, else running means over training batches."
-        plates.append(
-            plate(lambda t: overlaid_curves(metrics, theme=t), "Curves.", caption, file=out / "compare-curves.png")
-        )
-    page = render("comparison.html", result=result, plates=plates, silent=silent)
-    write_atomically(out / "compare.html", page)
-    return out / "compare.html"
-
-
 def run_names(runs: Sequence[Run]) -> list[str]:
-    """Short names that tell the runs apart: the folder's, with its parents' or a number where that is not enough."""
+    """Names that tell the runs apart: the folder's, where needed with its parents', at last numbered."""
     for depth in (1, 2, 3):
         names = ["/".join(run.path.resolve().parts[-depth:]) for run in runs]
         if len(set(names)) == len(names):
@@ -192,41 +164,7 @@ def run_names(runs: Sequence[Run]) -> list[str]:
     return [f"{name} ({i})" for i, name in enumerate(names, 1)]
 
 
-def gather_samples(runs: Sequence[Run], names: Sequence[str]) -> tuple[dict[str, NDArray[Any]], list[str]]:
-    """Samples of each run whose data are images, in grey levels; and the reasons why others have none."""
-    samples: dict[str, NDArray[Any]] = {}
-    silent = []
-    for run, name in zip(runs, names, strict=True):
-        try:
-            model = run.model()
-        except AdvaeError as error:
-            silent.append(f"{name}: {error.what}")
-            continue
-        if len(model.x_shape) != 3:
-            silent.append(f"{name}: its data are not images")
-            continue
-        protocol = (run.env.get("data") or model.info.get("data") or {}).get("protocol") or {}
-        samples[name] = to_levels(model.sample(SAMPLES, seed=0).float().cpu().numpy(), protocol)
-    return samples, silent
-
-
-def to_levels(x: NDArray[Any], protocol: Mapping[str, Any] | str) -> NDArray[Any]:
-    """Observations in the model's space to grey levels 0..255, by the name of their protocol.
-
-    The data themselves are not opened for this; so standardised reals are stretched to fill the scale.
-    """
-    name = str(protocol.get("name", "") if isinstance(protocol, Mapping) else protocol)
-    if name.startswith(("binarise", "grey")):
-        return 255.0 * x
-    if name == "dequantise":
-        return 256.0 * x - 0.5
-    low, high = float(x.min()), float(x.max())
-    return (x - low) * (255.0 / max(high - low, 1e-12))
-
-
-def _cell(run: Run, estimate: Mapping[str, Any] | None) -> Cell | None:
-    if estimate is None:
-        return None
+def _cell(run: Run, estimate: Mapping[str, Any]) -> Cell:
     protocol = flat(estimate.get("protocol") or {})
     checksum = (run.env.get("data") or {}).get("checksum")
     if checksum and not any("checksum" in key for key in protocol):

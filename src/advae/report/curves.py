@@ -10,7 +10,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
-from numpy.typing import NDArray
 
 from advae.report.base import LIGHT, WIDTH, FloatArray, Theme, new_figure, plain
 
@@ -19,7 +18,7 @@ Curve = tuple[FloatArray, FloatArray]
 
 SPLITS = ("train", "validation")
 SETTINGS = ("rate", "lr", "time", "epoch", "speed")  # of the machine or the schedule, not of the model
-COLUMNS = 3
+FIRST = ("reconstruction", "rmse", "kl", "elbo", "error", "loss")
 WARM_UP = 0.05  # the share of a run whose values do not set the scale if they would flatten the rest
 WINDOWS = 80  # a training curve is shown as the mean over 1/80 of the run
 
@@ -60,8 +59,11 @@ def curves(metrics: Metrics, *, theme: Theme = LIGHT) -> Figure:
                 mean = values if held_out else smooth(values)
                 if not held_out and len(values) > 2:
                     axes.plot(steps, values, color=colour, alpha=0.28, lw=0.7)
-                style = {"marker": "o", "ms": 2.2, "lw": 0.9} if held_out or len(values) < 3 else {}
-                axes.plot(steps, mean, color=colour, label=split, zorder=3, **style)
+                dots = held_out or len(values) < 3
+                axes.plot(
+                    *(steps, mean), color=colour, label=split, zorder=3,
+                    marker="o" if dots else "", ms=2.2, lw=0.9 if dots else 1.3,
+                )  # fmt: skip
                 shown.append((steps, mean))
             _finish(axes, name, shown, theme)
         _legend(figure, panels)
@@ -85,7 +87,9 @@ def overlaid_curves(runs: Mapping[str, Metrics], *, theme: Theme = LIGHT) -> Fig
                 steps, values = having[run][split]
                 values = smooth(values) if split == "train" else values
                 colour = theme.classes[index % len(theme.classes)]
-                axes.plot(steps, values, color=colour, label=plain(run), marker="o" if len(steps) < 3 else "")
+                axes.plot(
+                    steps, values, color=colour, label=plain(run), marker="o" if len(steps) < 3 else "", ms=3
+                )
                 shown.append((steps, values))
             where = f", {splits[0]}" if splits else ""
             _finish(axes, quantity + where, shown, theme)
@@ -97,7 +101,9 @@ def smooth(values: FloatArray) -> FloatArray:
     """Running mean over 1/80 of the curve; at its ends over the part of the window that exists."""
     window = max(1, len(values) // WINDOWS) | 1
     kernel = np.ones(window)
-    result: FloatArray = np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
+    result: FloatArray = np.convolve(values, kernel, "same") / np.convolve(
+        np.ones(len(values)), kernel, "same"
+    )
     return result
 
 
@@ -107,17 +113,17 @@ def _curve(values: Mapping[float, float]) -> Curve:
 
 
 def _rank(name: str) -> tuple[int, str]:
-    heads = ("reconstruction", "rmse", "kl", "elbo", "loss", "critic")
-    return heads.index(head) if (head := name.split("/")[0]) in heads else len(heads), name
+    """First what is asked of a model, then what tells why; gradients last."""
+    head = name.split("/")[0]
+    return FIRST.index(head) if head in FIRST else len(FIRST) + (head == "gradient"), name
 
 
 def _panels(names: Iterable[str]) -> tuple[Figure, list[Axes]]:
     count = max(1, len(list(names)))
-    columns = min(COLUMNS, count)
+    columns = min(3 if count <= 9 else 4, count)
     rows = -(-count // columns)
-    figure = new_figure(WIDTH, 0.4 + 1.65 * rows if columns > 1 else 2.6)
-    grid: NDArray[np.object_] = figure.subplots(rows, columns, squeeze=False)
-    panels = list(grid.flat)
+    figure = new_figure(WIDTH, 0.4 + (1.65 if columns < 4 else 1.4) * rows if columns > 1 else 2.6)
+    panels: list[Axes] = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     for spare in panels[len(list(names)) :]:
         spare.set_visible(False)
     for lowest in panels[max(0, count - columns) : count]:

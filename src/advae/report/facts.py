@@ -117,6 +117,8 @@ def data_facts(data: Mapping[str, Any]) -> Facts:
 def protocol_text(data: Mapping[str, Any]) -> str:
     """The observation protocol: its name, and its settings in brackets."""
     protocol = data.get("protocol")
+    if isinstance(protocol, Mapping):
+        protocol = {key: value for key, value in protocol.items() if key not in ("support", "unit")}
     return component(protocol) if protocol else ""
 
 

@@ -1,11 +1,13 @@
-"""Figures of the latent space (codes, prior against aggregated posterior) and of data that are vectors."""
+"""Figures of the latent space (codes; prior against aggregated posterior in every dimension)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -14,10 +16,21 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
-from advae.report.base import LIGHT, WIDTH, FloatArray, Theme, bare, finite_rows, new_figure, plain
+from advae.report.base import (
+    LIGHT,
+    WIDTH,
+    FloatArray,
+    Theme,
+    corner_name,
+    finite_rows,
+    new_figure,
+    plain,
+    point_size,
+)
 
 MASSES = (0.5, 0.9)  # of the regions drawn for prior and aggregated posterior
 HISTOGRAMS = 10  # dimensions with a histogram of their own: those farthest from the prior
+UNKNOWN = -1  # the label of an example without one
 NAMED_CLASSES = 20  # more classes are coloured by a scale and not named in the figure
 
 
@@ -28,7 +41,7 @@ def codes(
     names: Sequence[str] | None = None,
     theme: Theme = LIGHT,
 ) -> Figure:
-    """Codes z [N, d] in two dimensions, coloured by label [N] (class k is called ``names[k]``), and their regions.
+    """Codes z [N, d] in two dimensions, coloured by label [N] (class k is ``names[k]``), and their regions.
 
     With d > 2 they are projected on their two principal directions (SVD), about the origin, where a
     standard normal prior stays standard normal; so the circles hold 50 % and 90 % of the prior.
@@ -52,8 +65,11 @@ def codes(
             Line2D([], [], color=theme.first, label="aggregated posterior"),
             Line2D([], [], color=theme.muted, ls=(0, (4, 3)), lw=1, label="prior"),
         )
-        place = {"loc": "lower left", "bbox_to_anchor": (-0.02, 0.995), "borderpad": 0.2, "columnspacing": 1.2}
-        right.legend(handles=lines, ncols=2, handlelength=1.6, borderaxespad=0, **place).set_in_layout(False)
+        legend = right.legend(
+            handles=lines, ncols=2, loc="lower left", bbox_to_anchor=(-0.02, 0.995),
+            handlelength=1.6, columnspacing=1.2, borderpad=0.2, borderaxespad=0,
+        )  # fmt: skip
+        legend.set_in_layout(False)
     return figure
 
 
@@ -68,8 +84,8 @@ def project(z: FloatArray) -> tuple[FloatArray, tuple[str, str]]:
         return jitter, ("$z_1$", "noise, for sight" if dimensions < 2 else "$z_2$")
     _, scales, directions = np.linalg.svd(z - z.mean(axis=0), full_matrices=False)
     total = float((scales**2).sum()) or 1.0
-    shares = [f"principal direction {i + 1} ({100 * scales[i] ** 2 / total:.0f} % of variance)" for i in (0, 1)]
-    return z @ directions[:2].T, (shares[0], shares[1])
+    first, second = (f"{100 * scale**2 / total:.0f} % of variance" for scale in scales[:2])
+    return z @ directions[:2].T, (f"principal direction 1 ({first})", f"principal direction 2 ({second})")
 
 
 def prior_against_aggregated(z: ArrayLike, *, theme: Theme = LIGHT) -> Figure:
@@ -85,7 +101,7 @@ def prior_against_aggregated(z: ArrayLike, *, theme: Theme = LIGHT) -> Figure:
     rows = max(1, -(-len(shown) // columns))
     with theme.context():
         figure = new_figure(WIDTH, 1.05 * rows + 2.6)
-        above, lower = figure.subfigures(2, 1, height_ratios=[1.05 * rows, 2.6])
+        above, lower = np.asarray(figure.subfigures(2, 1, height_ratios=[1.05 * rows, 2.6]), dtype=object)
         panels = list(np.asarray(above.subplots(rows, columns, squeeze=False, sharex=True)).flat)
         for axes, dimension in zip(panels, shown, strict=False):
             _histogram(axes, z[:, dimension], f"$z_{{{dimension + 1}}}$", theme)
@@ -94,49 +110,6 @@ def prior_against_aggregated(z: ArrayLike, *, theme: Theme = LIGHT) -> Figure:
         middle, below = lower.subplots(2, 1, sharex=True, height_ratios=[3, 2])
         _quantiles(middle, z, theme)
         _deviations(below, z, theme)
-    return figure
-
-
-def vectors(data: ArrayLike, samples: ArrayLike, *, theme: Theme = LIGHT) -> Figure:
-    """Vectors of the data and of the model, each [N, n]: a scatter and up to six marginals.
-
-    With n > 2 the scatter shows the two principal directions of the data.
-    """
-    data, samples = finite_rows(data), finite_rows(samples)
-    count = min(6, data.shape[1])
-    with theme.context():
-        figure = new_figure(WIDTH, 3.5)
-        left, right = figure.subfigures(1, 2, width_ratios=[1, 1])
-        axes = left.subplots()
-        (a, b), names = _plane(data, samples)
-        size = _size(len(a) + len(b))
-        for points, colour, name in ((a, theme.first, "data"), (b, theme.second, "model")):
-            axes.scatter(*points.T, s=size, color=colour, alpha=0.5, lw=0, label=name)
-        axes.set(xlabel=names[0], ylabel=names[1])
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=2, markerscale=2)
-        columns = 1 if count <= 3 else 2
-        panels = list(np.asarray(right.subplots(-(-count // columns), columns, squeeze=False)).flat)
-        for i, panel in enumerate(panels):
-            panel.set_visible(i < count)
-            if i < count:
-                _marginals(panel, data[:, i], samples[:, i], f"$x_{{{i + 1}}}$", theme)
-    return figure
-
-
-def vector_reconstructions(originals: ArrayLike, reconstructions: ArrayLike, *, theme: Theme = LIGHT) -> Figure:
-    """Each reconstructed value against its original, a panel for each of up to six dimensions."""
-    x, x_hat = (np.asarray(v, dtype=np.float64).reshape(len(np.asarray(v)), -1) for v in (originals, reconstructions))
-    count = min(6, x.shape[1])
-    columns = min(3, count)
-    with theme.context():
-        figure = new_figure(WIDTH if columns > 1 else 3.2, 2.3 * -(-count // columns))
-        panels = list(np.asarray(figure.subplots(-(-count // columns), columns, squeeze=False)).flat)
-        for i, axes in enumerate(panels):
-            axes.set_visible(i < count)
-            if i < count:
-                axes.axline((0, 0), slope=1, color=theme.muted, lw=0.8, ls=(0, (4, 3)))
-                axes.scatter(x[:, i], x_hat[:, i], s=_size(len(x)), color=theme.first, alpha=0.5, lw=0)
-                axes.set(xlabel=f"$x_{{{i + 1}}}$", ylabel=rf"$\hat{{x}}_{{{i + 1}}}$")
     return figure
 
 
@@ -149,27 +122,32 @@ def _prior_circles(axes: Axes, theme: Theme) -> None:
 def _scatter(
     axes: Axes,
     points: FloatArray,
-    labels: NDArray[np.generic] | None,
+    labels: NDArray[Any] | None,
     names: Sequence[str] | None,
     theme: Theme,
 ) -> None:
-    size = _size(len(points))
-    kinds = [] if labels is None else np.unique(labels).tolist()
+    size = point_size(len(points))
+    kinds = [] if labels is None else [kind for kind in np.unique(labels).tolist() if kind != UNKNOWN]
     if labels is None or len(kinds) > NAMED_CLASSES:
-        scale = {"color": theme.first} if labels is None else {"c": labels, "cmap": "viridis"}
-        axes.scatter(*points.T, s=size, alpha=0.6, lw=0, **scale)
+        colour = (
+            theme.first
+            if labels is None
+            else colormaps["viridis"](labels.astype(float) / max(1, int(labels.max())))
+        )
+        axes.scatter(points[:, 0], points[:, 1], s=size, c=colour, alpha=0.6, lw=0)
         return
     # In a fixed shuffled order, or the last class would lie over all others.
     order = np.random.default_rng(0).permutation(len(points))
-    colours = np.array([theme.classes[kinds.index(k) % len(theme.classes)] for k in labels.tolist()])
-    axes.scatter(*points[order].T, s=size, c=list(colours[order]), alpha=0.7, lw=0)
-    for index, kind in enumerate(kinds):
-        x, y = np.median(points[labels == kind], axis=0)
-        colour = theme.classes[index % len(theme.classes)]
+    palette = {kind: theme.classes[i % len(theme.classes)] for i, kind in enumerate(kinds)}
+    colours = np.array([palette.get(kind, theme.muted) for kind in labels.tolist()])
+    x, y = points[order].T
+    axes.scatter(x, y, s=size, c=list(colours[order]), alpha=0.7, lw=0)
+    for kind, colour in palette.items():
+        centre = np.median(points[labels == kind], axis=0)
         halo = [withStroke(linewidth=3, foreground=theme.paper)]
         name = names[kind] if names is not None and 0 <= kind < len(names) else kind
         axes.text(
-            *(x, y, plain(name)), color=colour, size=12, weight="bold", ha="center", va="center",
+            *(*centre, plain(name)), color=colour, size=12, weight="bold", ha="center", va="center",
             path_effects=halo, zorder=6,
         )  # fmt: skip
 
@@ -179,8 +157,8 @@ def _regions(axes: Axes, points: FloatArray, reach: float, theme: Theme) -> None
     if len(points) < 20:
         return
     bins = 90
-    counts, edges, _ = np.histogram2d(*points.T, bins=bins, range=[(-reach, reach)] * 2)
-    width = max(1.5, bins / (2 * reach) * 0.9 * len(points) ** (-1 / 6))  # Scott's rule, in bins
+    counts, edges, _ = np.histogram2d(points[:, 0], points[:, 1], bins=bins, range=[(-reach, reach)] * 2)
+    width = max(1.5, bins / (2 * reach) * 1.1 * len(points) ** (-1 / 6))  # Scott's rule, in bins
     offsets = np.arange(bins)[:, None] - np.arange(bins)[None, :]
     kernel = np.exp(-0.5 * (offsets / width) ** 2)
     kernel /= kernel.sum(axis=1, keepdims=True)
@@ -207,15 +185,10 @@ def _distance(z: FloatArray) -> FloatArray:
 def _histogram(axes: Axes, values: FloatArray, name: str, theme: Theme) -> None:
     reach = max(3.5, float(np.abs(values).max(initial=0)) * 1.02)
     grid = np.linspace(-reach, reach, 240)
-    axes.hist(values, bins=36, range=(-reach, reach), density=True, color=theme.first, alpha=0.45, lw=0)
+    if len(values):
+        axes.hist(values, bins=36, range=(-reach, reach), density=True, color=theme.first, alpha=0.45, lw=0)
     axes.plot(grid, np.exp(-0.5 * grid**2) / math.sqrt(2 * math.pi), color=theme.ink, lw=0.9)
-    _name(axes, name)
-
-
-def _name(axes: Axes, name: str) -> None:
-    axes.text(0.03, 0.97, name, transform=axes.transAxes, va="top")
-    axes.margins(y=0.12)
-    bare(axes)
+    corner_name(axes, name)
 
 
 def _quantiles(axes: Axes, z: FloatArray, theme: Theme) -> None:
@@ -241,30 +214,3 @@ def _deviations(axes: Axes, z: FloatArray, theme: Theme) -> None:
     axes.set(ylim=(0, 1.15 * max(1.0, deviation.max())))
     axes.set(xlim=(0.3, z.shape[1] + 0.7), ylabel="std", xlabel="latent dimension")
     axes.grid(False, axis="x")
-
-
-def _marginals(axes: Axes, data: FloatArray, samples: FloatArray, name: str, theme: Theme) -> None:
-    low, high = np.percentile(np.concatenate([data, samples]), [0.2, 99.8])
-    limits = (low, high) if high > low else (low - 0.5, high + 0.5)
-    axes.hist(data, bins=36, range=limits, density=True, color=theme.first, alpha=0.4, lw=0)
-    axes.hist(samples, bins=36, range=limits, density=True, color=theme.second, histtype="step", lw=1.1)
-    _name(axes, name)
-
-
-def _plane(data: FloatArray, samples: FloatArray) -> tuple[tuple[FloatArray, FloatArray], tuple[str, str]]:
-    """Data and samples in the plane of the data's two principal directions, or as they are."""
-    if data.shape[1] == 2:
-        return (data, samples), ("$x_1$", "$x_2$")
-    if data.shape[1] == 1:
-        rng = np.random.default_rng(0)
-        a, b = (np.column_stack([v[:, 0], rng.uniform(size=len(v))]) for v in (data, samples))
-        return (a, b), ("$x_1$", "noise, for sight")
-    centre = data.mean(axis=0)
-    directions = np.linalg.svd(data - centre, full_matrices=False)[2][:2].T
-    names = ("principal direction 1 of the data", "principal direction 2 of the data")
-    return ((data - centre) @ directions, (samples - centre) @ directions), names
-
-
-def _size(count: int) -> float:
-    """Area of a point in a scatter of ``count``."""
-    return float(np.clip(9000 / max(count, 1), 2.5, 12))

@@ -12,11 +12,12 @@ from advae.files import write_atomically
 from advae.report.base import Theme
 from advae.report.curves import collect, curves
 from advae.report.facts import describe_method, environment, facts, protocol_text
-from advae.report.figures import codes, prior_against_aggregated, vector_reconstructions, vectors
+from advae.report.figures import codes, prior_against_aggregated
 from advae.report.paper import Plate, plate, render
 from advae.report.sheets import image_grid, interpolation_rows, reconstruction_pairs
 from advae.report.study import Study, study
 from advae.report.tables import estimate_rows, grouped, meanings, rounded
+from advae.report.vectors import vector_reconstructions, vectors
 
 if TYPE_CHECKING:
     from advae.data import Dataset
@@ -88,10 +89,11 @@ def plates(seen: Study, metrics: list[dict[str, Any]], data: Dataset, folder: Pa
         drawn["curves"] = plate(
             lambda theme: curves(metrics, theme=theme),
             "Curves of training.",
-            "Every quantity that was recorded; on training batches pale as recorded, with a running mean, and on"
-            " validation data as dots. The start of a run may leave the frame where it would flatten the rest."
-            " A critic's accuracy of one half (dashed) means that it cannot tell its two kinds of pairs apart;"
-            " its saturation is the share of pairs about which it is too sure to be of use.",
+            "Every quantity that was recorded: on training batches pale as recorded, with a running mean;"
+            " on validation data as dots. The start of a run may leave the frame where it would flatten the"
+            " rest. A critic's accuracy of one half (dashed) means that it cannot tell its two kinds of pairs"
+            " apart; its saturation is the share of pairs about which it is too sure to be of use."
+            " Errors of x and z are the shares of variance that x → z → x′ and z → x → z′ leave unexplained.",
             file=folder / "curves.png",
         )
     return drawn
@@ -150,7 +152,9 @@ def latent_plates(seen: Study, data: Dataset, folder: Path) -> dict[str, Plate]:
     each = "one draw" if seen.draws == 1 else f"{seen.draws} draws"
     what = f"{each} from q(z|x) for each of {grouped(seen.encoded)} observations of the {seen.split} split"
     flat = "" if seen.codes.shape[1] == 2 else ", projected on their principal directions"
-    colour = "Left: coloured by label, a class's name at its median. Right" if seen.labels is not None else "Right"
+    colour = (
+        "Left: coloured by label, a class's name at its median. Right" if seen.labels is not None else "Right"
+    )
 
     def draw_codes(theme: Theme) -> Figure:
         return codes(seen.codes, seen.labels, names=getattr(data, "class_names", None), theme=theme)
@@ -159,8 +163,8 @@ def latent_plates(seen: Study, data: Dataset, folder: Path) -> dict[str, Plate]:
         "codes": plate(
             draw_codes,
             "Latent codes.",
-            f"{what.capitalize()}{flat}. {colour}: the regions that hold 50 % and 90 % of them, and (dashed) of"
-            " the prior.",
+            f"{what[0].upper()}{what[1:]}{flat}. {colour}: the regions that hold 50 % and 90 % of them, and"
+            " (dashed) of the prior.",
             file=folder / "codes.png",
         ),
         "prior": plate(
@@ -168,8 +172,8 @@ def latent_plates(seen: Study, data: Dataset, folder: Path) -> dict[str, Plate]:
             "Prior against aggregated posterior.",
             "Where the two differ, samples come from codes that the decoder was not trained on. Above:"
             " histograms of codes against N(0, 1), of the ten dimensions farthest from it if there are more."
-            " Middle: median, central 68 % (thick) and 95 % (thin) of every dimension; shaded, the same of the"
-            " prior. Below: standard deviations; the prior's is 1.",
+            " Middle: median, central 68 % (thick) and 95 % (thin) of every dimension; shaded, the same of"
+            " the prior. Below: standard deviations; the prior's is 1.",
             file=folder / "prior.png",
         ),
     }

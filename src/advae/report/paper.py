@@ -1,4 +1,4 @@
-"""The page: figures embedded in their light and dark renderings, and one HTML file that asks for nothing else."""
+"""The page: figures embedded in a light and a dark rendering, in one HTML file that asks for nothing else."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def plate(draw: Callable[[Theme], Figure], title: str, caption: str, *, file: Pa
     light, dark = draw(LIGHT), draw(DARK)
     if file is not None:
         write_atomically(file, png(light, LIGHT))
-    images = [png(figure, theme, transparent=True) for figure, theme in ((light, LIGHT), (dark, DARK))]
-    return Plate(*(_uri(image) for image in images), png_size(images[0])[0] // 2, title, caption)
+    day, night = png(light, LIGHT, transparent=True), png(dark, DARK, transparent=True)
+    return Plate(_uri(day), _uri(night), png_size(day)[0] // 2, title, caption)
 
 
 def png_size(image: bytes) -> tuple[int, int]:

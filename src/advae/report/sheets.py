@@ -73,7 +73,9 @@ def sheets_beside(sheets: Mapping[str, ArrayLike], *, theme: Theme = LIGHT) -> F
     blocks = []
     for images in sheets.values():
         columns = max(2, 2 * columns_for(np.shape(images)[-1]) // (across + 1))
-        block = _grid(_tiles(images, columns, MEASURE - width)[: columns**2], columns)
+        tiles = _tiles(images, columns, MEASURE - width)
+        full = len(tiles) // columns or 1  # rows, so that a block is a rectangle
+        block = _grid(tiles[: columns * min(columns, full)], columns)
         blocks.append(_padded(block, width, top=TITLE))
     names, labels, bands, top = list(sheets), [], [], 0
     for start in range(0, len(blocks), across):
@@ -98,7 +100,9 @@ def _tiles(images: ArrayLike, columns: int, margin: int = 0) -> Pixels:
 
 def _factor(side: int, columns: int, width: int) -> int:
     """The largest factor that fits; even where it is large: the page shows two pixels as one."""
-    fits = [f for f in range(1, width // side + 1) if columns * f * side + (columns - 1) * _gap(f * side) <= width]
+    fits = [
+        f for f in range(1, width // side + 1) if columns * f * side + (columns - 1) * _gap(f * side) <= width
+    ]
     factor = max(fits, default=1)
     return factor - factor % 2 if factor > 3 else factor
 

@@ -73,23 +73,22 @@ def _study(model: LatentModel, data: Dataset) -> Study:
     x = _observe(data, split, order)
     images = len(data.x_shape) == 3
     shown = 2 * columns_for(data.x_shape[-1]) if images else 500
-    samples = model.sample(ROWS * columns_for(data.x_shape[-1]) if images else 2000, seed=SEED)
+    samples = model.sample(ROWS * columns_for(data.x_shape[-1]) if images else min(len(x), 2000), seed=SEED)
     reconstructions = model.reconstruct(x[:shown].to(device))
     draws = min(20, max(1, -(-CODES // max(1, len(order)))))
     batches = [model.encode(b.to(device)).rsample((draws,)) for b in x.split(BATCH)]
     codes = torch.cat(batches, dim=1).flatten(0, 1)
     labels = None if split.labels is None else split.labels.cpu().numpy()[order]
-    show = _Display(data, x)
-    paths, ends = _interpolate(model, data, x, labels, show) if images and len(x) > 1 else (None, None)
+    paths, ends = _interpolate(model, data, x, labels) if images and len(x) > 1 else (None, None)
     return Study(
         images=images,
         split=split.name,
         encoded=len(order),
         draws=draws,
-        originals=show(x[:shown]),
-        reconstructions=show(reconstructions),
-        samples=show(samples),
-        data=show(x[:2000]) if not images else np.zeros(0),
+        originals=_shown(data, x[:shown]),
+        reconstructions=_shown(data, reconstructions),
+        samples=_shown(data, samples),
+        data=_shown(data, x[:2000]) if not images else np.zeros(0),
         paths=paths,
         ends=ends,
         codes=codes.float().cpu().numpy(),
@@ -97,24 +96,10 @@ def _study(model: LatentModel, data: Dataset) -> Study:
     )
 
 
-class _Display:
-    """Observations in the model's space to what the eye is shown.
-
-    Reals that are images have any unit; theirs are stretched so that the data fill the grey scale.
-    """
-
-    def __init__(self, data: Dataset, x: Tensor) -> None:
-        self.protocol, self.low, self.high = data.protocol, 0.0, 255.0
-        self.vectors = len(data.x_shape) != 3
-        if data.protocol.support == "real" and not self.vectors:
-            greys = data.protocol.to_grey(x)
-            self.low, self.high = float(greys.min()), max(float(greys.max()), float(greys.min()) + 1e-12)
-
-    def __call__(self, x: Tensor) -> Array:
-        greys = self.protocol.to_grey(x.detach().float().cpu())
-        if self.vectors:
-            return greys.flatten(1).numpy()
-        return ((greys - self.low) * (255.0 / (self.high - self.low))).clamp(0, 255).numpy()
+def _shown(data: Dataset, x: Tensor) -> Array:
+    """Observations in the model's space to what the eye is shown: grey levels, or vectors [n, k]."""
+    greys = data.protocol.to_grey(x.detach().float().cpu())
+    return (greys if len(data.x_shape) == 3 else greys.flatten(1)).numpy()
 
 
 def _observe(data: Dataset, split: Split, indices: NDArray[np.int64]) -> Tensor:
@@ -123,9 +108,7 @@ def _observe(data: Dataset, split: Split, indices: NDArray[np.int64]) -> Tensor:
     return data.protocol.observe(raw, torch.Generator().manual_seed(SEED))
 
 
-def _interpolate(
-    model: LatentModel, data: Dataset, x: Tensor, labels: Array | None, show: _Display
-) -> tuple[Array, Array]:
+def _interpolate(model: LatentModel, data: Dataset, x: Tensor, labels: Array | None) -> tuple[Array, Array]:
     """Paths between neighbours in the shuffled order, of different classes where there are classes."""
     steps = max(4, columns_for(data.x_shape[-1]) - 2)
     pairs = [(i, i + 1) for i in range(0, len(x) - 1, 2)]
@@ -133,8 +116,8 @@ def _interpolate(
         pairs = sorted(pairs, key=lambda pair: bool(labels[pair[0]] == labels[pair[1]]))
     device = _device(model)
     pairs = pairs[:ROWS]
-    paths = [show(model.interpolate(x[i].to(device), x[j].to(device), steps)) for i, j in pairs]
-    return np.stack(paths), np.stack([show(torch.stack([x[i], x[j]])) for i, j in pairs])
+    paths = [_shown(data, model.interpolate(x[i].to(device), x[j].to(device), steps)) for i, j in pairs]
+    return np.stack(paths), np.stack([_shown(data, torch.stack([x[i], x[j]])) for i, j in pairs])
 
 
 def _device(model: LatentModel) -> torch.device:

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 ADVERSARIAL = "adversarial estimate"
+LONGEST = 80  # characters of a setting that a table shows
 
 MEANINGS = {
-    "lower bound": "in expectation not above log p(x) (in bits per dimension: not below the true figure)",
-    "upper bound": "in expectation not below log p(x)",
+    "lower bound": "in expectation not above log p(x)",
+    "upper bound": "in expectation not below the true figure (bits/dim are those of −log p(x))",
     "unbiased": "its expectation is the quantity itself",
     "exact": "computed in closed form",
     "error": "a distance to the data; lower is better",
-    ADVERSARIAL: "holds a critic's own estimate of a log ratio, which errs low when the critic is weak: it can"
-    " exceed log p(x), is not a bound, and is not to be compared with bounds",
+    ADVERSARIAL: "holds a critic's own estimate of a log ratio, which errs low when the critic is weak: it"
+    " can exceed log p(x), is not a bound, and is not to be compared with bounds",
 }
 
 
@@ -102,7 +103,7 @@ def grouped(count: Any) -> str:
 def duration(seconds: float) -> str:
     """
     >>> duration(42.3), duration(125), duration(7300)
-    ('42 s', '2 min 5 s', '2 h 2 min')
+    ('42 s', '2 min 5 s', '2 h 1 min')
     """
     whole = round(seconds)
     if whole < 60:
@@ -125,12 +126,16 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
             found |= flat(value, f"{name}.")
         elif isinstance(value, (list, tuple)):
             separator = " × " if key == "shape" or str(key).endswith("_shape") else ", "
-            found |= {name: separator.join(str(item) for item in value)} if value else {}
+            found |= {name: separator.join(_text(item) for item in value)} if value else {}
         elif isinstance(value, bool):
             found[name] = "yes" if value else "no"
         elif value is not None and value != "":
-            found[name] = f"{value:g}" if isinstance(value, float) else str(value)
+            found[name] = _text(value)
     return found
+
+
+def _text(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def shared(mappings: Sequence[Mapping[str, str]]) -> dict[str, str]:
@@ -144,7 +149,8 @@ def listed(items: Mapping[str, str]) -> str:
     >>> listed({"split": "test", "k": "64"})
     'split test · k 64'
     """
-    return " · ".join(f"{key} {text}" for key, text in items.items())
+    short = {key: text if len(text) <= LONGEST else text[: LONGEST - 1] + "…" for key, text in items.items()}
+    return " · ".join(f"{key} {text}" for key, text in short.items())
 
 
 def component(spec: object) -> str:

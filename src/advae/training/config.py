@@ -71,8 +71,13 @@ class Config:
 
 def recipes() -> list[str]:
     """Names of the recipes that ship, sorted."""
+    return sorted(name for name in _files() if not name.startswith("_"))
+
+
+def _files() -> list[str]:
+    """Recipes and, with a leading underscore, what several of them share."""
     folder = resources.files("advae") / "recipes"
-    return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
+    return [file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml")]
 
 
 def read_recipe(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, Any]:
@@ -87,7 +92,7 @@ def read_recipe(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str,
         name = str(source)
         if name.endswith((".yaml", ".yml")):
             text, label = _read_text(Path(name)), Path(name).stem
-        elif name in recipes():
+        elif name in _files():
             text, label = (resources.files("advae") / "recipes" / f"{name}.yaml").read_text(), name
         else:
             raise ConfigError(
@@ -97,8 +102,7 @@ def read_recipe(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str,
         tree = _parse_yaml(text, name)
         tree.setdefault("recipe", label)
     if "base" in tree:
-        base = tree.pop("base")
-        tree = merge(read_recipe(base), tree)
+        tree = merge(read_recipe(tree.pop("base")), tree)
     return tree
 
 

@@ -7,6 +7,7 @@ read by the loop when it next reads anything.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import torch
@@ -75,7 +76,7 @@ class Step:
         self.players = make_players(model, method, options, self.guard.found)
         self.average = Average(model, options.ema)
         self._sums: dict[str, Tensor] = {}
-        self._count = 0
+        self._counts: Counter[str] = Counter()
 
     @property
     def batches(self) -> int:
@@ -91,7 +92,6 @@ class Step:
         last = tuple(self.method.players) if together else ("model",)
         self._move(step, draw(self.batches - 1), last)
         self.average.update(step)
-        self._count += 1
 
     def _move(self, step: int, x: Tensor, names: Sequence[str]) -> None:
         """Gradients of the named players at one batch, all taken before any of them moves."""
@@ -124,15 +124,16 @@ class Step:
             name = f"{term}/{player}" if term in ("loss", "gradient") else term
             old = self._sums.get(name)
             self._sums[name] = value if old is None else old + value
+            self._counts[name] += 1  # a step may move a player more than once
 
     def read_metrics(self) -> dict[str, float]:
         """Means since the last reading, by slash-named key. This reads from the device."""
         names = list(self._sums)
         if not names:
             return {}
-        values = (torch.stack([self._sums[name] for name in names]) / self._count).tolist()
-        self._sums, self._count = {}, 0
-        return dict(zip(names, values, strict=True))
+        sums, counts = torch.stack([self._sums[name] for name in names]).tolist(), self._counts
+        self._sums, self._counts = {}, Counter()
+        return {name: value / counts[name] for name, value in zip(names, sums, strict=True)}
 
 
 def _owner(key: str) -> str:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
+
+
+@pytest.fixture(scope="session")
+def fakes() -> ModuleType:
+    """This module."""
+    return sys.modules[__name__]
 
 
 class FakeNormal:

@@ -1,0 +1,8 @@
+"""``python -m advae``: the command, without its script."""
+
+import sys
+
+from advae.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

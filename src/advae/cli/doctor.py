@@ -1,0 +1,148 @@
+"""``advae doctor``: what is installed, what device there is, and whether it all works."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from advae.cli.base import Parser, add_output
+from advae.cli.output import print_json
+
+EXAMPLES = """\
+  advae doctor
+  advae doctor --json"""
+
+EXTRAS = {"tensorboard": "curves in TensorBoard", "huggingface_hub": "data and models from the hub"}
+MARKS = {True: "✓", False: "✗", None: "–"}
+TINY = {
+    "recipe": "doctor",
+    "data": {"source": "digits", "protocol": "dequantise", "limit": 64},
+    "model": {
+        "latent": 2,
+        "encoder": {"name": "mlp", "hidden": [16]},
+        "decoder": {"name": "mlp", "hidden": [16]},
+        "likelihood": {"name": "normal"},
+    },
+    "method": {"name": "vae"},
+    "train": {"steps": 3, "batch": 16},
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: passed, failed, or (None) nothing that is needed."""
+
+    name: str
+    passed: bool | None
+    detail: str
+
+
+def parser() -> Parser:
+    """Its arguments."""
+    made = Parser(
+        "doctor",
+        "Check versions, devices and extras, and train a tiny model end to end. Exit code 1 if a check fails.",
+        EXAMPLES,
+    )
+    add_output(made, "a list of {name, passed, detail}")
+    return made
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check everything, print as it goes."""
+    found = []
+    for finding in findings():
+        found.append(finding)
+        if not args.json and not (args.quiet and finding.passed is not False):
+            print(f"{MARKS[finding.passed]} {finding.name:<16} {finding.detail}", flush=True)
+    if args.json:
+        print_json([asdict(finding) for finding in found])
+    return 1 if any(finding.passed is False for finding in found) else 0
+
+
+def findings() -> Iterator[Finding]:
+    """The checks, in the order in which one would look for a fault."""
+    yield Finding("python", sys.version_info >= (3, 11), f"{sys.version.split()[0]}, {sys.executable}")
+    yield from _packages()
+    for check in (_devices, _bf16, _threads, _recipes, _self_check):
+        yield _tried(check)
+    for name, use in EXTRAS.items():
+        there = find_spec(name) is not None
+        yield Finding(name, True if there else None, use if there else f"not installed; it gives {use}")
+
+
+def _tried(check: Callable[[], Finding]) -> Finding:
+    """A check's finding; that it fails in whatever way is one too."""
+    try:
+        return check()
+    except Exception as error:
+        first = (str(error).splitlines() or [""])[0]
+        return Finding(check.__name__.strip("_").replace("_", "-"), False, f"{type(error).__name__}: {first}")
+
+
+def _packages() -> Iterator[Finding]:
+    from advae.training.environment import versions
+
+    for name, version in versions().items():
+        if name != "python":
+            yield Finding(name, version != "missing", version)
+
+
+def _devices() -> Finding:
+    import torch
+
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return Finding("devices", True, f"cpu{''.join(f', cuda:{i} {name}' for i, name in enumerate(names))}")
+
+
+def _bf16() -> Finding:
+    import torch
+
+    if torch.cuda.is_available():
+        there = torch.cuda.is_bf16_supported(including_emulation=False)
+        return Finding(
+            "bf16", True if there else None, "on the GPU" if there else "not on this GPU: use fp32"
+        )
+    a = torch.randn(8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        there = bool(torch.isfinite(a @ a).all())
+    return Finding("bf16", there, "on the CPU, where it is seldom faster than fp32")
+
+
+def _threads() -> Finding:
+    import torch
+
+    return Finding("threads", True, f"{torch.get_num_threads()} of {os.cpu_count()} cores")
+
+
+def _recipes() -> Finding:
+    from advae.training.config import recipes
+
+    names = recipes()
+    return Finding("recipes", bool(names), f"{len(names)}, as {names[0]}" if names else "none was found")
+
+
+def _self_check() -> Finding:
+    """Data, networks, three steps, a checkpoint, the model read back, samples, figures."""
+    from advae.data import DataOptions, load_data
+    from advae.evaluation import evaluate
+    from advae.training.loop import train
+
+    tiny: dict[str, Any] = TINY
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        done = train(tiny, out=Path(folder) / "run", quiet=True)
+        model = done.model()
+        estimates = evaluate(model, load_data(DataOptions(**tiny["data"])), importance=2, draws=2, limit=16)
+        finite = bool(model.sample(4, seed=0).isfinite().all()) and len(estimates) > 0
+    seconds = time.perf_counter() - began
+    detail = f"data, training, checkpoint, samples and evaluation work ({seconds:.1f} s)"
+    return Finding("self-check", finite, detail if finite else "the samples are not finite")

@@ -1,0 +1,53 @@
+"""``advae encode``: the codes of observations, as arrays."""
+
+from __future__ import annotations
+
+import argparse
+
+from advae.cli.base import Parser, add_examples, add_model, add_output, seed
+from advae.cli.output import target, write_npz, written
+from advae.cli.subject import open_examples, open_subject
+
+EXAMPLES = """\
+  advae encode runs/mine
+  advae encode runs/mine --split train --out codes.npz
+  advae encode runs/mine --input my_images/ --out mine.npz"""
+
+
+def parser() -> Parser:
+    """Its arguments."""
+    made = Parser(
+        "encode",
+        "Write the codes of observations, in their order: z, the mean of q(z|x), [N, d]; z_sample, a draw from\n"
+        "it, [N, d]; and labels [N] where there are any.",
+        EXAMPLES,
+    )
+    made.add_argument(
+        "run", metavar="RUN", help="a run directory; with --input also a saved model or a hub id"
+    )
+    add_examples(made)
+    made.add_argument("--out", metavar="FILE", help="an .npz file (default: codes.npz in the run's folder)")
+    made.add_argument("--seed", metavar="N", type=seed, default=0, help="of all noise")
+    add_model(made)
+    add_output(made)
+    return made
+
+
+def run(args: argparse.Namespace) -> int:
+    """Encode and write."""
+    subject = open_subject(args)
+    path = target(args, subject.folder, "codes", images=False)
+    examples = open_examples(subject, args)
+    import torch
+
+    from advae.model import seeded
+
+    means, draws = [], []
+    with torch.no_grad(), seeded(args.seed, subject.model.device):
+        for x in examples.chunks(args.seed):
+            q = subject.model.encode(x.to(subject.model.device))
+            means.append(q.mean.cpu())
+            draws.append(q.sample().cpu())
+    z = torch.cat(means)
+    write_npz(path, z=z, z_sample=torch.cat(draws), **examples.labels())
+    return written(args, path, n=len(z), latent=z.shape[1], data=examples.source, split=examples.split.name)

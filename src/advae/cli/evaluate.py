@@ -1,0 +1,67 @@
+"""``advae evaluate``: figures that say what they are, how sure they are, and how they were made."""
+
+from __future__ import annotations
+
+import argparse
+
+from advae.cli.base import Parser, add_model, add_output, count, one_of, seed
+from advae.cli.output import print_estimates, print_json, say
+from advae.cli.subject import SPLITS, allow_packages, run_data
+
+EXAMPLES = """\
+  advae evaluate runs/mine
+  advae evaluate runs/mine --json
+  advae evaluate runs/mine --split validation --importance 256 --limit 1000"""
+
+
+def parser() -> Parser:
+    """Its arguments."""
+    made = Parser(
+        "evaluate",
+        "Judge a run: reconstruction error in nats and in grey levels; ELBO and importance-weighted bound where\n"
+        "the encoder has a density; where it has none, the critic's adversarial estimate, which is not a bound.\n"
+        "Writes eval/estimates.json.",
+        EXAMPLES,
+    )
+    made.add_argument("run", metavar="RUN", help="a run directory")
+    made.add_argument(
+        "--split", metavar="NAME", type=one_of(*SPLITS), default="test", help="test (default), …"
+    )
+    made.add_argument(
+        "--importance", metavar="K", type=seed, default=64, help="codes an image of the bound; 0: none"
+    )
+    made.add_argument("--draws", metavar="N", type=count, default=16, help="codes an image of the ELBO")
+    made.add_argument("--limit", metavar="N", type=count, help="the first so many examples only")
+    made.add_argument("--seed", metavar="N", type=seed, default=0, help="of every draw")
+    add_model(made)
+    add_output(made, "one object with a list of estimates")
+    return made
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate, write, print."""
+    allow_packages(args.allow)
+    from advae.evaluation import evaluate
+    from advae.run import Run
+    from advae.training.environment import find_device
+
+    opened = Run.open(args.run)
+    device = str(find_device(args.device))
+    model = opened.model(device)
+    data = run_data(opened, args)
+    found = evaluate(
+        model,
+        data,
+        split=args.split,
+        importance=args.importance,
+        draws=args.draws,
+        seed=args.seed,
+        limit=args.limit,
+    ).to_dict()
+    opened.write_estimates(found)
+    if args.json:
+        print_json(found)
+        return 0
+    print_estimates(found["estimates"])
+    say(args, f"written to {opened.path / 'eval' / 'estimates.json'}; the page: advae report {opened.path}")
+    return 0

@@ -1,0 +1,59 @@
+"""``advae reconstruct``: observations beside what their codes decode to."""
+
+from __future__ import annotations
+
+import argparse
+
+from advae.cli.base import Parser, add_examples, add_model, add_output, count, seed
+from advae.cli.output import target, write_npz, write_sheet, written
+from advae.cli.subject import open_examples, open_subject
+
+EXAMPLES = """\
+  advae reconstruct runs/mine
+  advae reconstruct runs/mine --split train -n 100 --out train.png
+  advae reconstruct runs/mine --input my_images/ --out mine.npz"""
+
+
+def parser() -> Parser:
+    """Its arguments."""
+    made = Parser(
+        "reconstruct",
+        "Encode observations and decode the means of their codes. A .png shows pairs, originals above; an .npz\n"
+        "holds x and reconstruction (as the model sees them), values and reconstruction_values (in grey levels\n"
+        "or the data's units), index (their places in the split) and labels.",
+        EXAMPLES,
+    )
+    made.add_argument(
+        "run", metavar="RUN", help="a run directory; with --input also a saved model or a hub id"
+    )
+    made.add_argument("-n", metavar="N", type=count, default=32, help="how many (default: 32)")
+    add_examples(made)
+    made.add_argument("--draw", action="store_true", help="decode a draw from q(z|x) instead of its mean")
+    made.add_argument(
+        "--out", metavar="FILE", help=".png or .npz (default: reconstructions.png in the run's folder)"
+    )
+    made.add_argument(
+        "--seed", metavar="N", type=seed, default=0, help="of the choice of observations and all noise"
+    )
+    add_model(made)
+    add_output(made)
+    return made
+
+
+def run(args: argparse.Namespace) -> int:
+    """Reconstruct and write."""
+    subject = open_subject(args)
+    path = target(args, subject.folder, "reconstructions", images=subject.images)
+    examples = open_examples(subject, args)
+    index = examples.chosen(args.n, args.seed)
+    x = examples.observed(index.tolist(), args.seed)
+    back = subject.model.reconstruct(x, mean=not args.draw, seed=args.seed).cpu()
+    values, back_values = (examples.protocol.to_grey(v) for v in (x, back))
+    if path.suffix == ".npz":
+        arrays = {"values": values, "reconstruction_values": back_values, "index": index}
+        write_npz(path, x=x, reconstruction=back, **arrays, **examples.labels(index))
+    else:
+        from advae.report.sheets import reconstruction_pairs
+
+        write_sheet(path, reconstruction_pairs(values.numpy(), back_values.numpy()))
+    return written(args, path, n=len(x), data=examples.source, split=examples.split.name)

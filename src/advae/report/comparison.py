@@ -1,0 +1,91 @@
+"""The page of a comparison: the table of estimates, a sheet of samples, and curves over each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+from torch import Tensor
+
+from advae.data import protocol_from
+from advae.errors import AdvaeError
+from advae.files import write_atomically, write_json
+from advae.report.compare import compare
+from advae.report.curves import collect, overlaid_curves
+from advae.report.paper import Plate, plate, render
+from advae.report.sheets import sheets_beside
+
+if TYPE_CHECKING:
+    from advae.run import Run
+
+SAMPLES = 64
+
+
+def write_comparison(runs: Sequence[Run], out: Path) -> Path:
+    """Write ``compare.html``, ``compare.json`` and PNG figures into the folder ``out``.
+
+    Returns:
+        The path of the page.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    result = compare(runs)
+    write_json(out / "compare.json", result.as_dict())
+    samples, silent = gather_samples(runs, result.runs)
+    metrics = {name: run.metrics() for name, run in zip(result.runs, runs, strict=True)}
+    plates: list[Plate] = []
+    if samples:
+        caption = "Means of p(x|z) at codes drawn from the prior, the same draws for every run; not selected."
+        plates.append(
+            plate(
+                lambda t: sheets_beside(samples, theme=t),
+                "Samples.",
+                caption,
+                file=out / "compare-samples.png",
+            )
+        )
+    if any(collect(m) for m in metrics.values()):
+        caption = "On validation data where all runs recorded it, else running means over training batches."
+        plates.append(
+            plate(
+                lambda t: overlaid_curves(metrics, theme=t),
+                "Curves.",
+                caption,
+                file=out / "compare-curves.png",
+            )
+        )
+    page = render("comparison.html", result=result, plates=plates, silent=silent)
+    write_atomically(out / "compare.html", page)
+    return out / "compare.html"
+
+
+def gather_samples(runs: Sequence[Run], names: Sequence[str]) -> tuple[dict[str, NDArray[Any]], list[str]]:
+    """Samples of each run whose data are images, in grey levels; and the reasons why others have none."""
+    samples: dict[str, NDArray[Any]] = {}
+    silent = []
+    for run, name in zip(runs, names, strict=True):
+        try:
+            model = run.model()
+        except AdvaeError as error:
+            silent.append(f"{name}: {error.what}")
+            continue
+        if len(model.x_shape) != 3:
+            silent.append(f"{name}: its data are not images")
+            continue
+        protocol = (run.env.get("data") or model.info.get("data") or {}).get("protocol")
+        samples[name] = to_levels(model.sample(SAMPLES, seed=0), protocol)
+    return samples, silent
+
+
+def to_levels(x: Tensor, description: Mapping[str, Any] | None) -> NDArray[Any]:
+    """Observations in the model's space to grey levels 0..255, by the description of their protocol.
+
+    If that is missing, they are stretched so that they fill the scale.
+    """
+    try:
+        return protocol_from(dict(description or {})).to_grey(x).cpu().numpy()
+    except (AdvaeError, KeyError):
+        low, high = float(x.min()), float(x.max())
+        return ((x - low) * (255.0 / max(high - low, 1e-12))).cpu().numpy()

@@ -1,0 +1,150 @@
+"""Splits: deterministic, disjoint, and cut as the options say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from advae.data import DataOptions, Dataset, load_data
+from advae.data.arrays import ArrayRows
+from advae.data.base import Source
+from advae.data.splits import LARGE_VALIDATION, cut
+from advae.errors import ConfigError, DataError
+
+Pixels = npt.NDArray[np.uint8]
+
+
+def noise(count: int, *shape: int, seed: int = 0) -> Pixels:
+    """Uniform bytes, [count, *shape]."""
+    return np.random.default_rng(seed).integers(0, 256, (count, *shape), dtype=np.uint8)
+
+
+@pytest.fixture
+def numbered(tmp_path: Path) -> Path:
+    """A hundred vectors that say their own number."""
+    np.save(tmp_path / "a.npy", np.arange(100, dtype=np.uint8)[:, None])
+    return tmp_path / "a.npy"
+
+
+def load(source: Path | str, **options: object) -> Dataset:
+    return load_data(DataOptions(source=str(source), **options))  # type: ignore[arg-type]
+
+
+def numbers(data: Dataset) -> list[list[int]]:
+    return [split.raw(range(len(split)))[:, 0].tolist() for split in data.splits]
+
+
+def source(train: int, *, ordered: bool = True, **others: int) -> Source:
+    """Numbered vectors in the parts of these sizes."""
+    parts = {"train": train, **others}
+    return Source("s", {k: ArrayRows(np.arange(n)[:, None], None) for k, n in parts.items()}, ordered=ordered)
+
+
+def test_splits_share_nothing_and_lose_nothing(numbered: Path) -> None:
+    train, validation, test = numbers(load(numbered))
+    assert (len(train), len(validation), len(test)) == (81, 9, 10)
+    assert sorted(train + validation + test) == list(range(100))
+    assert train != sorted(train)  # shuffled
+
+
+def test_split_seed_alone_decides(numbered: Path) -> None:
+    first = numbers(load(numbered))
+    assert numbers(load(numbered)) == first
+    torch.manual_seed(123)
+    assert numbers(load(numbered, binarise_seed=5, protocol="grey")) == first
+    assert numbers(load(numbered, split_seed=1)) != first
+
+
+def test_loading_moves_no_random_state(numbered: Path) -> None:
+    before = torch.get_rng_state()
+    load(numbered, protocol="binarise-static")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("wanted", "count"), [(0.25, 25), (0.001, 1), (7, 7), (1, 1)])
+def test_share_or_count(numbered: Path, wanted: float, count: int) -> None:
+    assert len(load(numbered, test=wanted).test) == count
+
+
+@pytest.mark.parametrize("wanted", [0, -1, 1.5, float("nan"), float("inf")])
+def test_what_is_neither_share_nor_count(numbered: Path, wanted: float) -> None:
+    with pytest.raises(ConfigError, match=r"data.validation is neither"):
+        load(numbered, validation=wanted)
+
+
+def test_more_than_there_is(numbered: Path) -> None:
+    for options in ({"test": 100}, {"validation": 91}, {"test": 60, "validation": 40}):
+        with pytest.raises(DataError, match="too few"):
+            load(numbered, **options)
+
+
+def test_limit_keeps_the_first_training_examples(numbered: Path) -> None:
+    full, limited = numbers(load(numbered)), numbers(load(numbered, limit=10))
+    assert limited == [full[0][:10], *full[1:]]
+    with pytest.raises(ConfigError, match="limit"):
+        load(numbered, limit=0)
+
+
+def test_large_train_with_own_test_gives_its_last_ten_thousand() -> None:
+    train, validation, test = cut(source(60_000, test=10_000), {})
+    assert (len(train), len(validation), len(test)) == (50_000, LARGE_VALIDATION, 10_000)
+    last = validation.raw(range(len(validation)))[:, 0]
+    assert last.tolist() == list(range(50_000, 60_000))
+    assert train.raw([0, 49_999])[:, 0].tolist() == [0, 49_999]
+
+
+def test_own_splits_are_kept_and_can_be_shortened() -> None:
+    train, validation, test = cut(source(50, validation=20, test=30), {})
+    assert (len(train), len(validation), len(test)) == (50, 20, 30)
+    assert train.raw(range(50))[:, 0].tolist() == list(range(50))
+    shorter = cut(source(50, validation=20, test=30), {}, validation=5, test=0.1)
+    assert [split.raw(range(len(split)))[:, 0].tolist() for split in shorter[1:]] == [
+        list(range(5)),
+        [0, 1, 2],
+    ]
+
+
+def test_train_sorted_by_class_is_shuffled_even_if_ordered() -> None:
+    by_class = {"train": torch.arange(100) // 10, "test": torch.zeros(10, dtype=torch.int64)}
+    validation = cut(source(100, test=10), by_class)[1]
+    assert validation.labels is not None and len(validation.labels.unique()) > 1
+    assert torch.equal(validation.labels, validation.raw(range(10))[:, 0].long() // 10)
+
+
+def test_checksum_follows_content_and_not_the_protocol(tmp_path: Path) -> None:
+    pixels = noise(60, 4, 4)
+    np.save(tmp_path / "a.npy", pixels)
+    first = load(tmp_path / "a.npy").checksum
+    assert load(tmp_path / "a.npy", protocol="binarise-static").checksum == first
+    pixels[59, 3, 3] ^= 1
+    np.save(tmp_path / "b.npy", pixels)
+    assert load(tmp_path / "b.npy").checksum != first
+    np.save(tmp_path / "c.npy", pixels.reshape(60, 16))
+    assert load(tmp_path / "c.npy").checksum not in (first, load(tmp_path / "b.npy").checksum)
+    assert load(tmp_path / "a.npy", storage="stream").checksum.startswith("sampled-")
+
+
+def test_describe_is_json(numbered: Path) -> None:
+    import json
+
+    described = json.loads(json.dumps(load(numbered, protocol="standardise").describe()))
+    assert described["sizes"] == {"train": 81, "validation": 9, "test": 10} and described["shape"] == [1]
+    assert described["protocol"]["name"] == "standardise" and described["storage"] == "resident"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"channels": 2}, {"image_size": 0}, {"storage": "disk"}, {"workers": -1}, {"protocol": "binarize"}],
+)
+def test_options_without_meaning(options: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        load("digits", **options)
+
+
+def test_options_for_images_are_refused_on_arrays() -> None:
+    with pytest.raises(DataError, match="image_size applies to encoded images"):
+        load("digits", image_size=16)

@@ -1,0 +1,387 @@
+"""Gradients of the methods at their optimal critics against closed forms, on a linear-Gaussian model.
+
+The critics are put in by hand: the exact log ratio, less the method's known terms, with constant parameters.
+Every case is checked three times: the loss's value, the model's gradient in θ and in φ, and that the critics'
+own losses are stationary there, which says that what is contrasted is what the ratio says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+from truth.linear_gaussian import Exact, Gauss, Truth, make
+from truth.sampling import assert_close, assert_sharp, batch_means, gradient
+
+from advae.methods import Method
+from advae.methods.ali import ALI
+from advae.methods.asvae import ASVAE, ASVAEg, ASVAEr
+from advae.methods.avb import AVB, VARIANCE_FLOOR
+from advae.methods.bavae import BAVAE
+from advae.methods.vae import VAE
+from advae.model import LatentModel
+
+pytestmark = pytest.mark.usefixtures("double")
+
+SIZE = 2048  # of each of 64 batches
+Function = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method, its optimal critics (residuals), and what its loss amounts to.
+
+    Args:
+        method: with its options.
+        critics: the residual of each role.
+        value: the loss's expectation.
+        theta, phi: functions whose gradients in θ and φ the loss's must have; the value, if not given.
+        correlated: whether the encoder is one without density and with a full covariance.
+        kl_weight: as given to the method.
+    """
+
+    method: Method
+    critics: Callable[[Truth], dict[str, Function]]
+    value: Callable[[Truth], Tensor]
+    theta: Callable[[Truth], Tensor] | None = None
+    phi: Callable[[Truth], Tensor] | None = None
+    correlated: bool = False
+    kl_weight: float = 1.0
+
+    def prepare(self, disturbed: bool) -> tuple[LatentModel, Gauss, Truth]:
+        model, data = make(self.correlated)
+        truth = Truth(model, data)
+        size = truth.n + truth.d
+        critics = self.critics(truth.frozen())
+        model.critics = nn.ModuleDict({role: Exact(f, size, disturbed) for role, f in critics.items()})
+        return model, data, truth
+
+
+# --- optimal critics ----------------------------------------------------------------------------------------
+
+
+def avb_critic(contrast: str, known: bool) -> Callable[[Truth], dict[str, Function]]:
+    """log q(z̄|x)/N(z̄; 0, I) as a function of what the critic sees, less −log N(z̄; 0, I) where that is known."""
+
+    def critics(t: Truth) -> dict[str, Function]:
+        if contrast == "prior":
+            A, shift = torch.eye(t.d), 0.0
+        elif contrast == "diagonal":
+            A, shift = torch.diag((t.t2.diagonal() + VARIANCE_FLOOR).rsqrt()), 1.0
+        else:
+            A, shift = torch.linalg.inv(torch.linalg.cholesky(t.t2 + VARIANCE_FLOOR * torch.eye(t.d))), 1.0
+        spread = Gauss(torch.zeros(t.d), A @ t.t2 @ A.T)
+
+        def residual(x: Tensor, seen: Tensor) -> Tensor:
+            log_q = spread.log_prob(seen - (1 - shift) * (x @ t.V.T + t.c))
+            return log_q if known else log_q - t.prior.log_prob(seen)
+
+        return {"critic": residual}
+
+    return critics
+
+
+def f1(known: bool) -> Callable[[Truth], dict[str, Function]]:
+    """Lemma 1: log q(x, z) − log p(x)p(z); the densities of the codes taken out where they are known."""
+
+    def critics(t: Truth) -> dict[str, Function]:
+        def residual(x: Tensor, z: Tensor) -> Tensor:
+            out = t.data.log_prob(x) - t.p_x.log_prob(x)
+            return out if known else out + t.log_q(z, x) - t.prior.log_prob(z)
+
+        return {"f1": residual}
+
+    return critics
+
+
+def f2(known: bool) -> Callable[[Truth], dict[str, Function]]:
+    """Lemma 1: log p(x, z) − log q(x)q(z); log p(x|z) taken out where it is known."""
+
+    def critics(t: Truth) -> dict[str, Function]:
+        def residual(x: Tensor, z: Tensor) -> Tensor:
+            out = t.prior.log_prob(z) - t.data.log_prob(x) - t.q_z.log_prob(z)
+            return out if known else out + t.log_p(x, z)
+
+        return {"f2": residual}
+
+    return critics
+
+
+def bavae_critics(known: bool) -> Callable[[Truth], dict[str, Function]]:
+    """(8) as T = 1 − D; and 1 + log q(x, z)/(q(z) p(x|z)) for the pairs."""
+
+    def critics(t: Truth) -> dict[str, Function]:
+        def prior(x: Tensor, z: Tensor) -> Tensor:
+            return 1 + t.log_q(z, x) - (0.0 if known else t.prior.log_prob(z))
+
+        def pairs(x: Tensor, z: Tensor) -> Tensor:
+            return 1 + t.q.log_prob(torch.cat([x, z], 1)) - t.q_z.log_prob(z) - t.log_p(x, z)
+
+        return {"prior": prior, "reconstruction": pairs}
+
+    return critics
+
+
+def none(t: Truth) -> dict[str, Function]:
+    return {}
+
+
+# --- what the losses amount to ------------------------------------------------------------------------------
+
+
+def negative_elbo(t: Truth) -> Tensor:
+    return -t.elbo()
+
+
+def asvae_r_value(t: Truth) -> Tensor:
+    """E_q[f₁* − log p(x|z)] = KL(data ‖ p_θ(x)) − ELBO; its gradient at fixed f₁ is the ELBO's alone."""
+    return t.data.kl(t.p_x) - t.elbo()
+
+
+def asvae_g_value(t: Truth) -> Tensor:
+    """E_p[f₂* − log q(z|x)] with E_p[f₂*] = KL(p(x, z) ‖ q(x) q(z))."""
+    zero = torch.zeros(t.n, t.d)
+    cov = torch.cat([torch.cat([t.data.cov, zero], 1), torch.cat([zero.T, t.q_z.cov], 1)])
+    return t.p.kl(Gauss(torch.cat([t.data.mean, t.q_z.mean]), cov)) - t.expected_log_q(t.p)
+
+
+def joint_kl(t: Truth) -> Tensor:
+    """KL(p(x, z) ‖ q(x, z)): the θ-gradient of AS-VAE-g is its."""
+    return t.p.kl(t.q)
+
+
+def sleep(t: Truth) -> Tensor:
+    """−E_p log q(z|x) with p held fixed: the φ-gradient of AS-VAE-g."""
+    return -t.expected_log_q(t.frozen().p)
+
+
+def bavae_value(t: Truth) -> Tensor:
+    """−E_q log p(x|z) + I_q(x; z) − H(x) + KL(q(z|x) ‖ p(z)), as in the docstring of methods/bavae.py."""
+    return -t.expected_log_p() + t.information() - t.data.entropy() + t.kl()
+
+
+def bavae_theta(t: Truth) -> Tensor:
+    """The reconstruction term alone."""
+    return -t.expected_log_p()
+
+
+CASES = {
+    "vae closed": Case(VAE(), none, negative_elbo),
+    "vae monte-carlo": Case(VAE(kl="monte-carlo"), none, negative_elbo),
+    "vae beta": Case(VAE(beta=1.7), none, lambda t: -t.expected_log_p() + 1.7 * t.kl()),
+    "vae warm-up": Case(VAE(), none, lambda t: -t.expected_log_p() + 0.3 * t.kl(), kl_weight=0.3),
+    **{
+        f"avb {contrast}, known {known}": Case(
+            AVB(contrast=contrast, known=known),  # type: ignore[arg-type]
+            avb_critic(contrast, known == "densities"),
+            negative_elbo,
+            correlated=True,
+        )
+        for contrast in ("prior", "diagonal", "full")
+        for known in ("densities", "none")
+    },
+    "avb normal encoder": Case(AVB(contrast="full"), avb_critic("full", True), negative_elbo),
+    "avb warm-up": Case(
+        AVB(contrast="diagonal"),
+        avb_critic("diagonal", True),
+        lambda t: -t.expected_log_p() + 0.3 * t.kl(),
+        correlated=True,
+        kl_weight=0.3,
+    ),
+    "asvae-r, known densities": Case(ASVAEr(), f1(True), asvae_r_value, negative_elbo, negative_elbo),
+    "asvae-r, known none": Case(ASVAEr(known="none"), f1(False), asvae_r_value, negative_elbo, negative_elbo),
+    "asvae-g, known densities": Case(ASVAEg(), f2(True), asvae_g_value, joint_kl, sleep),
+    "asvae-g, known none": Case(ASVAEg(known="none"), f2(False), asvae_g_value, joint_kl, sleep),
+    "asvae": Case(
+        ASVAE(),
+        lambda t: f1(True)(t) | f2(True)(t),
+        lambda t: asvae_r_value(t) + asvae_g_value(t),
+        lambda t: joint_kl(t) - t.elbo(),
+        lambda t: sleep(t) - t.elbo(),
+    ),
+    "asvae, known f1": Case(
+        ASVAE(known="f1"),
+        lambda t: f1(True)(t) | f2(False)(t),
+        lambda t: asvae_r_value(t) + asvae_g_value(t),
+        lambda t: joint_kl(t) - t.elbo(),
+        lambda t: sleep(t) - t.elbo(),
+    ),
+    # A ceiling of 50 nats is never felt here: the smooth limit is then the identity to 1e-9.
+    "bavae, known none": Case(BAVAE(ceiling=50), bavae_critics(False), bavae_value, bavae_theta, bavae_value),
+    "bavae, known densities": Case(
+        BAVAE(known="densities", ceiling=50), bavae_critics(True), bavae_value, bavae_theta, bavae_value
+    ),
+}
+
+every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+
+
+@every_case
+def test_value_and_gradients_of_the_model(case: Case) -> None:
+    model, data, truth = case.prepare(disturbed=False)
+    theta, phi = list(model.decoder.parameters()), list(model.encoder.parameters())
+
+    def draw() -> Tensor:
+        loss = case.method.losses(model, data.rsample(SIZE), kl_weight=case.kl_weight)["model"].mean()
+        return torch.cat([loss[None], gradient(loss, theta), gradient(loss, phi)])
+
+    exact = {
+        "value": case.value(truth)[None],
+        "θ": gradient((case.theta or case.value)(truth), theta),
+        "φ": gradient((case.phi or case.value)(truth), phi),
+    }
+    mean, error = batch_means(draw)
+    sizes = [len(part) for part in exact.values()]
+    for (name, right), m, e in zip(exact.items(), mean.split(sizes), error.split(sizes), strict=True):
+        assert_close((m, e), right.detach(), name)
+        assert_sharp((m, e), right, name)
+
+
+@pytest.mark.parametrize(
+    "case", [case for name, case in CASES.items() if "vae " not in name or name[:2] != "va"],
+    ids=[name for name in CASES if "vae " not in name or name[:2] != "va"],
+)  # fmt: skip
+def test_critics_are_stationary_at_their_optimum(case: Case) -> None:
+    """The expected gradient of a critic's loss vanishes in every direction of degree two or less.
+
+    It does so only if the critic is shown pairs from the P and the Q that its ratio is of: with dependent pairs
+    for independent ones, P and Q exchanged, or a known term missing, some direction has a slope.
+    """
+    model, data, _ = case.prepare(disturbed=True)
+    alphas = [critic.alpha for critic in model.critics.values()]
+    players = case.method.adversaries
+
+    def draw() -> Tensor:
+        losses = case.method.losses(model, data.rsample(SIZE), players)
+        return gradient(sum(losses[player].mean() for player in players), alphas)
+
+    found = batch_means(draw)
+    assert_close(found, torch.zeros_like(found[0]), "slope")
+
+
+def test_the_adversarial_estimate_of_the_kl_has_all_its_constants() -> None:
+    """AVB's report of the KL, with each contrast, is the KL (algorithm 2 prints only what has a gradient)."""
+    for contrast in ("prior", "diagonal", "full"):
+        case = CASES[f"avb {contrast}, known densities"]
+        model, data, truth = case.prepare(disturbed=False)
+        found = batch_means(lambda m=model, d=data, c=case: c.method.losses(m, d.rsample(SIZE)).report["kl"].mean()[None])
+        assert_close(found, truth.kl()[None].detach(), contrast)
+
+
+def test_reports_of_asvae_are_what_they_are_called() -> None:
+    case = CASES["asvae"]
+    model, data, truth = case.prepare(disturbed=False)
+    keys = ("reconstruction", "z_reconstruction", "kl")
+
+    def draw() -> Tensor:
+        report = case.method.losses(model, data.rsample(SIZE)).report
+        return torch.stack([report[key].mean() for key in keys])
+
+    exact = torch.stack([-truth.expected_log_p(), -truth.expected_log_q(truth.p), truth.kl()])
+    assert_close(batch_means(draw), exact.detach(), "report")
+
+
+# --- ALI: no closed form, but in two dimensions a grid is exact ---------------------------------------------
+
+
+def ali_residual(t: Truth, known: bool) -> Function:
+    """log q(x, z) − log p(x, z), less the densities of encoder, prior and decoder where they are known."""
+
+    def residual(x: Tensor, z: Tensor) -> Tensor:
+        if known:
+            return t.data.log_prob(x)
+        u = torch.cat([x, z], 1)
+        return t.q.log_prob(u) - t.p.log_prob(u)
+
+    return residual
+
+
+@pytest.mark.parametrize("known", ["densities", "none"])
+@pytest.mark.parametrize("generator", ["minimax", "non-saturating"])
+def test_ali_at_its_optimal_critic(generator: str, known: str) -> None:
+    """∫ ∇q a(f*) + ∇p b(f*) over a grid of ±8 standard deviations; the trapezium rule is exact to rounding there."""
+    method = ALI(generator=generator, known=known)  # type: ignore[arg-type]
+    model, data = make(n=1)
+    truth = Truth(model, data)
+    model.critics = nn.ModuleDict({"critic": Exact(ali_residual(truth.frozen(), known == "densities"), 2)})
+    theta, phi = list(model.decoder.parameters()), list(model.encoder.parameters())
+
+    axis = torch.linspace(-9, 9, 361)
+    grid = torch.cartesian_prod(axis, axis)
+    area = (axis[1] - axis[0]) ** 2
+    q, p = truth.q.log_prob(grid).exp() * area, truth.p.log_prob(grid).exp() * area
+    assert abs(q.sum() - 1) < 1e-9 and abs(p.sum() - 1) < 1e-9
+    f = (truth.q.log_prob(grid) - truth.p.log_prob(grid)).detach()
+    softplus = nn.functional.softplus
+    saturating = -(q * softplus(-f) + p * softplus(f)).sum()
+    expected = saturating if generator == "minimax" else (q * softplus(f) + p * softplus(-f)).sum()
+
+    def draw() -> Tensor:
+        loss = method.losses(model, data.rsample(SIZE))["model"].mean()
+        return torch.cat([loss[None], gradient(loss, theta + phi)])
+
+    exact = torch.cat([expected[None], gradient(expected, theta + phi)]).detach()
+    found = batch_means(draw)
+    assert_close(found, exact, "ali")
+    assert_sharp((found[0][1:], found[1][1:]), exact[1:], "ali")
+
+
+@pytest.mark.parametrize("known", ["densities", "none"])
+def test_ali_critic_is_stationary(known: str) -> None:
+    model, data = make()
+    frozen = Truth(model, data).frozen()
+    model.critics = nn.ModuleDict({"critic": Exact(ali_residual(frozen, known == "densities"), 4, disturbed=True)})
+    method = ALI(known=known)  # type: ignore[arg-type]
+
+    def draw() -> Tensor:
+        loss = method.losses(model, data.rsample(SIZE))["critic"].mean()
+        return gradient(loss, [model.critics["critic"].alpha])
+
+    found = batch_means(draw)
+    assert_close(found, torch.zeros_like(found[0]), "slope")
+
+
+# --- trap 8 -------------------------------------------------------------------------------------------------
+
+
+class Recorder(nn.Module):
+    """A critic that keeps what it is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[Tensor, Tensor]] = []
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        self.seen.append((x.detach(), z.detach()))
+        return torch.zeros(len(x))
+
+
+@pytest.mark.parametrize("batch", [2, 3, 7])
+def test_independent_means_independent(batch: int) -> None:
+    """The first pairs of f₁ and f₂ are matched, x with its own code; the second never are.
+
+    Encoder and decoder are the identity with a noise of 1e-3, so a pair is matched if and only if x ≈ z; two
+    independent standard normals of length 2 come so near with probability 1e-5.
+    """
+    model, _ = make()
+    for net in (model.encoder, model.decoder):
+        net.weight.data, net.bias.data = torch.eye(2), torch.zeros(2)
+        net.log_scale.data.fill_(-6.9)
+    model.critics = nn.ModuleDict({"f1": Recorder(), "f2": Recorder()})
+    ASVAE().losses(model, torch.randn(batch, 2))
+    for critic in model.critics.values():
+        matched = [[bool(ok) for ok in (x - z).abs().amax(1) < 0.01] for x, z in critic.seen]
+        assert matched == [[True] * batch, [False] * batch]
+
+
+def test_a_single_example_has_no_independent_partner() -> None:
+    """With a batch of one the 'other' would be itself: that must be refused, not trained on."""
+    from advae.errors import AdvaeError
+
+    case = CASES["asvae"]
+    model, data, _ = case.prepare(disturbed=False)
+    with pytest.raises(AdvaeError):
+        case.method.losses(model, data.rsample(1))
