@@ -59,6 +59,15 @@ def test_dynamic_binarisation_has_the_right_mean_at_every_level() -> None:
     assert ((x.mean(0) - p).abs() <= 5 * (p * (1 - p) / n).sqrt()).all()
 
 
+@pytest.mark.parametrize(("u", "on"), [(0.0, RAW > 0), (1 - 2.0**-24, RAW == 255)])
+def test_dynamic_binarisation_at_the_ends_of_u(
+    monkeypatch: pytest.MonkeyPatch, u: float, on: torch.Tensor
+) -> None:
+    """The least and the greatest float32 that ``torch.rand`` gives: black stays off, white on."""
+    monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.full(shape, u))
+    assert torch.equal(PROTOCOLS["binarise-dynamic"]().observe(RAW), on.float())
+
+
 def test_dynamic_binarisation_is_drawn_anew_and_seeded() -> None:
     protocol, raw = PROTOCOLS["binarise-dynamic"](), torch.full((1000,), 128, dtype=torch.uint8)
     assert not torch.equal(protocol.observe(raw), protocol.observe(raw))
@@ -159,11 +168,22 @@ def test_standardised_vectors_are_scaled_by_feature_and_constants_become_zero(tm
     x = data.protocol.observe(data.train.raw(range(len(data.train))))
     assert torch.allclose(x.mean(0), torch.zeros(3), atol=1e-3)  # float32: 1000 · 2⁻²⁴ / 50, and sums
     assert torch.allclose(x.std(0, correction=0), torch.tensor([1.0, 1.0, 0.0]), atol=1e-3)
+    shifted = data.train.raw([0]) + 1
+    assert abs(data.protocol.observe(shifted)[0, 2].item() - 1) < 1e-6  # and elsewhere in units of its own
     assert data.protocol.unit == "data units"
     assert torch.allclose(data.protocol.to_grey(x), data.train.raw(range(len(data.train))), rtol=1e-5)
     # From the training examples, not from all: the test split is not used.
     train = data.train.raw(range(len(data.train))).double()
     assert torch.allclose(torch.tensor(data.protocol.describe()["mean"]).double(), train.mean(0), rtol=1e-6)
+
+
+def test_moments_of_many_chunks_are_those_of_the_whole() -> None:
+    """Sorted values, so that each chunk has another mean."""
+    values = torch.arange(5000, dtype=torch.float32)[:, None] * torch.tensor([1.0, -3.0])
+    described = make_protocol("standardise", split(values)).describe()
+    for key, expected in (("mean", values.double().mean(0)), ("std", values.double().std(0, correction=0))):
+        # The description holds float32: 2⁻²⁴ of the value.
+        assert torch.allclose(torch.tensor(described[key]).double(), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("low", "high", "black", "white"), [(0, 1, 0, 1), (0, 255, 0, 255), (-3, 2, -3, 2)])

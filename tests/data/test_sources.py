@@ -244,7 +244,7 @@ def test_parquet_row_is_named(parquet: Callable[..., Path], tmp_path: Path) -> N
 def test_mixed_sizes_say_what_to_set(folder: Callable[..., Path], storage: str) -> None:
     files = {f"{i}.png": noise(1, 8, 8)[0] for i in range(9)} | {"odd.png": noise(1, 8, 6)[0]}
     root = folder(files)
-    with pytest.raises(DataError, match=r"8 × 6 \(1 images\)(.*\n)*.*data.image_size"):
+    with pytest.raises(DataError, match=r"8 × 8 \(9\), 8 × 6 \(1\)(.*\n)*.*data.image_size"):
         load(root, storage=storage)
     assert load(root, storage=storage, image_size=6).x_shape == (1, 6, 6)
 

@@ -97,6 +97,12 @@ def test_large_train_with_own_test_gives_its_last_ten_thousand() -> None:
     assert train.raw([0, 49_999])[:, 0].tolist() == [0, 49_999]
 
 
+def test_large_train_without_test_gives_a_tenth_and_then_ten_thousand() -> None:
+    assert [len(split) for split in cut(source(60_000), {})] == [44_000, LARGE_VALIDATION, 6_000]
+    assert [len(split) for split in cut(source(50_000, test=10), {})] == [40_000, LARGE_VALIDATION, 10]
+    assert [len(split) for split in cut(source(49_990, test=10), {})] == [44_991, 4_999, 10]
+
+
 def test_own_splits_are_kept_and_can_be_shortened() -> None:
     train, validation, test = cut(source(50, validation=20, test=30), {})
     assert (len(train), len(validation), len(test)) == (50, 20, 30)

@@ -7,12 +7,21 @@ from __future__ import annotations
 
 import argparse
 import re
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from advae.errors import ConfigError, nearest
 
 SPLITS = ("test", "validation", "train")
+WIDTH = 100  # of the help
+
+
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Examples line by line, and options in two columns."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=24, width=WIDTH)
 
 
 class Parser(argparse.ArgumentParser):
@@ -20,20 +29,29 @@ class Parser(argparse.ArgumentParser):
 
     Args:
         verb: its name.
-        description: what it does.
+        description: what it does, filled to the width of the help.
         examples: command lines, shown after the options.
+        usage: the arguments, after the verb.
         dotted: undotted names that are taken, besides all ``--a.b``, as overrides of a recipe; they are found
             in ``overrides`` of what :meth:`parse` returns. None takes no overrides.
     """
 
     def __init__(
-        self, verb: str, description: str, examples: str, *, dotted: Sequence[str] | None = None, **more: Any
+        self,
+        verb: str,
+        description: str,
+        examples: str,
+        *,
+        usage: str,
+        dotted: Sequence[str] | None = None,
+        **more: Any,
     ) -> None:
         super().__init__(
             prog=f"advae {verb}",
-            description=description,
+            usage=f"advae {verb} {usage}",
+            description=textwrap.fill(description, WIDTH),
             epilog=f"examples:\n{examples.rstrip()}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=Help,
             allow_abbrev=False,
             **more,
         )
@@ -80,7 +98,8 @@ class Parser(argparse.ArgumentParser):
 
     def _is_override(self, name: str) -> bool:
         dotted = re.fullmatch(r"--\w+(\.\w+)+", name) is not None
-        return dotted and name not in self._option_string_actions or name[2:] in (self.dotted or ())
+        own = name in self._option_string_actions
+        return (dotted and not own) or name[2:] in (self.dotted or ())
 
     def _known(self, name: str) -> None:
         known = list(self._option_string_actions)
@@ -121,35 +140,44 @@ def one_of(*names: str) -> Callable[[str], str]:
     return convert
 
 
-def add_output(parser: Parser, what: str = "the result") -> None:
+def add_run(parser: Parser, help: str = "a run directory") -> None:
+    """What to look at."""
+    parser.add_argument("run", metavar="RUN", help=help)
+
+
+def add_out(parser: Parser, stem: str, endings: str = ".png or .npz") -> None:
+    """``--out`` and ``--seed``."""
+    default = f"{stem}{endings.partition(' ')[0]} in the run's folder"
+    parser.add_argument("--out", metavar="FILE", help=f"{endings} (default: {default})")
+    parser.add_argument(
+        "--seed", metavar="N", type=seed, default=0, help="of every draw and choice (default: 0)"
+    )
+
+
+def add_output(parser: Parser, what: str = "the path written") -> None:
     """``--json`` and ``--quiet``."""
     parser.add_argument("--json", action="store_true", help=f"print {what} as JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress and no remarks")
 
 
+def add_allow(parser: Parser) -> None:
+    """``--allow``: whose code may run."""
+    text = "let models and recipes import classes from this package"
+    parser.add_argument("--allow", metavar="PACKAGE", action="append", default=[], help=text)
+
+
 def add_model(parser: Parser, *, data: bool = True) -> None:
     """What verbs that load a model need: where to work, whose code may run, where the data lie now."""
     parser.add_argument("--device", metavar="NAME", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument(
-        "--allow",
-        metavar="PACKAGE",
-        action="append",
-        default=[],
-        help="let the model import classes from this package (may be repeated)",
-    )
+    add_allow(parser)
     if data:
-        parser.add_argument(
-            "--data.source", metavar="PATH", dest="source", help="where the run's data lie now"
-        )
+        text = "where the run's data lie now"
+        parser.add_argument("--data.source", metavar="PATH", dest="source", help=text)
 
 
 def add_examples(parser: Parser) -> None:
     """Which observations to look at."""
-    parser.add_argument(
-        "--split", metavar="NAME", type=one_of(*SPLITS), help="test (default), validation or train"
-    )
-    parser.add_argument(
-        "--input",
-        metavar="PATH",
-        help="other data than the run's: a file, a folder, or a data set of the hub",
-    )
+    text = "test (default), validation or train"
+    parser.add_argument("--split", metavar="NAME", type=one_of(*SPLITS), help=text)
+    text = "other data than the run's: anything that data.source may be"
+    parser.add_argument("--input", metavar="PATH", help=text)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from advae.cli.base import Parser, add_output
+from advae.cli.base import Parser, add_allow, add_output
 from advae.cli.output import print_json, print_table
 from advae.cli.subject import allow_packages
 from advae.errors import ConfigError
+
+if TYPE_CHECKING:
+    from advae.report import Comparison
 
 EXAMPLES = """\
   advae compare runs/a runs/b
@@ -21,17 +25,16 @@ def parser() -> Parser:
     """Its arguments."""
     made = Parser(
         "compare",
-        "Put runs side by side: their estimates in one table, where only figures of one kind under one protocol\n"
-        "are compared, and a page with samples and curves. Runs need to have been evaluated.",
+        "Put runs side by side: their estimates in one table, where only figures of one kind under one"
+        " protocol are compared, and a page with samples and curves. Runs need to have been evaluated.",
         EXAMPLES,
+        usage="RUN RUN [RUN …] [--out DIR] [option …]",
     )
     made.add_argument("runs", metavar="RUN", nargs="+", help="run directories, two or more")
     made.add_argument(
         "--out", metavar="DIR", default="runs/compare", help="folder of the page (default: runs/compare)"
     )
-    made.add_argument(
-        "--allow", metavar="PACKAGE", action="append", default=[], help="let models import from it"
-    )
+    add_allow(made)
     add_output(made, "the table")
     return made
 
@@ -56,17 +59,16 @@ def run(args: argparse.Namespace) -> int:
 
         Console().print(result.table())
     else:
-        lines = [
-            [
-                line.name,
-                line.unit,
-                line.kinds,
-                *(f"{c.text}{' *' if c.best else ''}" if c else "—" for c in line.cells),
-            ]
-            + [line.differs]
-            for line in result.lines
-        ]
-        print_table(("estimate", "unit", "kind", *result.runs, "remark"), lines, right=result.runs)
+        _print_plain(result)
     if not args.quiet:
         print(f"page: {page}")
     return 0
+
+
+def _print_plain(result: Comparison) -> None:
+    """The table for a pipe; the best have a star."""
+    rows = []
+    for line in result.lines:
+        cells = [f"{cell.text}{' *' if cell.best else ''}" if cell else "—" for cell in line.cells]
+        rows.append([line.name, line.unit, line.kinds, *cells, line.differs])
+    print_table(("estimate", "unit", "kind", *result.runs, "remark"), rows, right=result.runs)

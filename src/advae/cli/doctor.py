@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from advae import __version__
 from advae.cli.base import Parser, add_output
 from advae.cli.output import print_json
 
@@ -49,8 +50,9 @@ def parser() -> Parser:
     """Its arguments."""
     made = Parser(
         "doctor",
-        "Check versions, devices and extras, and train a tiny model end to end. Exit code 1 if a check fails.",
+        "Check versions, devices and extras; train a tiny model end to end. Exit code 1 if a check fails.",
         EXAMPLES,
+        usage="[--json]",
     )
     add_output(made, "a list of {name, passed, detail}")
     return made
@@ -92,7 +94,9 @@ def _packages() -> Iterator[Finding]:
     from advae.training.environment import versions
 
     for name, version in versions().items():
-        if name != "python":
+        if name == "advae" and version == "missing":  # run from its sources, not installed
+            yield Finding(name, True, f"{__version__}, not installed: from {Path(__file__).parents[1]}")
+        elif name != "python":
             yield Finding(name, version != "missing", version)
 
 
@@ -108,9 +112,8 @@ def _bf16() -> Finding:
 
     if torch.cuda.is_available():
         there = torch.cuda.is_bf16_supported(including_emulation=False)
-        return Finding(
-            "bf16", True if there else None, "on the GPU" if there else "not on this GPU: use fp32"
-        )
+        detail = "on the GPU" if there else "not on this GPU: use fp32"
+        return Finding("bf16", True if there else None, detail)
     a = torch.randn(8, 8)
     with torch.autocast("cpu", torch.bfloat16):
         there = bool(torch.isfinite(a @ a).all())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from advae.cli.base import Parser, add_examples, add_model, add_output, seed
+from advae.cli.base import Parser, add_examples, add_model, add_out, add_output, add_run
 from advae.cli.output import target, write_npz, written
 from advae.cli.subject import open_examples, open_subject
 
@@ -18,16 +18,14 @@ def parser() -> Parser:
     """Its arguments."""
     made = Parser(
         "encode",
-        "Write the codes of observations, in their order: z, the mean of q(z|x), [N, d]; z_sample, a draw from\n"
-        "it, [N, d]; and labels [N] where there are any.",
+        "Write the codes of observations, in their order: z, the mean of q(z|x), [N, d]; z_sample, a draw"
+        " from it, [N, d]; and labels [N] where there are any.",
         EXAMPLES,
+        usage="RUN [--split NAME | --input PATH] [--out FILE] [option …]",
     )
-    made.add_argument(
-        "run", metavar="RUN", help="a run directory; with --input also a saved model or a hub id"
-    )
+    add_run(made, "a run directory; with --input also a saved model or a hub id")
     add_examples(made)
-    made.add_argument("--out", metavar="FILE", help="an .npz file (default: codes.npz in the run's folder)")
-    made.add_argument("--seed", metavar="N", type=seed, default=0, help="of all noise")
+    add_out(made, "codes", ".npz")
     add_model(made)
     add_output(made)
     return made

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from advae.cli.base import Parser, add_model, add_output, count, one_of, seed
+from advae.cli.base import SPLITS, Parser, add_model, add_output, add_run, count, one_of, seed
 from advae.cli.output import print_estimates, print_json, say
-from advae.cli.subject import SPLITS, allow_packages, run_data
+from advae.cli.subject import allow_packages, run_data
 
 EXAMPLES = """\
   advae evaluate runs/mine
@@ -18,21 +18,31 @@ def parser() -> Parser:
     """Its arguments."""
     made = Parser(
         "evaluate",
-        "Judge a run: reconstruction error in nats and in grey levels; ELBO and importance-weighted bound where\n"
-        "the encoder has a density; where it has none, the critic's adversarial estimate, which is not a bound.\n"
-        "Writes eval/estimates.json.",
+        "Judge a run: reconstruction error in nats and in grey levels; ELBO and importance-weighted bound"
+        " where the encoder has a density; where it has none, the critic's adversarial estimate, which is not"
+        " a bound. Writes eval/estimates.json.",
         EXAMPLES,
+        usage="RUN [--json] [option …]",
     )
-    made.add_argument("run", metavar="RUN", help="a run directory")
-    made.add_argument(
-        "--split", metavar="NAME", type=one_of(*SPLITS), default="test", help="test (default), …"
+    add_run(made)
+    add = made.add_argument
+    add(
+        "--split",
+        metavar="NAME",
+        type=one_of(*SPLITS),
+        default="test",
+        help="test (default), validation or train",
     )
-    made.add_argument(
-        "--importance", metavar="K", type=seed, default=64, help="codes an image of the bound; 0: none"
+    add(
+        "--importance",
+        metavar="K",
+        type=seed,
+        default=64,
+        help="codes an image of IWAE-K (64); 0 leaves it out",
     )
-    made.add_argument("--draws", metavar="N", type=count, default=16, help="codes an image of the ELBO")
-    made.add_argument("--limit", metavar="N", type=count, help="the first so many examples only")
-    made.add_argument("--seed", metavar="N", type=seed, default=0, help="of every draw")
+    add("--draws", metavar="N", type=count, default=16, help="codes an image of the ELBO (16)")
+    add("--limit", metavar="N", type=count, help="the first so many examples only")
+    add("--seed", metavar="N", type=seed, default=0, help="of every draw (default: 0)")
     add_model(made)
     add_output(made, "one object with a list of estimates")
     return made

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from advae.cli.base import Parser, add_examples, add_model, add_output, count, seed
+from advae.cli.base import Parser, add_examples, add_model, add_out, add_output, add_run, count
 from advae.cli.output import target, write_npz, write_sheet, written
 from advae.cli.subject import Examples, open_examples, open_subject
 from advae.errors import DataError
@@ -24,25 +24,17 @@ def parser() -> Parser:
     """Its arguments."""
     made = Parser(
         "interpolate",
-        "Decode the arcs between the codes of pairs of observations, of different classes where there are labels.\n"
-        "A .png has a path a row, between its two observations; an .npz holds paths and ends (as the model sees\n"
-        "observations), and values and end_values (in grey levels or the data's units).",
+        "Decode the arcs between the codes of pairs of observations, of different classes where there are"
+        " labels. A .png has a path a row, between its two observations; an .npz holds paths and ends (as the"
+        " model sees observations), values and end_values (in grey levels or the data's units) and index.",
         EXAMPLES,
+        usage="RUN [--pairs N] [--steps N] [--out FILE] [option …]",
     )
-    made.add_argument(
-        "run", metavar="RUN", help="a run directory; with --input also a saved model or a hub id"
-    )
+    add_run(made, "a run directory; with --input also a saved model or a hub id")
     made.add_argument("--pairs", metavar="N", type=count, default=8, help="how many pairs (default: 8)")
-    made.add_argument(
-        "--steps", metavar="N", type=count, default=10, help="how many points a path (default: 10)"
-    )
+    made.add_argument("--steps", metavar="N", type=count, default=10, help="points of a path (default: 10)")
     add_examples(made)
-    made.add_argument(
-        "--out", metavar="FILE", help=".png or .npz (default: interpolations.png in the run's folder)"
-    )
-    made.add_argument(
-        "--seed", metavar="N", type=seed, default=0, help="of the choice of pairs and all noise"
-    )
+    add_out(made, "interpolations")
     add_model(made)
     add_output(made)
     return made
@@ -72,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def chosen_pairs(examples: Examples, pairs: int, seed: int) -> NDArray[np.int64]:
-    """Places of pairs of examples ``[pairs, 2]``, those of different classes first; fewer if there are fewer."""
+    """Places of pairs of examples ``[pairs, 2]``, those of different classes first; fewer if need be."""
     order = examples.chosen(4 * pairs, seed)
     found = order[: len(order) // 2 * 2].reshape(-1, 2)
     if len(found) == 0:

@@ -113,8 +113,9 @@ def write_npz(path: Path, **arrays: Any) -> None:
     """Write tensors and arrays by name, whole or not at all."""
     import numpy as np
 
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **{name: np.asarray(array) for name, array in arrays.items()})
+    buffer, ready = io.BytesIO(), dict[str, Any]()
+    ready |= {name: np.asarray(array) for name, array in arrays.items()}
+    np.savez_compressed(buffer, **ready)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, buffer.getvalue())
 

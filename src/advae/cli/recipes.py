@@ -16,7 +16,7 @@ EXAMPLES = """\
 
 def parser() -> Parser:
     """Its arguments."""
-    made = Parser("recipes", "List the recipes that ship with advae.", EXAMPLES)
+    made = Parser("recipes", "List the recipes that ship with advae.", EXAMPLES, usage="[--json]")
     add_output(made, "a list of {name, method, data, published}")
     return made
 

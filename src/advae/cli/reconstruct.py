@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from advae.cli.base import Parser, add_examples, add_model, add_output, count, seed
+from advae.cli.base import Parser, add_examples, add_model, add_out, add_output, add_run, count
 from advae.cli.output import target, write_npz, write_sheet, written
 from advae.cli.subject import open_examples, open_subject
 
@@ -18,23 +18,17 @@ def parser() -> Parser:
     """Its arguments."""
     made = Parser(
         "reconstruct",
-        "Encode observations and decode the means of their codes. A .png shows pairs, originals above; an .npz\n"
-        "holds x and reconstruction (as the model sees them), values and reconstruction_values (in grey levels\n"
-        "or the data's units), index (their places in the split) and labels.",
+        "Encode observations and decode the means of their codes. A .png shows pairs, originals above; an"
+        " .npz holds x and reconstruction (as the model sees them), values and reconstruction_values (in grey"
+        " levels or the data's units), index (their places in the split) and labels.",
         EXAMPLES,
+        usage="RUN [-n N] [--split NAME | --input PATH] [--out FILE] [option …]",
     )
-    made.add_argument(
-        "run", metavar="RUN", help="a run directory; with --input also a saved model or a hub id"
-    )
+    add_run(made, "a run directory; with --input also a saved model or a hub id")
     made.add_argument("-n", metavar="N", type=count, default=32, help="how many (default: 32)")
     add_examples(made)
     made.add_argument("--draw", action="store_true", help="decode a draw from q(z|x) instead of its mean")
-    made.add_argument(
-        "--out", metavar="FILE", help=".png or .npz (default: reconstructions.png in the run's folder)"
-    )
-    made.add_argument(
-        "--seed", metavar="N", type=seed, default=0, help="of the choice of observations and all noise"
-    )
+    add_out(made, "reconstructions")
     add_model(made)
     add_output(made)
     return made

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from advae.cli.base import Parser, add_model, add_output
+from advae.cli.base import Parser, add_model, add_output, add_run
 from advae.cli.output import written
 from advae.cli.subject import allow_packages, run_data
 
@@ -19,8 +19,9 @@ def parser() -> Parser:
         "report",
         "Write report.html and figures/*.png of a run from what it holds: metrics, model and estimates.",
         EXAMPLES,
+        usage="RUN [option …]",
     )
-    made.add_argument("run", metavar="RUN", help="a run directory")
+    add_run(made)
     add_model(made)
     add_output(made)
     return made

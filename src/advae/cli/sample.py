@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 
-from advae.cli.base import Parser, add_model, add_output, count, seed
+from advae.cli.base import Parser, add_model, add_out, add_output, add_run, count
 from advae.cli.output import target, write_npz, write_sheet, written
 from advae.cli.subject import open_subject
 
@@ -19,15 +19,15 @@ def parser() -> Parser:
     """Its arguments."""
     made = Parser(
         "sample",
-        "Draw codes from the prior and decode them. A .png is a sheet of images; an .npz holds x (as the model\n"
-        "sees observations), values (the same in grey levels or the data's units) and seed.",
+        "Draw codes from the prior and decode them. A .png is a sheet of images; an .npz holds x (as the"
+        " model sees observations), values (the same in grey levels or the data's units) and the seed.",
         EXAMPLES,
+        usage="RUN [-n N] [--out FILE] [option …]",
     )
-    made.add_argument("run", metavar="RUN", help="a run directory, a saved model, or a hub id")
+    add_run(made, "a run directory, a saved model, or a hub id")
     made.add_argument("-n", metavar="N", type=count, default=64, help="how many (default: 64)")
     made.add_argument("--draw", action="store_true", help="draw from p(x|z) instead of showing its mean")
-    made.add_argument("--out", metavar="FILE", help=".png or .npz (default: samples.png in the run's folder)")
-    made.add_argument("--seed", metavar="N", type=seed, default=0, help="the same seed, the same samples")
+    add_out(made, "samples")
     add_model(made, data=False)
     add_output(made)
     return made

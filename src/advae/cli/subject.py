@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from advae.model import LatentModel
     from advae.run import Run
 
-SPLITS = ("test", "validation", "train")
-
 
 def allow_packages(packages: Iterable[str]) -> None:
     """Let recipes and models import classes from these packages, which may lie in the current directory."""
@@ -97,7 +95,7 @@ def _only_if_model(path: Path) -> None:
     if path.exists() and not (path / CONFIG).is_file():
         raise CheckpointError("this is neither a run directory nor a saved model", given=path)
     parent = path.parent
-    if not path.exists() and (parent != Path() and parent.is_dir() or not is_hub_id(str(path))):
+    if not path.exists() and ((parent != Path() and parent.is_dir()) or not is_hub_id(str(path))):
         beside = sorted(found.name for found in parent.iterdir() if found.is_dir()) if parent.is_dir() else []
         hint = nearest(path.name, beside[:20]) if beside else "a run is made by: advae train RECIPE"
         raise CheckpointError("there is no such run directory", given=path, remedy=hint)

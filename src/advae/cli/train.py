@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advae.cli.base import Parser, add_output, seed
+from advae.cli.base import Parser, add_allow, add_output, seed
 from advae.cli.output import print_estimates, print_facts, print_json, say
 from advae.cli.subject import allow_packages
 from advae.errors import CheckpointError, ConfigError
@@ -34,42 +34,27 @@ def parser() -> Parser:
     """Its arguments."""
     made = Parser(
         "train",
-        "Train a recipe. Any option of it can be given as --section.option VALUE; with a recipe,\n"
-        "--help lists all of them. A component is chosen by name or import path (--model.encoder conv).",
+        "Train a recipe. Any option of it can be given as --section.option VALUE; with a recipe, --help lists"
+        " all of them. A component is chosen by its name or import path (--model.encoder conv).",
         EXAMPLES,
+        usage="(RECIPE | --config FILE | --resume RUN) [--section.option VALUE …] [option …]",
         dotted=UNDOTTED,
         add_help=False,
-        usage="advae train (RECIPE | --config FILE | --resume RUN) [--section.option VALUE …] [option …]",
-    )
-    made.add_argument("recipe", metavar="RECIPE", nargs="?", help="a name from advae recipes, or a YAML file")
-    made.add_argument(
-        "--config", metavar="FILE", help="a recipe of your own, in YAML; any run's config.yaml is one"
-    )
-    made.add_argument("--resume", metavar="RUN", help="go on with a run from its last checkpoint")
-    made.add_argument("--out", metavar="DIR", help="run directory (default: runs/RECIPE/DATE-TIME-sSEED)")
-    made.add_argument("--seed", metavar="N", type=seed, help="of everything random")
-    made.add_argument("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N")
-    made.add_argument(
-        "--no-report", action="store_true", help="neither evaluate the run nor write its report"
-    )
-    made.add_argument(
-        "--print-config", action="store_true", help="print the resolved configuration as YAML, and end"
-    )
-    made.add_argument(
-        "--dry-run", action="store_true", help="check data and networks, say what would be done, and end"
-    )
-    made.add_argument(
-        "--allow",
-        metavar="PACKAGE",
-        action="append",
-        default=[],
-        help="let a recipe import classes from this package",
-    )
-    add_output(made, "where everything lies and the estimates")
-    made.add_argument(
-        "-h", "--help", action="store_true", help="show this help, and with RECIPE every option of it"
     )
     made.hints = _hints()
+    add = made.add_argument
+    add("recipe", metavar="RECIPE", nargs="?", help="a name from advae recipes, or a YAML file")
+    add("--config", metavar="FILE", help="a recipe of your own, in YAML; the config.yaml of any run is one")
+    add("--resume", metavar="RUN", help="go on with a run from its last checkpoint")
+    add("--out", metavar="DIR", help="run directory (default: runs/RECIPE/DATE-TIME-sSEED)")
+    add("--seed", metavar="N", type=seed, help="of everything random")
+    add("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N")
+    add("--no-report", action="store_true", help="neither evaluate the run nor write its report")
+    add("--print-config", action="store_true", help="print the resolved configuration as YAML, and end")
+    add("--dry-run", action="store_true", help="check data and networks, say what would be done, and end")
+    add_allow(made)
+    add_output(made, "where everything lies and the estimates")
+    add("-h", "--help", action="store_true", help="show this help, and with RECIPE every option of it")
     return made
 
 
@@ -97,7 +82,12 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         return _dry_run(config, args)
     done = _trained(config, overrides, args)
-    result = {"run": str(done.path), "model": str(done.path / "model"), "report": None, "estimates": []}
+    result: dict[str, Any] = {
+        "run": str(done.path),
+        "model": str(done.path / "model"),
+        "report": None,
+        "estimates": [],
+    }
     if not args.no_report:
         result |= _judged(done, args)
     _finish(result, args)
@@ -125,9 +115,7 @@ def _source(args: argparse.Namespace) -> Any:
     from advae.run import Run
 
     if args.out is not None:
-        raise ConfigError(
-            "a run goes on in its own folder", given=f"--out {args.out}", remedy="leave --out out"
-        )
+        raise ConfigError("a run goes on in its own folder", given=f"--out {args.out}", remedy="omit --out")
     return Run.open(args.resume).config
 
 

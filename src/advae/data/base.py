@@ -62,10 +62,10 @@ class Problems:
                 remedy="remove or replace these images",
             )
         if len(self.sizes) > 1:
-            common = ", ".join(f"{size} ({count} images)" for size, count in self.sizes.most_common(4))
+            common = ", ".join(f"{size} ({count})" for size, count in self.sizes.most_common(4))
             raise DataError(
                 f"the images have {len(self.sizes)} different sizes",
-                given=f"height × width: {common}",
+                given=f"height × width (images): {common}",
                 expected="one size",
                 remedy="set data.image_size, e.g. --data.image_size 64, to resize and crop them",
             )
