@@ -277,4 +277,4 @@ def test_layers_are_let_through_and_a_ring_is_seen(tmp_path: Path) -> None:
 
 def test_a_base_file_on_a_leaf_is_seen(tmp_path: Path) -> None:
     found = violations(written(tmp_path, {**HONEST, "methods/base.py": "from .vae import VAE\n"}))
-    assert "methods/base.py:1: methods/base.py imports its neighbour methods/vae" in found
+    assert any("methods/base.py imports its neighbour methods/vae" in line for line in found)

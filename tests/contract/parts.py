@@ -1,0 +1,117 @@
+"""Small models of every registered kind, for tests that run over the registries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from advae.distributions import HEADS
+from advae.errors import ConfigError
+from advae.methods import METHODS, Method
+from advae.model import LatentModel, build_model
+from advae.networks import CRITICS, NETWORKS
+
+SMALL: dict[str, Any] = {
+    "hidden": [7],
+    "channels": [3, 4],
+    "z_hidden": [5],
+    "features": 6,
+    "functions": 3,
+    "moment_samples": 16,
+}
+"""Values for options of these names wherever a class has them; what it has not is left out."""
+
+NOISE = 2  # of heads that take noise
+
+
+def spec(registry: Any, name: str, **options: Any) -> dict[str, Any]:
+    """A component by name with small options."""
+    known = registry.options(registry.find(name))
+    small = {key: value for key, value in SMALL.items() if key in known}
+    if registry is HEADS and "noise" in known:
+        small["noise"] = NOISE
+    return {"name": name, **small, **options}
+
+
+def heads() -> list[str]:
+    """Registered heads but the one for a user's own network."""
+    return [name for name in HEADS.names() if name != "own"]
+
+
+def network(name: str, in_shape: Sequence[int], out_shape: Sequence[int], **options: Any) -> Any:
+    """A network, or None where it is not made for such shapes and says so."""
+    noise = options.pop("noise", 0)
+    try:
+        return NETWORKS.build(
+            spec(NETWORKS, name, **options), in_shape=tuple(in_shape), out_shape=tuple(out_shape), noise=noise
+        )
+    except ConfigError:
+        return None
+
+
+def critic(name: str, x_shape: Sequence[int], z_shape: Sequence[int], **options: Any) -> Any:
+    """A critic, or None where it is not made for such shapes and says so."""
+    try:
+        return CRITICS.build(spec(CRITICS, name, **options), x_shape=tuple(x_shape), z_shape=tuple(z_shape))
+    except ConfigError:
+        return None
+
+
+def model(
+    method: Method,
+    posterior: str = "normal",
+    likelihood: str = "normal",
+    critic: str = "concat",
+    x_shape: Sequence[int] = (1, 4, 5),
+    latent: int = 2,
+    **options: Any,
+) -> LatentModel | None:
+    """A small model, or None if the method says that it cannot use such parts."""
+    built = build_model(
+        {
+            "latent": latent,
+            "encoder": spec(NETWORKS, "mlp", **options),
+            "posterior": spec(HEADS, posterior),
+            "decoder": spec(NETWORKS, "mlp", **options),
+            "likelihood": spec(HEADS, likelihood),
+            "critic": spec(CRITICS, critic),
+        },
+        x_shape,
+        method.critics,
+    )
+    try:
+        method.check(built)
+        method.losses(built, observations(built, 2))
+    except ConfigError:
+        return None
+    return built
+
+
+def observations(model: LatentModel, n: int) -> Tensor:
+    """Numbers that every likelihood can score."""
+    return torch.randint(0, 2, (n, *model.x_shape)).float() * 0.998 + 0.001
+
+
+def methods() -> list[str]:
+    """Registered methods."""
+    return METHODS.names()
+
+
+def combinations() -> list[tuple[str, str, str]]:
+    """Every (method, posterior, likelihood) that the method accepts."""
+    found = []
+    with torch.random.fork_rng(devices=[]):
+        for name in methods():
+            for posterior in heads():
+                found += [
+                    (name, posterior, likelihood)
+                    for likelihood in heads()
+                    if HEADS.find(posterior).support == "real"
+                    and HEADS.find(likelihood).values is not None
+                    and likelihood != "noise-basis"
+                    and model(METHODS.build({"name": name}), posterior, likelihood) is not None
+                ]
+    return found

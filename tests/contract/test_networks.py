@@ -1,0 +1,125 @@
+"""What holds for every network and critic."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from contract import parts
+from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
+
+from advae.networks import CRITICS, NETWORKS
+
+SHAPES: list[tuple[int, ...]] = [(1, 7, 9), (3, 8, 8), (5, 5, 4), (1, 1, 1), (6,), (1,), (2, 3)]
+B = 3
+
+every_network = pytest.mark.parametrize("name", NETWORKS.names())
+every_critic = pytest.mark.parametrize("name", CRITICS.names())
+every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
+
+
+@every_network
+@every_shape
+@pytest.mark.parametrize("noise", [0, 2])
+def test_encoders_and_decoders_of_any_size(name: str, shape: tuple[int, ...], noise: int) -> None:
+    """From x to values of z and back, for what the network accepts; images of odd sizes are among it."""
+    for in_shape, out_shape in ((shape, (2, 3)), ((3,), (2, *shape))):
+        net = parts.network(name, in_shape, out_shape, noise=noise)
+        if net is not None:
+            out = net(torch.randn(B, *in_shape), *([torch.randn(B, noise)] if noise else []))
+            assert out.shape == (B, *out_shape)
+            assert bool(torch.isfinite(out).all())
+            assert repr(net)
+
+
+@every_network
+def test_every_network_accepts_odd_images_one_way(name: str) -> None:
+    assert parts.network(name, (1, 7, 9), (2, 3)) or parts.network(name, (3,), (2, 1, 7, 9))
+
+
+@every_critic
+@every_shape
+def test_critics_of_any_size(name: str, shape: tuple[int, ...]) -> None:
+    critic = parts.critic(name, shape, (3,))
+    if critic is None:
+        assert len(shape) < 3, "a critic must take images"
+        return
+    T = critic(torch.randn(B, *shape), torch.randn(B, 3))
+    assert T.shape == (B,)
+    assert bool(torch.isfinite(T).all())
+    assert repr(critic)
+
+
+@every_critic
+@pytest.mark.parametrize("training", [True, False])
+def test_a_critics_answer_for_a_pair_does_not_depend_on_the_others(name: str, training: bool) -> None:
+    """Trap 9: P and Q must not be told apart by the batch they come in."""
+    critic = parts.critic(name, (1, 5, 6), (3,)).train(training)
+    x, z = torch.randn(B, 1, 5, 6), torch.randn(B, 3)
+    together = critic(x, z)
+    alone = torch.cat([critic(x[i : i + 1], z[i : i + 1]) for i in range(B)])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+    assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in critic.modules())
+
+
+@every_critic
+def test_a_critic_sees_both_of_its_arguments(name: str) -> None:
+    critic = parts.critic(name, (1, 5, 6), (3,))
+    x, z = torch.randn(B, 1, 5, 6, requires_grad=True), torch.randn(B, 3, requires_grad=True)
+    grads = torch.autograd.grad(critic(x, z).sum(), [x, z])
+    assert all(bool((g.flatten(1).abs().sum(1) > 0).all()) for g in grads)
+
+
+def everything() -> list[Any]:
+    shapes: dict[str, tuple[Any, ...]] = {"network": ((1, 7, 9), (2, 3)), "up": ((3,), (2, 1, 7, 9))}
+    nets = [(NETWORKS, name, parts.network, kind) for name in NETWORKS.names() for kind in shapes.values()]
+    critics = [(CRITICS, name, parts.critic, ((1, 7, 9), (3,))) for name in CRITICS.names()]
+    return [n for n in nets + critics if n[2](n[1], *n[3]) is not None]
+
+
+@pytest.mark.parametrize(("registry", "name", "make", "shapes"), everything())
+def test_dropout_and_norms_are_active_when_asked_for(registry: Any, name: str, make: Any, shapes: Any) -> None:
+    known = registry.options(registry.find(name))
+    if "dropout" in known:
+        for probability in (0.0, 0.4):
+            net = make(name, *shapes, dropout=probability)
+            found = [m.p for m in net.modules() if isinstance(m, nn.Dropout)]
+            assert found == [probability] * len(found) and bool(found) == bool(probability)
+    if "spectral_norm" in known:
+        for on in (False, True):
+            net = make(name, *shapes, spectral_norm=on)
+            weighted = [m for m in net.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+            assert [is_parametrized(m, "weight") for m in weighted] == [on] * len(weighted)
+    if "batch_norm" in known:
+        net = make(name, *shapes, batch_norm=True)
+        assert any(isinstance(m, nn.BatchNorm2d) for m in net.modules())
+
+
+@pytest.mark.parametrize(("registry", "name", "make", "shapes"), everything())
+def test_networks_start_by_xavier(registry: Any, name: str, make: Any, shapes: Any) -> None:
+    """Uniform within Glorot's bound and with its variance, zero biases; but last layers made to start near zero."""
+    net = make(name, *shapes, **({"hidden": [64, 64]} if "hidden" in registry.options(registry.find(name)) else {}))
+    wide = 0
+    for layer in net.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            w = layer.weight.detach()
+            assert layer.bias is None or bool((layer.bias == 0).all())
+            fan_in, fan_out = nn.init._calculate_fan_in_and_fan_out(w)
+            bound = (6 / (fan_in + fan_out)) ** 0.5
+            assert w.abs().max() <= bound
+            if w.numel() > 2000:  # the variance of so many uniform numbers is known to 5% (two standard errors)
+                ratio = float(w.var() / (bound**2 / 3))
+                assert abs(ratio - 1) < 0.1 or ratio < 1e-6
+                wide += abs(ratio - 1) < 0.1
+    assert wide
+
+
+@pytest.mark.parametrize(("registry", "name", "make", "shapes"), everything())
+def test_same_seed_same_weights(registry: Any, name: str, make: Any, shapes: Any) -> None:
+    def weights(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return torch.cat([p.detach().flatten() for p in make(name, *shapes).parameters()])
+
+    assert torch.equal(weights(0), weights(0)) and not torch.equal(weights(0), weights(1))
