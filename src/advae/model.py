@@ -86,7 +86,9 @@ class LatentModel(nn.Module):
                 "observations have the wrong shape",
                 given=list(x.shape),
                 expected=["B", *self.x_shape],
-                remedy="a single observation needs a batch axis: x[None]" if x.dim() == len(self.x_shape) else None,
+                remedy="a single observation needs a batch axis: x[None]"
+                if x.dim() == len(self.x_shape)
+                else None,
             )
         return self.encoder(x)
 
@@ -184,7 +186,9 @@ class LatentModel(nn.Module):
         try:
             model = build_model(config["spec"], config["x_shape"], config["critics"], config["info"])
         except (KeyError, TypeError) as error:
-            raise CheckpointError("the model's config.json was edited or is incomplete", given=error) from None
+            raise CheckpointError(
+                "the model's config.json was edited or is incomplete", given=error
+            ) from None
         load_weights(model, path / WEIGHTS)
         return model.to(device).eval()
 

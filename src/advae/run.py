@@ -1,14 +1,14 @@
 """A run directory: what one training left behind, and how to read it.
 
-    config.yaml     the resolved configuration; trains again as it stands
-    command.txt     the command that was given
-    env.json        versions, device, checksum of the data
-    metrics.jsonl   one flat object a line; the same as metrics.csv
-    samples/        sheets of samples as training went on
-    checkpoints/    last, best, and every N steps: for resuming
-    model/          the averaged model, for use
-    eval/           estimates
-    figures/, report.html
+config.yaml     the resolved configuration; trains again as it stands
+command.txt     the command that was given
+env.json        versions, device, checksum of the data
+metrics.jsonl   one flat object a line; the same as metrics.csv
+samples/        sheets of samples as training went on
+checkpoints/    last, best, and every N steps: for resuming
+model/          the averaged model, for use
+eval/           estimates
+figures/, report.html
 """
 
 from __future__ import annotations

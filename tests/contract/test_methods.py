@@ -28,7 +28,9 @@ every_method = pytest.mark.parametrize("name", METHODS.names())
 every_combination = pytest.mark.parametrize(("name", "posterior", "likelihood"), COMBINATIONS)
 
 
-def build(name: str, posterior: str = "", likelihood: str = "", **options: Any) -> tuple[Method, LatentModel, Tensor]:
+def build(
+    name: str, posterior: str = "", likelihood: str = "", **options: Any
+) -> tuple[Method, LatentModel, Tensor]:
     """A method with a small model that suits it, and a batch."""
     method = METHODS.build({"name": name})
     if not posterior:
@@ -131,7 +133,11 @@ def test_options(name: str) -> None:
         if model is not None:
             losses = method.losses(model, parts.observations(model, B))
             assert all(bool(torch.isfinite(v).all()) for v in losses.values()), method
-            assert "kl" in losses.report or "reconstruction" in losses.report or "critic/accuracy" in losses.report
+            assert (
+                "kl" in losses.report
+                or "reconstruction" in losses.report
+                or "critic/accuracy" in losses.report
+            )
     with pytest.raises(ConfigError, match="critic_steps"):
         METHODS.build({"name": name, "critic_steps": 0})
     assert METHODS.find(name).paper and METHODS.find(name).__doc__
@@ -185,7 +191,9 @@ def test_same_seed_same_losses_other_seed_others(name: str) -> None:
 
 
 @every_combination
-def test_saved_and_loaded_is_the_same_model(name: str, posterior: str, likelihood: str, tmp_path: Path) -> None:
+def test_saved_and_loaded_is_the_same_model(
+    name: str, posterior: str, likelihood: str, tmp_path: Path
+) -> None:
     method, model, x = build(name, posterior, likelihood)
     model.info = {"recipe": "none", "step": 3, "method": method.spec()}
     for p in model.parameters():
@@ -199,7 +207,13 @@ def test_saved_and_loaded_is_the_same_model(name: str, posterior: str, likelihoo
     def outputs(m: LatentModel) -> list[Tensor]:
         torch.manual_seed(1)
         z = m.encode(x).rsample()
-        made = [z, m.decode(z).sample(), m.sample(3, seed=2), m.reconstruct(x, seed=3), m.interpolate(x[0], x[1], 4)]
+        made = [
+            z,
+            m.decode(z).sample(),
+            m.sample(3, seed=2),
+            m.reconstruct(x, seed=3),
+            m.interpolate(x[0], x[1], 4),
+        ]
         return [*made, *[critic(x, z) for critic in m.critics.values()], *method.losses(m, x).values()]
 
     for mine, theirs in zip(outputs(model), outputs(again), strict=True):
@@ -252,7 +266,9 @@ def test_metrics_are_means_over_all_batches_of_a_step(name: str, order: str) -> 
     method = replace(METHODS.build({"name": name}), order=order, critic_steps=3)
     model = parts.model(method, *next((p, l) for n, p, l in COMBINATIONS if n == name))
     assert model is not None
-    step = Step(Fabric(accelerator="cpu", devices=1), model, method, TrainOptions(rate=1e-12, critic_rate=1e-12))
+    step = Step(
+        Fabric(accelerator="cpu", devices=1), model, method, TrainOptions(rate=1e-12, critic_rate=1e-12)
+    )
     for number in range(2):
         step(number, lambda i: parts.observations(model, B))
     metrics = step.read_metrics()

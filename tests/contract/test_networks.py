@@ -80,7 +80,9 @@ def everything() -> list[Any]:
 
 
 @pytest.mark.parametrize(("registry", "name", "make", "shapes"), everything())
-def test_dropout_and_norms_are_active_when_asked_for(registry: Any, name: str, make: Any, shapes: Any) -> None:
+def test_dropout_and_norms_are_active_when_asked_for(
+    registry: Any, name: str, make: Any, shapes: Any
+) -> None:
     known = registry.options(registry.find(name))
     if "dropout" in known:
         for probability in (0.0, 0.4):
@@ -100,7 +102,9 @@ def test_dropout_and_norms_are_active_when_asked_for(registry: Any, name: str, m
 @pytest.mark.parametrize(("registry", "name", "make", "shapes"), everything())
 def test_networks_start_by_xavier(registry: Any, name: str, make: Any, shapes: Any) -> None:
     """Uniform within Glorot's bound and with its variance, zero biases; but last layers made to start near zero."""
-    net = make(name, *shapes, **({"hidden": [64, 64]} if "hidden" in registry.options(registry.find(name)) else {}))
+    net = make(
+        name, *shapes, **({"hidden": [64, 64]} if "hidden" in registry.options(registry.find(name)) else {})
+    )
     wide = 0
     for layer in net.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
@@ -109,7 +113,9 @@ def test_networks_start_by_xavier(registry: Any, name: str, make: Any, shapes: A
             fan_in, fan_out = nn.init._calculate_fan_in_and_fan_out(w)
             bound = (6 / (fan_in + fan_out)) ** 0.5
             assert w.abs().max() <= bound
-            if w.numel() > 2000:  # the variance of so many uniform numbers is known to 5% (two standard errors)
+            if (
+                w.numel() > 2000
+            ):  # the variance of so many uniform numbers is known to 5% (two standard errors)
                 ratio = float(w.var() / (bound**2 / 3))
                 assert abs(ratio - 1) < 0.1 or ratio < 1e-6
                 wide += abs(ratio - 1) < 0.1

@@ -42,9 +42,7 @@ class Gauss:
         shift = other.mean - self.mean
         inverse = torch.linalg.inv(other.cov)
         trace, square = torch.trace(inverse @ self.cov), shift @ inverse @ shift
-        return 0.5 * (
-            trace + square - len(shift) + torch.logdet(other.cov) - torch.logdet(self.cov)
-        )
+        return 0.5 * (trace + square - len(shift) + torch.logdet(other.cov) - torch.logdet(self.cov))
 
     def entropy(self) -> Tensor:
         """In nats."""
@@ -108,7 +106,9 @@ class Exact(nn.Module):
         disturbed: add ``Σ_k α_k g_k(x, z)`` with ``α = 0``, of all monomials of the pair up to degree two.
     """
 
-    def __init__(self, function: Callable[[Tensor, Tensor], Tensor], size: int, disturbed: bool = False) -> None:
+    def __init__(
+        self, function: Callable[[Tensor, Tensor], Tensor], size: int, disturbed: bool = False
+    ) -> None:
         super().__init__()
         self.function = function
         count = 1 + size + size * (size + 1) // 2

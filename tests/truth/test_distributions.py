@@ -111,7 +111,9 @@ def test_normal_kl_in_closed_form() -> None:
 
 def test_bernoulli_probabilities_sum_to_one() -> None:
     p = Bernoulli(torch.randn(2, 2, 3, dtype=torch.float64) * 3)
-    every = torch.tensor(list(itertools.product([0.0, 1.0], repeat=6)), dtype=torch.float64).reshape(64, 1, 2, 3)
+    every = torch.tensor(list(itertools.product([0.0, 1.0], repeat=6)), dtype=torch.float64).reshape(
+        64, 1, 2, 3
+    )
     total = p.log_prob(every.expand(64, 2, 2, 3)).exp().sum(0)
     torch.testing.assert_close(total, torch.ones(2, dtype=torch.float64), atol=1e-12, rtol=0)
 
@@ -159,7 +161,9 @@ def test_the_256_probabilities_sum_to_one(mu: float, sigma: float, dtype: torch.
     At σ = 10 the bin is 4e-4 wide, so single precision leaves 6e-8 / 4e-4 = 2e-4 of each inner bin, whose sum is 4% of
     the whole: 1e-5 (2e-14 in double).
     """
-    p = DiscretisedNormal(torch.full((1, 1), mu, dtype=dtype), torch.full((1, 1), math.log(sigma), dtype=dtype))
+    p = DiscretisedNormal(
+        torch.full((1, 1), mu, dtype=dtype), torch.full((1, 1), math.log(sigma), dtype=dtype)
+    )
     total = p.log_prob(LEVELS.to(dtype).reshape(256, 1, 1)).exp().sum()
     assert abs(float(total) - 1) < (2e-5 if dtype == torch.float32 else 1e-12)
 
@@ -213,7 +217,7 @@ def test_discretised_samples_follow_its_probabilities() -> None:
 @pytest.mark.parametrize("scale", [0.01, 0.1, 0.5, 1.0, 3.0])
 @pytest.mark.parametrize("variance", ["fixed", "shared", "pixel"])
 def test_the_scale_that_was_asked_for_is_the_one_that_is_used(variance: str, scale: float) -> None:
-    """"the standard deviation that training starts from, or stays at": to rounding."""
+    """ "the standard deviation that training starts from, or stays at": to rounding."""
     options: dict[str, Any] = {"variance": variance, "scale": scale}
     head = NormalHead((2,), **options)
     p = head(lambda inputs: torch.zeros(3, head.values, 2), torch.zeros(3, 1))
@@ -339,7 +343,9 @@ def test_moments_of_an_implicit_distribution() -> None:
     def draw() -> Tensor:
         q = Implicit(sampler, B, (D,), 64)
         mean, variance = q.moments()
-        return torch.cat([mean.flatten(), variance.flatten(), upper(q.moments(full=True)[1]), q.mean.flatten()])
+        return torch.cat(
+            [mean.flatten(), variance.flatten(), upper(q.moments(full=True)[1]), q.mean.flatten()]
+        )
 
     cov = L @ L.transpose(1, 2)
     exact = [mu.flatten(), cov.diagonal(dim1=1, dim2=2).flatten(), upper(cov), mu.flatten()]

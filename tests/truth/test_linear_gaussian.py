@@ -191,7 +191,9 @@ CASES = {
         correlated=True,
         kl_weight=0.3,
     ),
-    "asvae-r, known densities": Case(ASVAEr(known="densities"), f1(True), asvae_r_value, negative_elbo, negative_elbo),
+    "asvae-r, known densities": Case(
+        ASVAEr(known="densities"), f1(True), asvae_r_value, negative_elbo, negative_elbo
+    ),
     "asvae-r, known none": Case(ASVAEr(known="none"), f1(False), asvae_r_value, negative_elbo, negative_elbo),
     "asvae-g, known densities": Case(ASVAEg(known="densities"), f2(True), asvae_g_value, joint_kl, sleep),
     "asvae-g, known none": Case(ASVAEg(known="none"), f2(False), asvae_g_value, joint_kl, sleep),
@@ -268,7 +270,9 @@ def test_the_adversarial_estimate_of_the_kl_has_all_its_constants() -> None:
     for contrast in ("prior", "diagonal", "full"):
         case = CASES[f"avb {contrast}, known densities"]
         model, data, truth = case.prepare(disturbed=False)
-        found = batch_means(lambda m=model, d=data, c=case: c.method.losses(m, d.rsample(SIZE)).report["kl"].mean()[None])
+        found = batch_means(
+            lambda m=model, d=data, c=case: c.method.losses(m, d.rsample(SIZE)).report["kl"].mean()[None]
+        )
         assert_close(found, truth.kl()[None].detach(), contrast)
 
 
@@ -334,7 +338,9 @@ def test_ali_at_its_optimal_critic(generator: str, known: str) -> None:
 def test_ali_critic_is_stationary(known: str) -> None:
     model, data = make()
     frozen = Truth(model, data).frozen()
-    model.critics = nn.ModuleDict({"critic": Exact(ali_residual(frozen, known == "densities"), 4, disturbed=True)})
+    model.critics = nn.ModuleDict(
+        {"critic": Exact(ali_residual(frozen, known == "densities"), 4, disturbed=True)}
+    )
     method = ALI(known=known)  # type: ignore[arg-type]
 
     def draw() -> Tensor:

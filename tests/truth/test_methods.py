@@ -70,7 +70,7 @@ def test_standardised_codes_are_standard(full: bool) -> None:
 def test_gradients_flow_through_the_code_alone(full: bool) -> None:
     """μ and σ are constants: no gradient reaches the encoder but by z."""
     q = correlated(requires_grad=True)
-    z = torch.randn(4, 3, requires_grad=True)
+    z = torch.randn(4, 3, requires_grad=True)  # as drawn, but cut from the encoder
     z_bar, log_r = standardise(q, z, full)
     got = torch.autograd.grad(z_bar.sum() + log_r.sum(), [z, q.mean, q.L], allow_unused=True)
     assert got[0] is not None and got[1] is None and got[2] is None
@@ -92,7 +92,10 @@ def normal_model() -> LatentModel:
     class Constant(nn.Module):
         def __init__(self, d: int) -> None:
             super().__init__()
-            self.mean, self.log_scale = nn.Parameter(torch.full((d,), 0.4)), nn.Parameter(torch.full((d,), -0.3))
+            self.mean, self.log_scale = (
+                nn.Parameter(torch.full((d,), 0.4)),
+                nn.Parameter(torch.full((d,), -0.3)),
+            )
 
         def forward(self, inputs: torch.Tensor) -> Normal:
             return Normal(self.mean.expand(len(inputs), -1), self.log_scale)
@@ -107,7 +110,9 @@ def test_beta_warm_up_and_free_bits_weigh_the_kl_alone() -> None:
     reconstruction = plain.report["reconstruction"]
     torch.testing.assert_close(plain["model"], reconstruction + kl)
     torch.testing.assert_close(VAE(beta=3).losses(model, x)["model"], reconstruction + 3 * kl)
-    torch.testing.assert_close(VAE(beta=3).losses(model, x, kl_weight=0.1)["model"], reconstruction + 0.3 * kl)
+    torch.testing.assert_close(
+        VAE(beta=3).losses(model, x, kl_weight=0.1)["model"], reconstruction + 0.3 * kl
+    )
     bits = VAE(free_bits=0.7).losses(model, x)
     torch.testing.assert_close(bits["model"], reconstruction + 1.4)
     torch.testing.assert_close(bits.report["kl"], torch.full((5,), kl))  # what is reported is the KL itself

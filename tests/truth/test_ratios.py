@@ -62,7 +62,7 @@ def test_a_trained_critic_finds_log_ratio_and_kl(name: str) -> None:
     The loss's curvature here is above 1e-2 in every direction and L-BFGS stops at a slope of 1e-9, so the
     coefficients are right to 1e-6 and the values, being stationary, far better.
     """
-    loss_of, shift = CONTRASTS[name]
+    shift = CONTRASTS[name][1]
     coefficients = torch.zeros(3, requires_grad=True)
     solver = torch.optim.LBFGS(
         [coefficients], max_iter=500, tolerance_grad=1e-9, tolerance_change=0, line_search_fn="strong_wolfe"
@@ -90,11 +90,12 @@ def test_a_trained_critic_finds_log_ratio_and_kl(name: str) -> None:
     if name == "kl":
         assert abs(-weight @ contrast.loss - P.kl(Q)) < 1e-9
     else:  # the logistic game's value: 2 JS − 2 log 2, with JS by the same rule
-        js = 0.5 * weight @ (
-            np.log(2) - torch.log1p(torch.exp(-exact_p)) + np.log(2) - torch.log1p(torch.exp(exact_q))
+        js = (
+            0.5
+            * weight
+            @ (np.log(2) - torch.log1p(torch.exp(-exact_p)) + np.log(2) - torch.log1p(torch.exp(exact_q)))
         )
         assert abs(-weight @ contrast.loss - (2 * js - 2 * np.log(2))) < 1e-8
-    del loss_of
 
 
 def test_the_two_bounds_of_bavae_are_one() -> None:

@@ -84,8 +84,11 @@ def dispatch(argv: list[str]) -> int:
         return 0
     verb, *rest = argv
     if verb not in VERBS:
-        kind = "option" if verb.startswith("-") else "verb"
-        raise ConfigError(f"there is no {kind} {verb!r}", remedy=nearest(verb, VERBS))
+        if verb.startswith("-"):
+            raise ConfigError(
+                f"there is no option {verb!r} before the verb", expected="advae VERB [option …]"
+            )
+        raise ConfigError(f"there is no verb {verb!r}", remedy=nearest(verb, VERBS))
     module = import_module(f"advae.cli.{verb}")
     try:
         args = module.parser().parse(rest)

@@ -67,6 +67,7 @@ class NormalHead(Head):
             number for all; "fixed": ``scale`` for ever.
         scale: the standard deviation that training starts from, or stays at.
         min_scale: lower limit of the standard deviation.
+        squash: put the mean through a sigmoid, to lie in (0, 1) as the pixels of images do.
     """
 
     distribution: type[Normal] = Normal
@@ -77,9 +78,11 @@ class NormalHead(Head):
         variance: Literal["pixel", "shared", "fixed"] = "pixel",
         scale: float = 1.0,
         min_scale: float = MIN_SCALE,
+        squash: Literal["none", "sigmoid"] = "none",
     ) -> None:
         super().__init__(event_shape)
         self.variance, self.start, self.floor = variance, math.log(scale), math.log(min_scale)
+        self.squash = squash
         self.values = 2 if variance == "pixel" else 1
         if variance == "shared":
             self.log_scale = nn.Parameter(torch.tensor(self.start))
@@ -90,7 +93,8 @@ class NormalHead(Head):
         raw = network(inputs)
         raw = raw.float() if raw.dtype.itemsize < 4 else raw
         log_scale = raw[:, 1] + self.start if self.variance == "pixel" else self.log_scale
-        return self.distribution(raw[:, 0], soft_floor(log_scale, self.floor))
+        mean = torch.sigmoid(raw[:, 0]) if self.squash == "sigmoid" else raw[:, 0]
+        return self.distribution(mean, soft_floor(log_scale, self.floor))
 
 
 def soft_floor(values: Tensor, floor: float) -> Tensor:

@@ -8,12 +8,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from advae.evaluation.battery import evaluate
-    from advae.evaluation.bounds import elbo, iwae
-    from advae.evaluation.estimate import Estimate, Estimates
+from typing import Any
 
 _HOME = {
     "Estimate": "estimate",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from advae.errors import ConfigError
-from advae.evaluation.estimate import Estimate, Estimates, from_images
+from advae.evaluation.estimate import Estimates, from_images
 from advae.evaluation.observed import Observed
 from advae.methods import METHODS, Method
 from advae.model import LatentModel

@@ -53,9 +53,7 @@ def elbo(model: LatentModel, observed: Observed, draws: int = 16) -> Estimate:
 
 def iwae(model: LatentModel, observed: Observed, draws: int = 64) -> Estimate:
     """The importance-weighted bound of ``draws`` codes an image, in nats."""
-    values = _per_image(
-        model, observed, draws, lambda w: torch.logsumexp(w.double(), 0) - math.log(draws)
-    )
+    values = _per_image(model, observed, draws, lambda w: torch.logsumexp(w.double(), 0) - math.log(draws))
     return from_images(values, f"iwae-{draws}", "lower bound", "nats", _protocol(model, observed, draws))
 
 

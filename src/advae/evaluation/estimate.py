@@ -35,9 +35,7 @@ class Estimate:
     protocol: dict[str, Any]
 
     def __str__(self) -> str:
-        return (
-            f"{self.name} = {self.value:.2f} ± {self.stderr:.2f} {self.unit} ({self.kind}, n = {self.n})"
-        )
+        return f"{self.name} = {self.value:.2f} ± {self.stderr:.2f} {self.unit} ({self.kind}, n = {self.n})"
 
     def scaled(self, factor: float, unit: str) -> Estimate:
         """The same figure in another unit; a negative factor turns a lower bound into an upper one."""

@@ -47,4 +47,6 @@ def rmse(model: LatentModel, observed: Observed) -> Estimate:
     root = math.sqrt(mean)
     protocol = observed.protocol(code="a draw from q(z|x)", per="pixel")
     unit = observed.data.protocol.unit
-    return Estimate("rmse", root, error / (2 * root) if root else 0.0, "error", unit, observed.count, protocol)
+    return Estimate(
+        "rmse", root, error / (2 * root) if root else 0.0, "error", unit, observed.count, protocol
+    )

@@ -65,7 +65,11 @@ class Symmetric(Method):
         return residual + log_density(p, x) if self.known == "densities" else residual
 
     def losses(
-        self, model: LatentModel, x: Tensor, players: Sequence[str] | None = None, kl_weight: float | Tensor = 1.0
+        self,
+        model: LatentModel,
+        x: Tensor,
+        players: Sequence[str] | None = None,
+        kl_weight: float | Tensor = 1.0,
     ) -> Losses:
         q, z_p = model.encode(x), model.prior.rsample(x.shape[:1])
         z, p_p = q.rsample(), model.decode(z_p)

@@ -77,7 +77,11 @@ class AVB(Method):
         return model.critics["critic"](x, z_bar).float() + known
 
     def losses(
-        self, model: LatentModel, x: Tensor, players: Sequence[str] | None = None, kl_weight: float | Tensor = 1.0
+        self,
+        model: LatentModel,
+        x: Tensor,
+        players: Sequence[str] | None = None,
+        kl_weight: float | Tensor = 1.0,
     ) -> Losses:
         q = model.encode(x)
         z = q.rsample()

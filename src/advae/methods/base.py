@@ -48,7 +48,7 @@ class Method:
     """Options that every method has."""
 
     order: Literal["simultaneous", "alternating"] = "simultaneous"
-    """When critics move: with the model, all gradients taken before any update, or before it on batches of their own."""
+    """When critics move: with the model, all gradients taken before any update; or before it, on batches of their own."""
     critic_steps: int = 1
     """Critic updates for each update of encoder and decoder; all but the last use batches of their own."""
     kl_warmup: int = 0
@@ -76,7 +76,11 @@ class Method:
         return tuple(player for player in self.players if player != "model")
 
     def losses(
-        self, model: LatentModel, x: Tensor, players: Sequence[str] | None = None, kl_weight: float | Tensor = 1.0
+        self,
+        model: LatentModel,
+        x: Tensor,
+        players: Sequence[str] | None = None,
+        kl_weight: float | Tensor = 1.0,
     ) -> Losses:
         """Per-example losses.
 
@@ -90,9 +94,7 @@ class Method:
 
     def networks(self, model: LatentModel, player: str) -> list[nn.Module]:
         """The networks that ``player`` moves."""
-        return [
-            getattr(model, net) if net in MODEL else model.critics[net] for net in self.players[player]
-        ]
+        return [getattr(model, net) if net in MODEL else model.critics[net] for net in self.players[player]]
 
     def parameters(self, model: LatentModel, player: str) -> list[nn.Parameter]:
         """The parameters that ``player`` moves."""

@@ -70,7 +70,11 @@ class BAVAE(Method):
         return limited(model.critics["reconstruction"](x, z).float(), self.ceiling)
 
     def losses(
-        self, model: LatentModel, x: Tensor, players: Sequence[str] | None = None, kl_weight: float | Tensor = 1.0
+        self,
+        model: LatentModel,
+        x: Tensor,
+        players: Sequence[str] | None = None,
+        kl_weight: float | Tensor = 1.0,
     ) -> Losses:
         z, z_p = model.encode(x).rsample(), model.prior.rsample(x.shape[:1])
         x_p = model.decode(z).rsample()

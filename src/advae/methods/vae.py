@@ -49,12 +49,19 @@ class VAE(Method):
             raise ConfigError("free bits need the KL of each dimension", remedy="set method.kl to closed")
 
     def losses(
-        self, model: LatentModel, x: Tensor, players: Sequence[str] | None = None, kl_weight: float | Tensor = 1.0
+        self,
+        model: LatentModel,
+        x: Tensor,
+        players: Sequence[str] | None = None,
+        kl_weight: float | Tensor = 1.0,
     ) -> Losses:
         q = model.encode(x)
         if self.kl == "closed":
             z, kl_k = q.rsample(), self.closed_kl(q)
-            kl, paid = kl_k.sum(-1), free_bits(kl_k, self.free_bits).sum(-1) if self.free_bits else kl_k.sum(-1)
+            kl, paid = (
+                kl_k.sum(-1),
+                free_bits(kl_k, self.free_bits).sum(-1) if self.free_bits else kl_k.sum(-1),
+            )
         else:
             z, log_q = q.rsample_and_log_prob()
             kl = paid = log_q - model.prior.log_prob(z)

@@ -146,7 +146,7 @@ class Deconv(nn.Module):
         for i, (a, b) in enumerate(zip(channels, outputs, strict=True)):
             last = i == len(channels) - 1
             # A map of size s grows to 2s or, where the target is odd, to 2s − 1.
-            extra = tuple(1 - big % 2 for big in sizes[i + 1])
+            extra = (1 - sizes[i + 1][0] % 2, 1 - sizes[i + 1][1] % 2)
             modules.append(
                 nn.ConvTranspose2d(
                     a, b, kernel, 2, kernel // 2, output_padding=extra, bias=last or not batch_norm

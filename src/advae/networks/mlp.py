@@ -62,9 +62,7 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         self.out_shape = tuple(out_shape)
-        self.body = layers(
-            [math.prod(in_shape) + noise, *hidden, math.prod(out_shape)], activation, dropout
-        )
+        self.body = layers([math.prod(in_shape) + noise, *hidden, math.prod(out_shape)], activation, dropout)
         xavier(self)
         if near_zero:
             start_near_zero(self.body)
@@ -95,6 +93,7 @@ class ConcatCritic(nn.Module):
         activation: the nonlinearity.
         dropout: probability of dropping a hidden unit.
         spectral_norm: put every layer under spectral normalisation.
+        gain: factor of the output; under spectral normalisation, the largest slope of ``T``.
         near_zero: start with ``T = 0`` (not together with spectral normalisation, which rescales it).
     """
 
@@ -107,9 +106,11 @@ class ConcatCritic(nn.Module):
         activation: Activation = "leaky-relu",
         dropout: float = 0.0,
         spectral_norm: bool = False,
+        gain: float = 1.0,
         near_zero: bool = False,
     ) -> None:
         super().__init__()
+        self.gain = gain
         self.body = layers([math.prod(x_shape) + math.prod(z_shape), *hidden, 1], activation, dropout)
         xavier(self)
         if near_zero and not spectral_norm:
@@ -119,7 +120,8 @@ class ConcatCritic(nn.Module):
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """Pairs ``x [B, *x_shape]``, ``z [B, *z_shape]`` to ``T [B]``."""
-        return self.body(torch.cat([x.flatten(1), z.flatten(1).to(x.dtype)], dim=1)).squeeze(-1)
+        pairs = torch.cat([x.flatten(1), z.flatten(1).to(x.dtype)], dim=1)
+        return self.gain * self.body(pairs).squeeze(-1)
 
 
 @CRITICS.register("product")

@@ -43,7 +43,9 @@ def load_checkpoint(folder: Path, step: Step) -> dict[str, Any]:
     """
     if not folder.is_dir():
         raise CheckpointError(
-            "there is no checkpoint to go on from", given=folder, remedy="start the run again without --resume"
+            "there is no checkpoint to go on from",
+            given=folder,
+            remedy="start the run again without --resume",
         )
     refuse_pickles(folder)
     state = read_json(folder / STATE)

@@ -46,7 +46,9 @@ def find_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ConfigError("there is no such device", given=name, expected="auto, cpu, cuda or cuda:N") from None
+        raise ConfigError(
+            "there is no such device", given=name, expected="auto, cpu, cuda or cuda:N"
+        ) from None
     count = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= count:
         raise ConfigError(f"this machine has {count} CUDA devices", given=name, remedy="use --device cpu")

@@ -52,4 +52,4 @@ def _board(run: Run) -> Any:
             "TensorBoard is not installed",
             remedy="pip install 'advae[tensorboard]', or set train.tensorboard to false",
         ) from None
-    return SummaryWriter(str(run.path / "tensorboard"))  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(run.path / "tensorboard"))

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from advae.data import Batches, Dataset, check, load_data, mix
 from advae.errors import CheckpointError
+from advae.files import write_atomically, write_json
 from advae.methods import METHODS, Method
 from advae.model import LatentModel, build_model, seeded
-from advae.files import write_atomically, write_json
 from advae.run import Run
 from advae.training.checkpoint import average_of, load_checkpoint, save_checkpoint
 from advae.training.config import Config, resolve
@@ -101,7 +101,14 @@ def resume(
     return run
 
 
-MAY_CHANGE = ("train.steps", "device", "data.source", "data.workers", "train.checkpoint_every", "train.keep_every")
+MAY_CHANGE = (
+    "train.steps",
+    "device",
+    "data.source",
+    "data.workers",
+    "train.checkpoint_every",
+    "train.keep_every",
+)
 
 
 def _only_what_may_change(options: Mapping[str, Any]) -> None:
@@ -274,7 +281,9 @@ class Fit:
     def _sheet(self, done: int) -> None:
         if len(self.model.x_shape) == 3:
             images = self.step.average.model.sample(SHEET_IMAGES, seed=self.config.seed)
-            write_sheet(self.run.path / "samples" / f"step-{done:06d}.png", self.data.protocol.to_grey(images))
+            write_sheet(
+                self.run.path / "samples" / f"step-{done:06d}.png", self.data.protocol.to_grey(images)
+            )
 
     def _save(self, done: int, name: str = "last") -> None:
         self.step.guard.raise_if_found()

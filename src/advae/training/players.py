@@ -70,9 +70,7 @@ def make_players(
     model: LatentModel, method: Method, options: TrainOptions, found: Tensor
 ) -> dict[str, Player]:
     """The method's players with their optimisers, the model's last in an alternating update."""
-    return {
-        name: Player(name, method.parameters(model, name), options, found) for name in method.players
-    }
+    return {name: Player(name, method.parameters(model, name), options, found) for name in method.players}
 
 
 def rate_share(options: TrainOptions, step: int) -> float:
@@ -94,13 +92,14 @@ class Average:
     def __init__(self, model: LatentModel, decay: float) -> None:
         self.decay, self.source = decay, model
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        self._pairs = (list(self.model.parameters()), list(model.parameters()))
+        self._mine: list[Tensor] = list(self.model.parameters())
+        self._theirs: list[Tensor] = list(model.parameters())
         self._buffers = list(zip(self.model.buffers(), model.buffers(), strict=True))
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Move towards the model's weights after ``step`` (from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self._pairs[0], self._pairs[1], 1 - decay)
+        torch._foreach_lerp_(self._mine, self._theirs, 1 - decay)
         for mine, theirs in self._buffers:
             mine.copy_(theirs)

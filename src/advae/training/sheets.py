@@ -34,7 +34,9 @@ def write_sheet(path: Path, grey: Tensor) -> None:
         top, left = GAP + i // columns * (h + GAP), GAP + i % columns * (w + GAP)
         sheet[top : top + h, left : left + w] = image.transpose(1, 2, 0)
     zoom = max(1, SHEET // sheet.shape[1])
-    picture = Image.fromarray(sheet).resize((sheet.shape[1] * zoom, sheet.shape[0] * zoom), Image.Resampling.NEAREST)
+    picture = Image.fromarray(sheet).resize(
+        (sheet.shape[1] * zoom, sheet.shape[0] * zoom), Image.Resampling.NEAREST
+    )
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     path.parent.mkdir(exist_ok=True)

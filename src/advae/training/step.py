@@ -109,9 +109,7 @@ class Step:
             self.players[name].update(share, norms[name])
 
     @torch.no_grad()
-    def _record(
-        self, step: int, losses: Losses, means: dict[str, Tensor], norms: dict[str, Tensor]
-    ) -> None:
+    def _record(self, step: int, losses: Losses, means: dict[str, Tensor], norms: dict[str, Tensor]) -> None:
         terms = {f"{_owner(key)}:{key}": value.float().mean() for key, value in losses.report.items()}
         terms |= {f"{name}:loss": mean.detach() for name, mean in means.items()}
         terms |= {f"{name}:gradient": norm for name, norm in norms.items()}

@@ -1,0 +1,63 @@
+"""A trained run, made once, and the command called in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from advae.cli import main
+
+SMALL = (
+    *("--model.encoder.hidden", "[16]", "--model.decoder.hidden", "[16]", "--train.batch", "32"),
+    *("--train.log_every", "5", "--train.validate_every", "10", "--train.samples_every", "10"),
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a call of the command gave."""
+
+    code: int
+    out: str
+    err: str
+
+
+Call = Callable[..., Answer]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def small() -> tuple[str, ...]:
+    """Overrides that make a recipe on digits quick."""
+    return SMALL
+
+
+@pytest.fixture
+def advae(capsys: pytest.CaptureFixture[str]) -> Call:
+    """``advae("train", …)``: the command, in this process."""
+
+    def call(*argv: object) -> Answer:
+        capsys.readouterr()
+        code = main([str(arg) for arg in argv])
+        return Answer(code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 20 steps with its evaluation and report; tests that change it work on a copy."""
+    out = tmp_path_factory.mktemp("runs") / "trained"
+    assert main(["train", "vae-digits", "--out", str(out), "--train.steps", "20", "--quiet", *SMALL]) == 0
+    return out

@@ -1,0 +1,105 @@
+"""SIGTERM and Ctrl-C save and say how to go on; SIGKILL at any moment leaves a checkpoint to read."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from advae.run import Run
+from advae.training.checkpoint import average_of
+
+SRC = Path(__file__).resolve().parents[2] / "src"
+ENDLESS = (
+    "--train.steps",
+    "1000000",
+    "--train.checkpoint_every",
+    "2",
+    "--train.validate_every",
+    "5",
+    "--no-report",
+)
+FIRST_BEST = 5  # the step of the first validation, from which on there is a best checkpoint
+PATIENCE = 60.0  # seconds for a process to start and to end; it needs three on an idle machine
+
+
+def started(*argv: object) -> subprocess.Popen[str]:
+    """``advae train …`` in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(SRC), "OMP_NUM_THREADS": "1"}
+    program = [sys.executable, "-m", "advae", "train", *map(str, argv)]
+    return subprocess.Popen(
+        program, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for_step(process: subprocess.Popen[str], run: Path, after: int = 0) -> None:
+    """Until a checkpoint of a step later than ``after`` stands."""
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until and process.poll() is None:
+        if last_step(run) > after:
+            return
+        time.sleep(0.01)
+    process.kill()
+    raise AssertionError(f"no checkpoint after step {after}: {process.communicate()[1]}")
+
+
+def last_step(run: Path) -> int:
+    """The step of the last checkpoint; 0 while there is none, or while it is being exchanged."""
+    try:
+        return int(json.loads((run / "checkpoints" / "last" / "state.json").read_text())["step"])
+    except FileNotFoundError:
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["term", "int"]
+)
+def test_a_signal_saves_and_says_how_to_go_on(
+    number: signal.Signals, code: int, tmp_path: Path, advae: Any, small: tuple[str, ...]
+) -> None:
+    out = tmp_path / "run"
+    process = started("vae-digits", "--out", out, *small, *ENDLESS)
+    wait_for_step(process, out)
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, stdout) == (code, "")
+    assert f"advae: stopped by {number.name}; a checkpoint was saved" in stderr
+    assert f"advae train --resume {out}" in stderr
+    assert "Traceback" not in stderr
+    step = last_step(out)
+    assert advae("train", "--resume", out, "--train.steps", step + 3, "--no-report", "--quiet").code == 0
+    assert last_step(out) == step + 3
+    assert Run.open(out).model().info["step"] == step + 3
+
+
+def test_sigkill_leaves_the_last_checkpoint_readable(
+    tmp_path: Path, advae: Any, small: tuple[str, ...]
+) -> None:
+    out = tmp_path / "run"
+    argv: tuple[object, ...] = ("vae-digits", "--out", out, *small, *ENDLESS)
+    step = 0
+    for number in range(3):
+        process = started(*argv)
+        wait_for_step(process, out, max(step, FIRST_BEST))
+        time.sleep(random.Random(number).uniform(0, 0.3))
+        process.kill()
+        process.communicate(timeout=PATIENCE)
+        run = Run.open(out)
+        for name in ("last", "best"):
+            assert average_of(run.checkpoint(name))  # read whole, and its checksum is right
+        state = json.loads((run.checkpoint() / "state.json").read_text())
+        assert state["step"] > step
+        step = state["step"]
+        assert run.model().sample(2).isfinite().all()
+        assert run.metrics()[0]["step"] == FIRST_BEST
+        argv = ("--resume", out, "--no-report")
+    assert advae("train", "--resume", out, "--train.steps", step + 3, "--no-report", "--quiet").code == 0
+    assert last_step(out) == step + 3

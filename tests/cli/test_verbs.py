@@ -1,0 +1,265 @@
+"""From a recipe to everything that can be made of its run, through the command."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from advae.errors import AdvaeError
+
+KINDS = {"lower bound", "upper bound", "unbiased", "exact", "error", "adversarial estimate"}
+SRC = Path(__file__).resolve().parents[2] / "src"
+
+
+def test_recipes(advae: Any) -> None:
+    listed = json.loads(advae("recipes", "--json").out)
+    assert {"name": "vae-digits", "method": "vae", "data": "digits", "published": ""} in listed
+    assert all(list(row) == ["name", "method", "data", "published"] for row in listed)
+    table = advae("recipes").out
+    assert all(row["name"] in table for row in listed)
+    assert "\x1b" not in table
+
+
+def test_a_run_is_whole(trained: Path) -> None:
+    files = {str(path.relative_to(trained)) for path in trained.rglob("*") if path.is_file()}
+    assert files >= {
+        *("config.yaml", "command.txt", "env.json", "metrics.jsonl", "metrics.csv", "report.html"),
+        *("checkpoints/last/state.safetensors", "model/model.safetensors", "eval/estimates.json"),
+        *("samples/step-000010.png", "samples/step-000020.png", "figures/samples.png"),
+    }
+    command = (trained / "command.txt").read_text()
+    assert command.startswith("advae train vae-digits --out ")
+    assert "--train.steps 20" in command
+    last = json.loads((trained / "metrics.jsonl").read_text().splitlines()[-1])
+    assert (last["step"], last["split"]) == (20, "validation")
+
+
+def test_config_of_a_run_trains_again(trained: Path, advae: Any, tmp_path: Path) -> None:
+    out = tmp_path / "again"
+    answer = advae("train", "--config", trained / "config.yaml", "--out", out, "--no-report", "--json")
+    assert answer.code == 0
+    result = json.loads(answer.out)
+    assert result == {"run": str(out), "model": str(out / "model"), "report": None, "estimates": []}
+    weights = "model/model.safetensors"
+    assert (out / weights).read_bytes() == (trained / weights).read_bytes()
+
+
+def test_print_config(advae: Any, small: tuple[str, ...]) -> None:
+    text = advae("train", "vae-digits", "--seed", 5, "--train.rate=1e-4", *small, "--print-config").out
+    tree = yaml.safe_load(text)
+    assert (tree["seed"], tree["train"]["rate"]) == (5, 1e-4)
+    assert tree["model"]["encoder"]["hidden"] == [16]
+    assert tree["recipe"] == "vae-digits"
+
+
+def test_component_given_as_a_tree(advae: Any) -> None:
+    spec = "{name: mlp, hidden: [7]}"
+    tree = yaml.safe_load(advae("train", "vae-digits", "--model.encoder", spec, "--print-config").out)
+    assert tree["model"]["encoder"]["hidden"] == [7]
+
+
+def test_dry_run_writes_nothing(advae: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    facts = json.loads(advae("train", "asvae-digits", "--dry-run", "--json").out)
+    assert facts["method"] == "asvae"
+    assert facts["parameters"]["encoder"] > 0
+    assert facts["data"]["sizes"]["test"] == 180
+    assert facts["out"].startswith("runs/asvae-digits/")
+    answer = advae("train", "asvae-digits", "--dry-run")
+    assert "model moves encoder, decoder" in answer.out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_evaluate(trained: Path, advae: Any) -> None:
+    answer = advae("evaluate", trained, "--json", "--importance", 4, "--draws", 2, "--limit", 50)
+    estimates = json.loads(answer.out)["estimates"]
+    assert {"rmse", "reconstruction", "elbo", "iwae-4"} <= {e["name"] for e in estimates}
+    for estimate in estimates:
+        assert set(estimate) == {"name", "value", "stderr", "kind", "unit", "n", "protocol"}
+        assert estimate["kind"] in KINDS
+        assert estimate["n"] == 50
+    assert json.loads((trained / "eval" / "estimates.json").read_text())["estimates"] == estimates
+    table = advae("evaluate", trained, "--importance", 4, "--draws", 2).out
+    assert "lower bound" in table
+    assert "split test" in table
+
+
+def test_other_data_are_remarked_on(trained: Path, advae: Any, tmp_path: Path) -> None:
+    other = tmp_path / "other.npy"
+    np.save(other, np.random.default_rng(0).integers(0, 256, (60, 8, 8), dtype=np.uint8))
+    run = shutil.copytree(trained, tmp_path / "run")
+    answer = advae("evaluate", run, "--data.source", other, "--importance", 0, "--json")
+    assert answer.code == 0
+    assert "not the data that the run was trained on" in answer.err
+    assert json.loads(answer.out)["estimates"][0]["n"] == 6
+
+
+@pytest.mark.parametrize(
+    ("verb", "name"),
+    [
+        ("sample", "samples.png"),
+        ("reconstruct", "reconstructions.png"),
+        ("interpolate", "interpolations.png"),
+        ("encode", "codes.npz"),
+    ],
+)
+def test_default_files(verb: str, name: str, trained: Path, advae: Any) -> None:
+    answer = advae(verb, trained)
+    assert answer.code == 0
+    assert answer.out.strip() == str(trained / name)
+    if name.endswith(".png"):
+        assert min(Image.open(trained / name).size) > 300
+
+
+def test_samples_as_arrays(trained: Path, advae: Any, tmp_path: Path) -> None:
+    files = [tmp_path / f"{i}.npz" for i in range(3)]
+    for file, seed in zip(files, (1, 1, 2), strict=True):
+        told = json.loads(advae("sample", trained, "-n", 10, "--seed", seed, "--out", file, "--json").out)
+        assert told == {"path": str(file), "n": 10, "shape": [10, 1, 8, 8]}
+    first, same, other = (np.load(file)["x"] for file in files)
+    assert (first == same).all()
+    assert (first != other).any()
+    assert np.allclose(np.load(files[0])["values"], 256 * first - 0.5, atol=1e-3)  # dequantise's way back
+
+
+def test_reconstructions_as_arrays(trained: Path, advae: Any, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "folder" / "r.npz"
+    advae("reconstruct", trained, "-n", 5, "--split", "train", "--out", out)
+    found = np.load(out)
+    assert found["x"].shape == found["reconstruction"].shape == (5, 1, 8, 8)
+    assert found["labels"].shape == found["index"].shape == (5,)
+
+
+def test_paths_join_different_digits(trained: Path, advae: Any, tmp_path: Path) -> None:
+    out = tmp_path / "paths.npz"
+    advae("interpolate", trained, "--pairs", 3, "--steps", 4, "--out", out)
+    found = np.load(out)
+    assert found["paths"].shape == (3, 4, 1, 8, 8)
+    assert found["ends"].shape == (3, 2, 1, 8, 8)
+    codes = tmp_path / "codes.npz"
+    advae("encode", trained, "--out", codes)
+    labels = np.load(codes)["labels"][found["index"]]
+    assert (labels[:, 0] != labels[:, 1]).all()
+
+
+def test_codes_of_an_input_are_in_its_order(trained: Path, advae: Any, tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (7, 8, 8), dtype=np.uint8)
+    for name, rows in (("a", images), ("b", images[::-1])):
+        np.savez(tmp_path / f"{name}.npz", x=rows, y=np.arange(7))
+        answer = advae(
+            "encode", trained, "--input", tmp_path / f"{name}.npz", "--out", tmp_path / f"{name}-z.npz"
+        )
+        assert answer.code == 0, answer.err
+    a, b = (np.load(tmp_path / f"{name}-z.npz") for name in "ab")
+    assert a["z"].shape == a["z_sample"].shape == (7, 8)
+    assert (a["labels"] == np.arange(7)).all()
+    # The same images under other dequantisation noise of half a grey level: nearly the same codes.
+    assert np.abs(a["z"] - b["z"][::-1]).max() < 0.2 * a["z"].std(0).max()
+
+
+def test_images_are_fitted_to_the_model(trained: Path, advae: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(3):
+        Image.new("RGB", (20 + i, 16), (80 * i, 0, 0)).save(folder / f"{i}.png")
+    answer = advae("reconstruct", trained, "--input", folder, "--out", tmp_path)
+    assert answer.code == 0, answer.err
+    assert answer.out.strip() == str(tmp_path / "reconstructions.png")
+
+
+def test_a_saved_model_is_enough(trained: Path, advae: Any, tmp_path: Path) -> None:
+    assert advae("sample", trained / "model", "--out", tmp_path / "s.png").code == 0
+    assert advae("encode", trained / "model", "--input", "digits", "--out", tmp_path / "z.npz").code == 0
+    answer = advae("encode", trained / "model", "--out", tmp_path / "y.npz")
+    assert answer.code == 2
+    assert "--input" in answer.err
+
+
+def test_report_and_compare(trained: Path, advae: Any, tmp_path: Path) -> None:
+    run = shutil.copytree(trained, tmp_path / "other")
+    (run / "report.html").unlink()
+    assert advae("report", run).out.strip() == str(run / "report.html")
+    assert (run / "report.html").stat().st_size > 10_000
+    answer = advae("compare", trained, run, "--out", tmp_path / "page")
+    assert answer.code == 0
+    assert "elbo" in answer.out
+    assert (tmp_path / "page" / "compare.html").is_file()
+    told = json.loads(advae("compare", trained, run, "--out", tmp_path / "page", "--json").out)
+    assert told["runs"] == ["trained", "other"]
+
+
+def test_a_class_of_ones_own(
+    advae: Any, small: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_package_of_the_test").mkdir()
+    (tmp_path / "own_package_of_the_test" / "nets.py").write_text(
+        "from advae.networks.mlp import MLP\n\n\nclass Mine(MLP):\n    pass\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [entry for entry in sys.path if entry])
+    monkeypatch.setattr("advae.registry._allowed", {"advae"})
+    path = "own_package_of_the_test.nets.Mine"
+    out = tmp_path / "run"
+    argv = ("train", "vae-digits", *small, "--model.encoder", path, "--model.encoder.hidden", "[4]")
+    assert advae(*argv, "--train.steps", 2, "--out", out, "--no-report", "--quiet").code == 0
+    spec = json.loads((out / "model" / "config.json").read_text())["spec"]
+    assert spec["encoder"]["name"] == path
+    monkeypatch.setattr("advae.registry._allowed", {"advae"})
+    for module in [name for name in sys.modules if name.startswith("own_package_of_the_test")]:
+        monkeypatch.delitem(sys.modules, module)
+    refused = advae("sample", out)
+    assert refused.code == 2
+    assert "--allow own_package_of_the_test" in refused.err
+    assert advae("sample", out, "--allow", "own_package_of_the_test").code == 0
+
+
+def test_doctor(advae: Any) -> None:
+    findings = {row["name"]: row for row in json.loads(advae("doctor", "--json").out)}
+    assert findings["self-check"]["passed"], findings["self-check"]["detail"]
+    assert findings["torch"]["passed"]
+
+
+def test_module_debug_and_pipe(trained: Path) -> None:
+    """``python -m advae``; ADVAE_DEBUG; a reader that goes away."""
+    environment = {**os.environ, "PYTHONPATH": str(SRC)}
+    program = [sys.executable, "-m", "advae"]
+    wrong = subprocess.run([*program, "trian"], env=environment, capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2
+    assert "Traceback" not in wrong.stderr
+    debug = {**environment, "ADVAE_DEBUG": "1"}
+    shown = subprocess.run([*program, "trian"], env=debug, capture_output=True, text=True, check=False)
+    assert "Traceback" in shown.stderr
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer) as closed:
+        piped = subprocess.run(
+            [*program, "recipes"],
+            env=environment,
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (piped.returncode, piped.stderr) == (141, "")
+
+
+def test_errors_have_their_exit_code(advae: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other(AdvaeError):
+        exit_code = 1
+
+    def fail(argv: list[str]) -> int:
+        raise Other("it stopped", remedy="start it")
+
+    monkeypatch.setattr("advae.cli.dispatch", fail)
+    answer = advae("anything")
+    assert (answer.code, answer.err) == (1, "advae: it stopped\n  remedy:   start it\n")

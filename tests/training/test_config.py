@@ -1,0 +1,274 @@
+"""Recipes, overrides, components by name and by import path."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from training import tiny
+
+import advae
+from advae import registry
+from advae.errors import AdvaeError, CheckpointError, ConfigError
+from advae.methods import METHODS
+from advae.training.config import merge, resolve, typed_parser
+
+SHIPPED = advae.recipes()
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_recipe_resolves_and_so_does_what_it_resolved_to(name: str, tmp_path: Path) -> None:
+    config = resolve(name)
+    assert config.recipe == name and config.description
+    assert resolve(config.to_dict()) == config
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config.to_dict(), allow_unicode=True))
+    assert resolve(path) == config
+    assert METHODS.build(config.method).spec() == config.method
+
+
+@pytest.mark.parametrize("name", [n for n in SHIPPED if n.endswith("-digits")])
+def test_every_recipe_on_digits_takes_a_step(name: str, tmp_path: Path) -> None:
+    options = {"train.steps": 1, "train.batch": 16, "data.limit": 64, "train.samples_every": 0}
+    run = advae.train(name, options=options, out=tmp_path / "run", quiet=True)
+    assert run.model().sample(2, seed=0).shape == (2, 1, 8, 8)
+
+
+def test_every_method_has_a_recipe_on_digits() -> None:
+    used = {resolve(name).method["name"] for name in SHIPPED if name.endswith("-digits")}
+    assert used == set(METHODS.names())
+
+
+def test_dotted_overrides() -> None:
+    config = resolve("vae-digits", {"train.steps": 7, "model.latent": 3, "method.beta": 2.0, "seed": 4})
+    assert (config.train.steps, config.model["latent"], config.method["beta"], config.seed) == (7, 3, 2.0, 4)
+
+
+def test_strings_from_a_command_line_are_read_by_their_types() -> None:
+    config = resolve(
+        "vae-digits", {"train.steps": "7", "model.encoder.hidden": "[5, 6]", "train.rate": "1e-4"}
+    )
+    assert (config.train.steps, config.model["encoder"]["hidden"], config.train.rate) == (7, [5, 6], 1e-4)
+
+
+def test_switching_a_component_drops_the_old_ones_options() -> None:
+    config = resolve("vae-digits", {"model.encoder": "conv", "method": "avb"})
+    assert config.model["encoder"]["name"] == "conv"
+    assert config.model["encoder"]["hidden"] == [256]  # conv's own default
+    assert "channels" in config.model["encoder"] and "beta" not in config.method
+    assert config.method["contrast"] == "prior"
+
+
+@pytest.mark.parametrize("spelling", ["model.encoder", "model.encoder.name"])
+@pytest.mark.parametrize("name_first", [True, False])
+def test_options_of_the_new_component_hold_in_any_order(spelling: str, name_first: bool) -> None:
+    pairs = [(spelling, "conv"), ("model.encoder.hidden", [9])]
+    config = resolve("vae-digits", dict(pairs if name_first else pairs[::-1]))
+    assert config.model["encoder"]["name"] == "conv" and config.model["encoder"]["hidden"] == [9]
+
+
+def test_naming_the_same_component_keeps_its_options() -> None:
+    before = resolve("vae-digits").model["encoder"]
+    assert resolve("vae-digits", {"model.encoder.name": "mlp"}).model["encoder"] == before
+
+
+def test_a_recipe_on_another(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: vae-digits\ntrain: {steps: 9}\nmethod: {name: avb}\n")
+    config, base = resolve(path), resolve("vae-digits")
+    assert config.recipe == "mine" and config.train.steps == 9 and config.method["name"] == "avb"
+    assert config.model == base.model and config.train.rate == base.train.rate
+
+
+def test_merging_changes_neither_side() -> None:
+    a, b = {"x": {"name": "p", "k": 1}, "y": 2}, {"x": {"name": "q"}}
+    assert merge(a, b) == {"x": {"name": "q"}, "y": 2}
+    assert a == {"x": {"name": "p", "k": 1}, "y": 2} and b == {"x": {"name": "q"}}
+
+
+WRONG: list[tuple[Any, dict[str, Any], str]] = [
+    ("vae-digit", {}, "vae-digits"),
+    ("vae-digits", {"train.step": 5}, "train.steps"),
+    ("vae-digits", {"model.encoder.hiden": [5]}, "hidden"),
+    ("vae-digits", {"method": "vea"}, "vae"),
+    ("vae-digits", {"model.encoder": "mpl"}, "mlp"),
+    ("vae-digits", {"model.posterior": "norml"}, "normal"),
+    ("vae-digits", {"model.critic": "conact"}, "concat"),
+    ("vae-digits", {"method.beat": 2}, "beta"),
+    ("vae-digits", {"data.sorce": "x"}, "data.source"),
+    ("vae-digits", {"sede": 3}, "seed"),
+    ({"modle": {"latent": 2}}, {}, "model"),
+]
+
+
+@pytest.mark.parametrize(("source", "overrides", "nearest"), WRONG)
+def test_unknown_names_are_refused_with_the_nearest(
+    source: Any, overrides: dict[str, Any], nearest: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve(source, overrides)
+    assert "did you mean" in str(caught.value) and nearest in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"train.steps": "many"},
+        {"train.steps": 0},
+        {"train.schedule": "cosin"},
+        {"model.encoder.hidden": "wide"},
+        {"method.kl": "open"},
+        {"model.latent": "three"},
+        {"data.protocol": "gray"},
+        {"method.critic_steps": 0},
+        {"model.latent": 0},
+        {"model.encoder": 5},
+        {"train": 5},
+        {"model": "vae"},
+    ],
+)
+def test_wrong_values_are_refused_before_anything_is_written(
+    overrides: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(AdvaeError) as caught:
+        advae.train("vae-digits", options=overrides, out=tmp_path / "run", quiet=True)
+    assert caught.value.exit_code == 2
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("text", ["- a\n- b", "a: [", "", "5", "method: 3", "model: {encoder: [1]}"])
+def test_files_that_are_no_recipes(text: str, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(ConfigError):
+        resolve(tmp_path / "r.yaml")
+    with pytest.raises(ConfigError):
+        resolve(tmp_path / "nowhere.yaml")
+
+
+def test_methods_say_what_they_need(tmp_path: Path) -> None:
+    """Before anything is written: a VAE with an implicit posterior, AS-VAE with an implicit decoder."""
+    for overrides in (
+        {"method": "vae", "model.posterior": "implicit"},
+        {"method": "vae", "model.posterior": "noise-basis"},
+        {"method": "asvae", "model.likelihood": "implicit"},
+        {"method": "vae", "method.kl": "closed", "model.posterior": "bernoulli"},
+    ):
+        with pytest.raises(ConfigError):
+            advae.train("vae-digits", options=overrides, out=tmp_path / "run", quiet=True)
+        assert not (tmp_path / "run").exists(), overrides
+
+
+def test_help_names_every_option_of_the_chosen_components() -> None:
+    text = typed_parser(resolve("vae-digits", {"method": "avb"}).to_dict()).format_help()
+    for option in (
+        "--train.steps",
+        "--method.contrast",
+        "--model.encoder.hidden",
+        "--data.protocol",
+        "--seed",
+    ):
+        assert option in text
+
+
+# --- a user's own classes -----------------------------------------------------------------------------------
+
+OWN = """
+from torch import nn
+import math
+
+class MyEncoder(nn.Module):
+    def __init__(self, in_shape, out_shape, *, noise: int = 0, width: int = 4):
+        super().__init__()
+        self.out_shape = tuple(out_shape)
+        self.body = nn.Sequential(
+            nn.Linear(math.prod(in_shape) + noise, width), nn.Tanh(), nn.Linear(width, math.prod(out_shape))
+        )
+
+    def forward(self, x, noise=None):
+        return self.body(x.flatten(1)).reshape(-1, *self.out_shape)
+
+NOT_A_CLASS = 5
+"""
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A user's package on the path, never imported."""
+    (tmp_path / "site" / "their_nets").mkdir(parents=True)
+    (tmp_path / "site" / "their_nets" / "__init__.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.setattr(registry, "_allowed", {"advae"})
+    monkeypatch.delitem(sys.modules, "their_nets", raising=False)
+    return "their_nets"
+
+
+def test_a_users_network_is_refused_until_allowed(package: str, tmp_path: Path) -> None:
+    options = {"model.encoder": f"{package}.MyEncoder", "model.encoder.width": 6}
+    with pytest.raises(ConfigError, match="--allow their_nets"):
+        resolve("vae-digits", options)
+    assert package not in sys.modules, "refusing must not import it"
+    advae.allow(package)
+    config = resolve("vae-digits", options)
+    assert config.model["encoder"] == {"name": "their_nets.MyEncoder", "width": 6}
+    assert resolve(config.to_dict()) == config
+    with pytest.raises(ConfigError, match="did you mean 'width'|width"):
+        resolve("vae-digits", {**options, "model.encoder.widht": 3})
+    for path in ("their_nets.Nothing", "their_nets.NOT_A_CLASS", "their_nets.deep.Thing"):
+        with pytest.raises(ConfigError):
+            resolve("vae-digits", {"model.encoder": path})
+
+
+def test_a_users_network_is_saved_by_its_path(package: str, tmp_path: Path) -> None:
+    """Trained, saved, loaded: by a process that allows it; refused, not imported, by one that does not."""
+    advae.allow(package)
+    source = tiny.data(tmp_path)
+    tree = tiny.changed(tiny.tree(source), {"model.encoder": {"name": f"{package}.MyEncoder", "width": 6}})
+    run = advae.train(tree, options={"train.steps": 2}, out=tmp_path / "run", quiet=True)
+    model = run.model()
+    assert type(model.encoder.network).__name__ == "MyEncoder"
+    assert model.encode(torch.zeros(2, 1, 4, 5)).mean.shape == (2, 2)
+    program = (
+        "import sys; from advae.errors import ConfigError; import advae\n"
+        "try:\n    advae.load(sys.argv[1])\n"
+        "except ConfigError as error:\n    assert 'their_nets' not in sys.modules; print(error); sys.exit(2)\n"
+    )
+    paths = [str(tmp_path / "site"), str(Path(advae.__file__).parents[1])]
+    result = subprocess.run(
+        [sys.executable, "-c", program, str(run.path)],
+        env={"PYTHONPATH": ":".join(paths), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 2, result.stderr
+    assert "--allow their_nets" in result.stdout
+
+
+def test_a_model_made_by_hand_says_that_it_cannot_be_saved(tmp_path: Path) -> None:
+    from truth.linear_gaussian import make
+
+    with pytest.raises(ConfigError, match="by hand"):
+        make()[0].save_pretrained(tmp_path / "model")
+    with pytest.raises(CheckpointError):
+        advae.load(tmp_path / "model")
+
+
+def test_a_standard_library_path_is_not_a_way_in() -> None:
+    """What happens to be imported already is allowed; it must still be a network, and is told so if not."""
+    with pytest.raises(AdvaeError):
+        advae.build_model(
+            {
+                "latent": 2,
+                "encoder": {"name": "subprocess.Popen", "args": "true"},
+                "posterior": {"name": "normal"},
+                "decoder": {"name": "mlp"},
+                "likelihood": {"name": "bernoulli"},
+                "critic": {"name": "concat"},
+            },
+            (1, 4, 5),
+        )

@@ -1,0 +1,306 @@
+"""A run that stops at any step and goes on has the weights, bit for bit, of one that never stopped."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from training import tiny
+
+import advae
+from advae.errors import CheckpointError
+from advae.run import Run
+from advae.training.interruption import Interrupted, Interruption
+from advae.training.loop import Fit
+from advae.training.validation import Validation
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "vae": {},
+    "asvae": {"method": {"name": "asvae"}, "model.posterior": {"name": "normal", "variance": "shared"}},
+    "avb noise basis": {
+        "method": {"name": "avb", "contrast": "full", "kl_warmup": 7},
+        "model.posterior": {"name": "noise-basis", "functions": 3, "noise": 2, "hidden": [4]},
+    },
+    "bavae alternating": {
+        "method": {"name": "bavae", "order": "alternating", "critic_steps": 2},
+        "model.posterior": {"name": "implicit", "noise": 2},
+        "model.likelihood": {"name": "implicit", "noise": 2, "squash": "sigmoid"},
+    },
+    "ali, critics twice": {"method": {"name": "ali", "critic_steps": 2}},
+}
+
+every_config = pytest.mark.parametrize("name", CONFIGS)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return tiny.data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def straight(source: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """Every configuration trained without a stop."""
+    folder = tmp_path_factory.mktemp("straight")
+    return {
+        name: advae.train(config(name, source), out=folder / name.replace(" ", "-"), quiet=True)
+        for name in CONFIGS
+    }
+
+
+def config(name: str, source: str) -> dict[str, Any]:
+    return tiny.changed(tiny.tree(source), CONFIGS[name])
+
+
+def lines(run: Run) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if k != "time"} for row in run.metrics()]
+
+
+@every_config
+def test_the_same_again(name: str, source: str, straight: dict[str, Run], tmp_path: Path) -> None:
+    """Same seed, same run, whatever was drawn before; another seed, another run."""
+    torch.rand(17)
+    again = advae.train(config(name, source), out=tmp_path / "again", quiet=True)
+    assert tiny.differing(tiny.state(again), tiny.state(straight[name])) == []
+    assert lines(again) == lines(straight[name])
+    other = advae.train(config(name, source), options={"seed": 1}, out=tmp_path / "other", quiet=True)
+    weights = [k for k, v in tiny.state(other).items() if k.startswith("model/") and v.dim() > 1]
+    assert set(weights) <= set(tiny.differing(tiny.state(other), tiny.state(straight[name])))
+
+
+@every_config
+@pytest.mark.parametrize("stop", [1, 5])
+def test_stopped_and_resumed_for_longer(
+    name: str, stop: int, source: str, straight: dict[str, Run], tmp_path: Path
+) -> None:
+    run = advae.train(config(name, source), options={"train.steps": stop}, out=tmp_path / "run", quiet=True)
+    resumed = advae.resume(run.path, options={"train.steps": tiny.STEPS}, quiet=True)
+    assert tiny.differing(tiny.state(resumed), tiny.state(straight[name])) == []
+    assert resumed.config["train"]["steps"] == tiny.STEPS
+    state, whole = [
+        json.loads((r.checkpoint() / "state.json").read_text()) for r in (resumed, straight[name])
+    ]
+    assert state["step"] == whole["step"] == tiny.STEPS
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), [*((name, signal.SIGTERM) for name in CONFIGS), ("vae", signal.SIGINT)]
+)
+def test_interrupted_again_and_again(
+    name: str, number: signal.Signals, source: str, straight: dict[str, Run], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A signal during each of several steps: the step is finished, all is saved, and the exit code says which."""
+    stops = [1, 2, 4, 9, 11]
+    one = Fit._one
+
+    def interrupted(self: Fit, step: int, stream: Any) -> None:
+        if step + 1 in stops:
+            stops.remove(step + 1)
+            signal.raise_signal(number)
+        one(self, step, stream)
+
+    monkeypatch.setattr(Fit, "_one", interrupted)
+    before = signal.getsignal(number)
+    run, left = tmp_path / "run", list(stops)
+    for stop in left:
+        with pytest.raises(Interrupted) as caught:
+            if stop == left[0]:
+                advae.train(config(name, source), out=run, quiet=True)
+            else:
+                advae.resume(run, quiet=True)
+        assert caught.value.exit_code == 128 + number
+        assert json.loads((run / "checkpoints/last/state.json").read_text())["step"] == stop
+        assert Run.open(run).model().info["step"] == stop
+        assert signal.getsignal(number) == before
+    resumed = advae.resume(run, quiet=True)
+    assert tiny.differing(tiny.state(resumed), tiny.state(straight[name])) == []
+    validations = [
+        [row for row in lines(r) if row["split"] == "validation"] for r in (resumed, straight[name])
+    ]
+    assert validations[0] == validations[1]
+
+
+def test_a_second_signal_acts_as_before() -> None:
+    with Interruption() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.signum == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_killed_between_checkpoints(
+    source: str, straight: dict[str, Run], tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Work after the last checkpoint is lost, done again and comes out the same; its metrics appear once."""
+    one = Fit._one
+
+    def killed(self: Fit, step: int, stream: Any) -> None:
+        if step == 9:
+            raise SystemExit("killed")
+        one(self, step, stream)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Fit, "_one", killed)
+        with pytest.raises(SystemExit):
+            options = {"train.checkpoint_every": 4}
+            advae.train(config("asvae", source), options=options, out=tmp_path / "run", quiet=True)
+    resumed = advae.resume(tmp_path / "run", quiet=True)
+    assert tiny.differing(tiny.state(resumed), tiny.state(straight["asvae"])) == []
+    assert lines(resumed) == lines(straight["asvae"])
+
+
+def test_resuming_a_finished_run_changes_nothing(source: str, tmp_path: Path) -> None:
+    run = advae.train(config("asvae", source), out=tmp_path / "run", quiet=True)
+    before, rows = tiny.state(run), lines(run)
+    advae.resume(run.path, quiet=True)
+    assert tiny.differing(tiny.state(run), before) == [] and lines(run) == rows
+
+
+def test_early_stopping_is_resumed_too(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The best error so far and the count of worse validations are a part of the state."""
+    errors = iter([3.0, 1.0, 2.0, 2.5, 0.5, 0.4])
+    monkeypatch.setattr(Validation, "__call__", lambda self, model, method: {"error": next(errors)})
+    options = {"train.patience": 2, "train.validate_every": 1, "train.steps": 3}
+    run = advae.train(config("vae", source), options=options, out=tmp_path / "run", quiet=True)
+    state = json.loads((run.checkpoint() / "state.json").read_text())
+    assert (state["step"], state["best"], state["worse"]) == (3, 1.0, 1)
+    advae.resume(run.path, options={"train.steps": 6}, quiet=True)
+    state = json.loads((run.checkpoint() / "state.json").read_text())
+    assert (state["step"], state["best"], state["worse"]) == (4, 1.0, 2)
+
+
+# --- what must be refused -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def finished(source: str, tmp_path: Path) -> Run:
+    return advae.train(config("vae", source), options={"train.steps": 2}, out=tmp_path / "run", quiet=True)
+
+
+def test_a_checkpoint_cut_short_is_refused(finished: Run) -> None:
+    path = finished.checkpoint() / "state.safetensors"
+    content = path.read_bytes()
+    for length in (0, 7, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:length])
+        with pytest.raises(CheckpointError, match="damaged"):
+            advae.resume(finished.path, options={"train.steps": 4}, quiet=True)
+    path.unlink()
+    with pytest.raises(CheckpointError):
+        advae.resume(finished.path, options={"train.steps": 4}, quiet=True)
+
+
+def test_an_edited_checkpoint_is_refused(finished: Run) -> None:
+    path = finished.checkpoint() / "state.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1  # one bit of one weight
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="damaged"):
+        advae.resume(finished.path, options={"train.steps": 4}, quiet=True)
+
+
+@pytest.mark.parametrize("edit", [{"step": 1}, {"best": 0.0}, {"worse": 7}, {"step": None}, {"sha256": "0"}])
+def test_an_edited_position_is_refused(finished: Run, edit: dict[str, Any]) -> None:
+    """state.json is a part of the checkpoint: with another step in it training would go on with other noise."""
+    path = finished.checkpoint() / "state.json"
+    state = json.loads(path.read_text()) | edit
+    path.write_text(json.dumps({k: v for k, v in state.items() if v is not None}))
+    with pytest.raises(CheckpointError):
+        advae.resume(finished.path, options={"train.steps": 4}, quiet=True)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"format": 99}', "\x00\x01"])
+def test_a_damaged_position_is_refused(finished: Run, content: str) -> None:
+    (finished.checkpoint() / "state.json").write_text(content)
+    with pytest.raises(CheckpointError):
+        advae.resume(finished.path, options={"train.steps": 4}, quiet=True)
+
+
+@pytest.mark.parametrize("name", ["weights.pt", "state.pkl", "pytorch_model.bin", "last.CKPT"])
+def test_pickled_code_is_refused_unread(finished: Run, name: str) -> None:
+    (finished.checkpoint() / name).write_bytes(b"\x80\x04cos\nsystem\n")
+    with pytest.raises(CheckpointError, match="pickled"):
+        advae.resume(finished.path, options={"train.steps": 4}, quiet=True)
+    (finished.path / "model" / "config.json").unlink()
+    (finished.path / "model" / name).write_bytes(b"\x80\x04cos\nsystem\n")
+    with pytest.raises(CheckpointError, match="pickled"):
+        advae.load(finished.path)
+
+
+def test_a_checkpoint_of_another_model_is_refused(finished: Run, tmp_path: Path, source: str) -> None:
+    settings = finished.config
+    settings["model"]["latent"] = 3
+    finished.write_config(settings)
+    with pytest.raises(CheckpointError, match="does not fit"):
+        advae.resume(finished.path, options={"train.steps": 4}, quiet=True)
+
+
+def test_other_data_are_refused(finished: Run, tmp_path: Path) -> None:
+    import numpy as np
+
+    np.save(tmp_path / "other.npy", np.random.default_rng(1).integers(0, 256, (60, 1, 4, 5), dtype=np.uint8))
+    options = {"data.source": str(tmp_path / "other.npy"), "train.steps": 4}
+    with pytest.raises(CheckpointError, match="data"):
+        advae.resume(finished.path, options=options, quiet=True)
+
+
+@pytest.mark.parametrize("key", ["train.rate", "model.latent", "method.beta", "seed", "data.protocol"])
+def test_nothing_else_may_change(finished: Run, key: str) -> None:
+    with pytest.raises(CheckpointError, match="may change"):
+        advae.resume(finished.path, options={key: 1}, quiet=True)
+
+
+def test_folders_that_are_no_runs(tmp_path: Path, finished: Run) -> None:
+    for path in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(CheckpointError, match="run directory"):
+            advae.resume(path)
+    with pytest.raises(CheckpointError, match="not empty"):
+        advae.train(config("vae", "digits"), out=finished.path, quiet=True)
+
+
+def test_a_damaged_model_is_refused(finished: Run) -> None:
+    weights = finished.path / "model" / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-5])
+    with pytest.raises(CheckpointError):
+        advae.load(finished.path)
+    tensors = load_file_bytes(content, weights)
+    save_file({k: v for k, v in tensors.items() if k != "decoder.network.body.0.bias"}, weights)
+    with pytest.raises(CheckpointError, match="do not fit"):
+        advae.load(finished.path)
+    weights.unlink()
+    with pytest.raises(CheckpointError, match="missing"):
+        advae.load(finished.path)
+
+
+def load_file_bytes(content: bytes, path: Path) -> dict[str, torch.Tensor]:
+    path.write_bytes(content)
+    return load_file(path)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"format": 1}', '{"format": 1, "spec": {}, "x_shape": [1]}'])
+def test_a_damaged_description_is_refused(finished: Run, content: str) -> None:
+    (finished.path / "model" / "config.json").write_text(content)
+    with pytest.raises(CheckpointError):
+        advae.load(finished.path)
+
+
+def test_a_save_that_fails_leaves_the_old_one_whole(finished: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    import advae.training.checkpoint as checkpoint
+
+    before = tiny.state(finished)
+
+    def full(*args: Any, **options: Any) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "save_file", full)
+        with pytest.raises(OSError, match="no space"):
+            advae.resume(finished.path, options={"train.steps": 4}, quiet=True)
+    assert tiny.differing(tiny.state(finished), before) == []
+    advae.resume(finished.path, options={"train.steps": 4}, quiet=True)
+    assert not list((finished.path / "checkpoints").glob(".*"))

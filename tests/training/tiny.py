@@ -1,0 +1,113 @@
+"""Configurations that train in milliseconds, and what a run leaves behind as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from advae.run import Run
+
+STEPS = 12
+
+
+def data(folder: Path) -> str:
+    """A file of 60 images of 4 × 5 grey pixels."""
+    path = folder / "images.npy"
+    np.save(path, np.random.default_rng(0).integers(0, 256, (60, 1, 4, 5), dtype=np.uint8))
+    return str(path)
+
+
+def tree(source: str, **method: Any) -> dict[str, Any]:
+    """A recipe with dropout, batch normalisation, dynamic binarisation and spectral norms: all that is random or has a state."""
+    return {
+        "recipe": "tiny",
+        "device": "cpu",
+        "data": {"source": source, "protocol": "binarise-dynamic"},
+        "model": {
+            "latent": 2,
+            "encoder": {"name": "conv", "channels": [3], "hidden": [6], "dropout": 0.2, "batch_norm": True},
+            "decoder": {"name": "mlp", "hidden": [6], "dropout": 0.2},
+            "critic": {"name": "concat", "hidden": [6], "dropout": 0.2, "spectral_norm": True},
+        },
+        "method": {"name": "vae", **method},
+        "train": {
+            "steps": STEPS,
+            "batch": 8,
+            "warmup": 3,
+            "ema": 0.9,
+            "clip": 5.0,
+            "log_every": 2,
+            "validate_every": 4,
+            "samples_every": 6,
+            "checkpoint_every": 100,
+        },
+    }
+
+
+def changed(base: Mapping[str, Any], dotted: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with values put at dotted places."""
+    out = {k: changed(v, {}) if isinstance(v, Mapping) else v for k, v in base.items()}
+    for key, value in dotted.items():
+        *path, last = key.split(".")
+        branch = out
+        for part in path:
+            branch = branch.setdefault(part, {})
+        branch[last] = value
+    return out
+
+
+def state(run: Run, name: str = "last") -> dict[str, Tensor]:
+    """Networks, average and optimisers of a checkpoint, but not the random state between two steps."""
+    tensors = load_file(run.checkpoint(name) / "state.safetensors")
+    return {key: value for key, value in tensors.items() if not key.startswith("random/")}
+
+
+def differing(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> list[str]:
+    """Keys whose tensors are not the same bit for bit."""
+    assert set(a) == set(b)
+    return [key for key in a if not torch.equal(a[key], b[key])]
+
+
+def images(n: int) -> Iterator[Tensor]:
+    """Binary batches without end."""
+    while True:
+        yield torch.randint(0, 2, (n, 1, 4, 5)).float()
+
+
+class Poison(nn.Module):
+    """A user's network that gives NaN at the call of its choice (class attribute), counted over all its instances."""
+
+    calls = 0
+    at = -1
+
+    def __init__(self, in_shape: Any, out_shape: Any, *, noise: int = 0, width: int = 4) -> None:
+        super().__init__()
+        self.out_shape = tuple(out_shape)
+        self.layer = nn.Linear(int(np.prod(in_shape)), int(np.prod(out_shape)))
+
+    def forward(self, inputs: Tensor, noise: Tensor | None = None) -> Tensor:
+        out = self.layer(inputs.flatten(1)).reshape(-1, *self.out_shape)
+        type(self).calls += 1
+        return out * torch.nan if type(self).calls == type(self).at else out
+
+
+class PoisonCritic(nn.Module):
+    """A user's critic that gives NaN at the call of its choice."""
+
+    calls = 0
+    at = -1
+
+    def __init__(self, x_shape: Any, z_shape: Any) -> None:
+        super().__init__()
+        self.layer = nn.Linear(int(np.prod(x_shape)) + int(np.prod(z_shape)), 1)
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        T = self.layer(torch.cat([x.flatten(1), z.flatten(1)], 1)).squeeze(-1)
+        type(self).calls += 1
+        return T * torch.nan if type(self).calls == type(self).at else T
