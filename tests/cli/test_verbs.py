@@ -185,7 +185,9 @@ def test_a_saved_model_is_enough(trained: Path, advae: Any, tmp_path: Path) -> N
     assert "--input" in answer.err
 
 
-def test_report_and_compare(trained: Path, advae: Any, tmp_path: Path) -> None:
+def test_report_and_compare(
+    trained: Path, advae: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = shutil.copytree(trained, tmp_path / "other")
     (run / "report.html").unlink()
     assert advae("report", run).out.strip() == str(run / "report.html")
@@ -194,6 +196,7 @@ def test_report_and_compare(trained: Path, advae: Any, tmp_path: Path) -> None:
     assert answer.code == 0
     assert "elbo" in answer.out
     assert (tmp_path / "page" / "compare.html").is_file()
+    monkeypatch.setattr("advae.report.write_comparison", lambda runs, out: out / "compare.html")  # done above
     told = json.loads(advae("compare", trained, run, "--out", tmp_path / "page", "--json").out)
     assert told["runs"] == ["trained", "other"]
 

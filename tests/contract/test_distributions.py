@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from contract import parts
 from torch import Tensor, nn
 
 from advae.distributions import HEADS, Distribution, StandardNormal
 from advae.errors import ConfigError, NoDensityError
 from advae.methods.base import log_density
+from contract import parts
 
 B = 4
 SAMPLE_SHAPES: list[tuple[int, ...]] = [(), (3,), (2, 3)]

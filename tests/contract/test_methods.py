@@ -10,7 +10,6 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 import torch
-from contract import parts
 from lightning_fabric import Fabric
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from advae.model import LatentModel
 from advae.networks import CRITICS
 from advae.training.options import TrainOptions
 from advae.training.step import Step
+from contract import parts
 
 B = 6
 COMBINATIONS = parts.combinations()

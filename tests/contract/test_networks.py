@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from contract import parts
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from advae.networks import CRITICS, NETWORKS
+from contract import parts
 
 SHAPES: list[tuple[int, ...]] = [(1, 7, 9), (3, 8, 8), (5, 5, 4), (1, 1, 1), (6,), (1,), (2, 3)]
 B = 3

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from training import tiny
 
 import advae
 from advae.errors import CheckpointError
@@ -18,6 +17,7 @@ from advae.run import Run
 from advae.training.interruption import Interrupted, Interruption
 from advae.training.loop import Fit
 from advae.training.validation import Validation
+from training import tiny
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "vae": {},

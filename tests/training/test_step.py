@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from lightning_fabric import Fabric
-from training import tiny
 
 import advae
 from advae.errors import ConfigError, NotFiniteError
@@ -22,6 +21,7 @@ from advae.training.options import TrainOptions
 from advae.training.players import Average, rate_share
 from advae.training.step import Step
 from advae.training.validation import Validation
+from training import tiny
 
 
 @pytest.fixture(scope="module")
@@ -194,15 +194,15 @@ def test_rates_and_betas_of_each_player() -> None:
 
 def test_clipping_bounds_each_players_gradient() -> None:
     for clip in (0.0, 1e-3):
-        step, stream = made({"name": "avb"}, TrainOptions(clip=clip)), tiny.images(6)
+        step, x = made({"name": "avb"}, TrainOptions(clip=clip)), next(tiny.images(6))
         norms: dict[str, float] = {}
         for name, player in step.players.items():
 
-            def noted(*args: Any, player: Any = player, name: str = name, **options: Any) -> None:
+            def noted(player: Any = player, name: str = name, norms: dict[str, float] = norms) -> None:
                 norms[name] = math.sqrt(sum(float(p.grad.square().sum()) for p in player.parameters))
 
             player.optimiser.step = noted
-        step(0, lambda i: next(stream))
+        step(0, lambda i, x=x: x)
         for value in norms.values():
             assert value == pytest.approx(1e-3, rel=1e-3) if clip else value > 2e-3
 

@@ -24,7 +24,7 @@ def data(folder: Path) -> str:
 
 
 def tree(source: str, **method: Any) -> dict[str, Any]:
-    """A recipe with dropout, batch normalisation, dynamic binarisation and spectral norms: all that is random or has a state."""
+    """A recipe with all that is random or has a state: dropout, dynamic binarisation, batch and spectral norms."""
     return {
         "recipe": "tiny",
         "device": "cpu",

@@ -10,7 +10,6 @@ import pytest
 import torch
 from scipy import stats
 from torch import Tensor
-from truth.sampling import assert_close, assert_sharp, batch_means
 
 from advae.distributions import HEADS, Distribution, StandardNormal
 from advae.distributions.bernoulli import Bernoulli
@@ -18,6 +17,7 @@ from advae.distributions.discretised import DiscretisedNormal, log_normal_mass
 from advae.distributions.implicit import Implicit
 from advae.distributions.noise_basis import LinearCombination, NoiseBasis
 from advae.distributions.normal import Normal, NormalHead
+from truth.sampling import assert_close, assert_sharp, batch_means
 
 RARE = 1e-5  # a right program fails one of the goodness-of-fit tests here with this probability
 

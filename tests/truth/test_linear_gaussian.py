@@ -13,8 +13,6 @@ from dataclasses import dataclass
 import pytest
 import torch
 from torch import Tensor, nn
-from truth.linear_gaussian import Exact, Gauss, Truth, make
-from truth.sampling import assert_close, assert_sharp, batch_means, gradient
 
 from advae.methods import Method
 from advae.methods.ali import ALI
@@ -23,6 +21,8 @@ from advae.methods.avb import AVB, VARIANCE_FLOOR
 from advae.methods.bavae import BAVAE
 from advae.methods.vae import VAE
 from advae.model import LatentModel
+from truth.linear_gaussian import Exact, Gauss, Truth, make
+from truth.sampling import assert_close, assert_sharp, batch_means, gradient
 
 pytestmark = pytest.mark.usefixtures("double")
 

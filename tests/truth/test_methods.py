@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
-from truth.linear_gaussian import Correlated, Gauss
 
 from advae.distributions.normal import Normal
 from advae.methods.avb import VARIANCE_FLOOR, standardise
@@ -17,6 +16,7 @@ from advae.methods.bavae import limited
 from advae.methods.vae import VAE, free_bits
 from advae.model import LatentModel, slerp
 from advae.networks import CRITICS
+from truth.linear_gaussian import Correlated, Gauss
 
 # --- adaptive contrast --------------------------------------------------------------------------------------
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from truth.linear_gaussian import Gauss
 
 from advae.ratios import kl_contrast, kl_loss, logistic_contrast, logistic_loss
+from truth.linear_gaussian import Gauss
 
 pytestmark = pytest.mark.usefixtures("double")
 

@@ -48,7 +48,7 @@ class Method:
     """Options that every method has."""
 
     order: Literal["simultaneous", "alternating"] = "simultaneous"
-    """When critics move: with the model, all gradients taken before any update; or before it, on batches of their own."""
+    """When critics move: with the model, all gradients taken before any update; or before it, on their own batches."""
     critic_steps: int = 1
     """Critic updates for each update of encoder and decoder; all but the last use batches of their own."""
     kl_warmup: int = 0

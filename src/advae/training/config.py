@@ -141,9 +141,14 @@ def resolve(
     )
 
 
-def typed_parser(tree: Mapping[str, Any]) -> ArgumentParser:
-    """A parser of every option that a configuration with these components has, with types and help."""
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)  # the docs of fields are their help
+def typed_parser(tree: Mapping[str, Any], *, docs: bool = False) -> ArgumentParser:
+    """A parser of every option that a configuration with these components has, with types.
+
+    Args:
+        tree: a configuration, of which the names of its components matter.
+        docs: with the docs of fields as help. Reading them from source takes longer than all the rest.
+    """
+    set_parsing_settings(docstring_parse_attribute_docstrings=docs)
     parser = ArgumentParser(exit_on_error=False, prog="advae train RECIPE", add_help=False)
     for key, default in PLAIN.items():
         parser.add_argument(f"--{key}", type=type(default), default=default)

@@ -1,0 +1,175 @@
+"""The evaluation against closed forms: a linear-Gaussian model, whose evidence is known, and a decoder that is constant."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from advae.data import Dataset, DataOptions, Split, load_data, make_protocol
+from advae.distributions import Distribution
+from advae.distributions.normal import Normal
+from advae.errors import ConfigError, NoDensityError
+from advae.evaluation import elbo, evaluate, iwae, rmse
+from advae.evaluation.observed import Observed
+from advae.model import LatentModel, build_model
+
+D, N, NOISE = 2, 5, 0.7
+IMAGES = 400
+
+
+class Decoder(nn.Module):
+    """``N(W z, NOISE² I)``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.W = nn.Parameter(torch.randn(N, D, generator=torch.Generator().manual_seed(3)))
+
+    def forward(self, z: Tensor) -> Distribution:
+        return Normal(z @ self.W.T, torch.tensor(math.log(NOISE)))
+
+
+class Encoder(nn.Module):
+    """The exact posterior's mean with its marginal standard deviations times ``width``: exact for none."""
+
+    def __init__(self, W: Tensor, width: float) -> None:
+        super().__init__()
+        precision = torch.eye(D) + W.T @ W / NOISE**2
+        self.cov = torch.linalg.inv(precision)
+        self.A, self.width = self.cov @ W.T / NOISE**2, width
+
+    def forward(self, x: Tensor) -> Distribution:
+        return Normal(x @ self.A.T, (self.width * self.cov.diagonal().sqrt()).log())
+
+
+@pytest.fixture
+def model() -> LatentModel:
+    decoder = Decoder()
+    return LatentModel(Encoder(decoder.W.detach(), 1.5), decoder, x_shape=(N,), latent=D)
+
+
+def data_of(model: LatentModel) -> Dataset:
+    """Real vectors drawn from the model itself, standardised by the identity."""
+    decoder = model.decoder
+    assert isinstance(decoder, Decoder)
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(IMAGES, D, generator=generator)
+    x = z @ decoder.W.detach().T + NOISE * torch.randn(IMAGES, N, generator=generator)
+    split = Split("test", x)
+    protocol = make_protocol("standardise", split)
+    protocol.mean, protocol.std = torch.zeros(N), torch.ones(N)  # type: ignore[attr-defined]
+    return Dataset("toy", "toy", (N,), split, split, split, protocol, "0")
+
+
+def exact(model: LatentModel, x: Tensor) -> Tensor:
+    """``log N(x; 0, W Wᵀ + NOISE² I)``."""
+    W = model.decoder.W.detach()  # type: ignore[union-attr]
+    cov = W @ W.T + NOISE**2 * torch.eye(N)
+    return torch.distributions.MultivariateNormal(torch.zeros(N), cov).log_prob(x)
+
+
+def test_bounds_stand_in_order_and_the_elbo_is_its_closed_form(model: LatentModel) -> None:
+    data = data_of(model)
+    observed = Observed(data)
+    x = data.protocol.observe(data.test.raw(range(IMAGES)))
+    truth = exact(model, x).mean().item()
+    q = model.encode(x)
+    full = torch.distributions.MultivariateNormal(q.mean, model.encoder.cov)  # type: ignore[arg-type]
+    # KL of the diagonal posterior to the exact one, the same for every x.
+    mine = torch.distributions.MultivariateNormal(q.mean, torch.diag_embed(q.moments()[1]))
+    gap = torch.distributions.kl_divergence(mine, full).mean().item()
+    bounds = [elbo(model, observed, draws=200), *(iwae(model, observed, k) for k in (5, 50, 500))]
+    # The draws of one image have a standard deviation of about 1 nat: 400 × 200 draws leave 0.004; 5 of them.
+    assert bounds[0].value == pytest.approx(truth - gap, abs=0.02)
+    assert gap > 0.05  # else the order below would show nothing
+    values = [b.value for b in bounds]
+    assert values == sorted(values)
+    assert values[-1] == pytest.approx(truth, abs=0.02)  # K = 500: the bias is about var(w) / 2K
+    assert values[-1] <= truth + 0.02
+    assert all(b.kind == "lower bound" and b.n == IMAGES for b in bounds)
+
+
+def test_importance_weights_honour_k_exactly(model: LatentModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of draws do not change how many there are."""
+    from advae.evaluation import bounds
+
+    x = torch.randn(7, N)
+    monkeypatch.setattr(bounds, "BATCH", 20)  # 2 draws of 7 at a time
+    assert bounds.log_weights(model, x, 13, False).shape == (13, 7)
+
+
+class Constant(nn.Module):
+    """A decoder that always says the same grey."""
+
+    def __init__(self, shape: tuple[int, ...], grey: float) -> None:
+        super().__init__()
+        self.shape, self.grey, self.weight = shape, grey, nn.Parameter(torch.zeros(1))
+
+    def forward(self, z: Tensor) -> Distribution:
+        mean = torch.full((len(z), *self.shape), (self.grey + 0.5) / 256)
+        return Normal(mean, torch.tensor(math.log(0.1)))
+
+
+def test_rmse_of_a_constant_is_computed_by_hand() -> None:
+    data = load_data(DataOptions(source="digits", protocol="dequantise"))
+    head = build_model(SMALL, data.x_shape).encoder
+    model = LatentModel(head, Constant(data.x_shape, 100.0), x_shape=data.x_shape, latent=2)
+    assert data.test.values is not None
+    by_hand = (data.test.values.double() - 100).square().mean().sqrt().item()
+    assert rmse(model, Observed(data)).value == pytest.approx(by_hand, rel=1e-4)  # float32 sums
+
+
+SMALL = {
+    "latent": 2,
+    "encoder": {"name": "mlp", "hidden": [8]},
+    "posterior": {"name": "normal"},
+    "decoder": {"name": "mlp", "hidden": [8]},
+    "likelihood": {"name": "normal", "variance": "shared"},
+    "critic": {"name": "concat", "hidden": [8]},
+}
+
+
+def test_eight_bit_images_are_scored_by_probabilities_of_values() -> None:
+    """A normal over 8-bit images gives the same figure as the discretised one, never its density."""
+    data = load_data(DataOptions(source="digits", protocol="dequantise"))
+    torch.manual_seed(0)
+    plain = build_model(SMALL, data.x_shape)
+    binned = build_model(SMALL | {"likelihood": {"name": "discretised-normal", "variance": "shared"}}, data.x_shape)
+    binned.load_state_dict(plain.state_dict())
+    a, b = (evaluate(m, data, importance=0) for m in (plain, binned))
+    assert a.named("elbo").value == b.named("elbo").value
+    bits, nats = a.named("elbo (bits/dim)"), a.named("elbo")
+    assert bits.value == pytest.approx(-nats.value / (64 * math.log(2)))
+    assert bits.kind == "upper bound"
+    assert nats.value < 0  # a log probability of values; the density of these images can be positive
+
+
+def test_the_same_seed_gives_the_same_figures_and_they_say_their_protocol() -> None:
+    data = load_data(DataOptions(source="digits", protocol="binarise-dynamic"))
+    torch.manual_seed(0)
+    model = build_model(SMALL | {"likelihood": {"name": "bernoulli"}}, data.x_shape)
+    first, again, other = (evaluate(model, data, importance=5, seed=s) for s in (0, 0, 1))
+    assert [e.value for e in first] == [e.value for e in again] != [e.value for e in other]
+    for estimate in first:
+        assert {"split", "observation", "seed", "checksum"} <= set(estimate.protocol)
+        assert estimate.protocol["observation"] == "binarise-dynamic"
+        assert estimate.stderr > 0
+
+
+def test_an_implicit_encoder_gets_an_adversarial_estimate_and_no_bound() -> None:
+    data = load_data(DataOptions(source="digits", protocol="grey"))
+    spec = SMALL | {"posterior": {"name": "implicit", "noise": 4}, "likelihood": {"name": "bernoulli"}}
+    model = build_model(spec, data.x_shape, ["critic"], {"method": {"name": "avb"}})
+    found = evaluate(model, data)
+    assert found.named("elbo (critic)").kind == "adversarial estimate"
+    assert not any("bound" in e.kind for e in found)
+    with pytest.raises(NoDensityError):
+        elbo(model, Observed(data))
+
+
+def test_a_wrong_split_is_said() -> None:
+    data = load_data(DataOptions(source="digits"))
+    with pytest.raises(ConfigError, match="did you mean 'test'"):
+        Observed(data, "tset")
