@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from advae.distributions import HEADS, Distribution, Head, StandardNormal
 from advae.errors import CheckpointError, ConfigError
-from advae.files import read_json, recovered_folder, replaced_folder, write_json
+from advae.files import digest, read_json, recovered_folder, replaced_folder, write_json
 from advae.networks import CRITICS, NETWORKS
 
 FORMAT = 1
@@ -152,16 +152,17 @@ class LatentModel(nn.Module):
                 "this model was put together from modules by hand and has no description to save",
                 remedy="make it with advae.build_model(spec, x_shape), naming your classes by import path",
             )
-        config = {
-            "format": FORMAT,
-            "x_shape": self.x_shape,
-            "critics": list(self.critics),
-            "spec": self.spec,
-            "info": self.info,
-        }
         with replaced_folder(folder) as aside:
-            write_json(aside / CONFIG, config)
             save_file({k: v.contiguous() for k, v in self.state_dict().items()}, aside / WEIGHTS)
+            config = {
+                "format": FORMAT,
+                "x_shape": self.x_shape,
+                "critics": list(self.critics),
+                "spec": self.spec,
+                "info": self.info,
+                "sha256": digest(aside / WEIGHTS),
+            }
+            write_json(aside / CONFIG, config)
 
     @classmethod
     def from_pretrained(
@@ -189,7 +190,7 @@ class LatentModel(nn.Module):
             raise CheckpointError(
                 "the model's config.json was edited or is incomplete", given=error
             ) from None
-        load_weights(model, path / WEIGHTS)
+        load_weights(model, path / WEIGHTS, config.get("sha256"))
         return model.to(device).eval()
 
 
@@ -266,14 +267,20 @@ def seeded(seed: int | None, device: torch.device | str) -> Iterator[None]:
         yield
 
 
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Read safetensors into a module that must fit them exactly.
+def load_weights(module: nn.Module, path: Path, sha256: str | None) -> None:
+    """Read safetensors with this checksum into a module that must fit them exactly.
 
     Raises:
-        CheckpointError: the file is missing, cut short, or has other tensors than the module.
+        CheckpointError: the file is missing, cut short, edited, or has other tensors than the module.
     """
     refuse_pickles(path)
     try:
+        if digest(path) != sha256:
+            raise CheckpointError(
+                "the weights are damaged: their checksum is wrong",
+                given=path,
+                remedy="the file was cut short or edited",
+            )
         module.load_state_dict(load_file(path))
     except FileNotFoundError:
         raise CheckpointError("the weights are missing", given=path) from None

@@ -31,10 +31,11 @@ class Registry(Generic[T]):
     Args:
         kind: what the classes are, for messages ("network").
         package: the package whose modules register themselves when imported.
+        base: what every class here is a subclass of; no other is ever called.
     """
 
-    def __init__(self, kind: str, package: str) -> None:
-        self.kind, self.package = kind, package
+    def __init__(self, kind: str, package: str, base: type) -> None:
+        self.kind, self.package, self.base = kind, package, base
         self._classes: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
@@ -67,7 +68,7 @@ class Registry(Generic[T]):
         if name in self._classes or name in self.names():
             return self._classes[name]
         if "." in name:
-            return _import_class(name, self.kind)
+            return _import_class(name, self.kind, self.base)
         raise ConfigError(f"there is no {self.kind} called {name!r}", remedy=nearest(name, self.names()))
 
     def build(self, spec: dict[str, Any], /, **required: Any) -> Any:
@@ -88,7 +89,7 @@ class Registry(Generic[T]):
         return [p for p in inspect.signature(cls).parameters if p != "self"]
 
 
-def _import_class(path: str, kind: str) -> Any:
+def _import_class(path: str, kind: str, base: type) -> Any:
     module_name, _, attribute = path.rpartition(".")
     package = module_name.partition(".")[0]
     if package not in _allowed and module_name not in sys.modules:
@@ -104,6 +105,6 @@ def _import_class(path: str, kind: str) -> Any:
             given=str(error),
             remedy="check the path, and that its package is installed or on PYTHONPATH",
         ) from error
-    if not isinstance(cls, type):
-        raise ConfigError(f"{path!r} is not a class", given=type(cls).__name__)
+    if not isinstance(cls, type) or not issubclass(cls, base):
+        raise ConfigError(f"{path!r} is no {kind}", given=cls, expected=f"a subclass of {base.__qualname__}")
     return cls

@@ -216,7 +216,7 @@ def test_a_users_network_is_refused_until_allowed(package: str, tmp_path: Path) 
     config = resolve("vae-digits", options)
     assert config.model["encoder"] == {"name": "their_nets.MyEncoder", "width": 6}
     assert resolve(config.to_dict()) == config
-    with pytest.raises(ConfigError, match="did you mean 'width'"):
+    with pytest.raises(ConfigError, match=r"did you mean 'model\.encoder\.width'"):
         resolve("vae-digits", {**options, "model.encoder.widht": 3})
     for path in ("their_nets.Nothing", "their_nets.NOT_A_CLASS", "their_nets.deep.Thing"):
         with pytest.raises(ConfigError):

@@ -72,6 +72,21 @@ def test_the_same_again(name: str, source: str, straight: dict[str, Run], tmp_pa
     assert set(weights) <= set(tiny.differing(tiny.state(other), tiny.state(straight[name])))
 
 
+def test_noise_is_a_function_of_seed_and_step(
+    source: str, straight: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is drawn between two steps (a user's callback, another sheet) changes nothing."""
+    after = Fit._after
+
+    def drawing(self: Fit, *args: Any) -> bool:
+        torch.rand(7)
+        return after(self, *args)
+
+    monkeypatch.setattr(Fit, "_after", drawing)
+    again = advae.train(config("asvae", source), out=tmp_path / "again", quiet=True)
+    assert tiny.differing(tiny.state(again), tiny.state(straight["asvae"])) == []
+
+
 @every_config
 @pytest.mark.parametrize("stop", [1, 5])
 def test_stopped_and_resumed_for_longer(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from advae.distributions import HEADS, Distribution, StandardNormal
 from advae.distributions.bernoulli import Bernoulli
-from advae.distributions.discretised import DiscretisedNormal, log_normal_mass
+from advae.distributions.discretised import DiscretisedNormal, log1mexp, log_normal_mass
 from advae.distributions.implicit import Implicit
 from advae.distributions.noise_basis import LinearCombination, NoiseBasis
 from advae.distributions.normal import Normal, NormalHead
@@ -168,7 +168,9 @@ def test_the_256_probabilities_sum_to_one(mu: float, sigma: float, dtype: torch.
     assert abs(float(total) - 1) < (2e-5 if dtype == torch.float32 else 1e-12)
 
 
-@pytest.mark.parametrize(("mu", "sigma"), EXTREMES)
+@pytest.mark.parametrize(
+    ("mu", "sigma"), [*EXTREMES, (0.3, 1e6)]
+)  # at the last, bins are narrower than rounding
 def test_every_level_has_a_finite_log_probability_and_gradient(mu: float, sigma: float) -> None:
     mean = torch.full((256, 1), mu, requires_grad=True)
     log_scale = torch.full((256, 1), math.log(sigma), requires_grad=True)
@@ -189,6 +191,13 @@ def test_bin_probabilities_against_a_reference() -> None:
         found = log_normal_mass(edges[:-1], edges[1:])
         ok = mass > 1e-280
         torch.testing.assert_close(found[ok], mass.log()[ok], atol=1e-10, rtol=1e-10)
+
+
+def test_log1mexp_keeps_its_digits() -> None:
+    """In single precision against double: a few roundings, from tiny arguments to large ones."""
+    x = torch.logspace(-30, 1.9, 200).double()
+    exact = torch.where(x < 0.1, torch.log(-torch.expm1(-x)), torch.log1p(-torch.exp(-x)))
+    torch.testing.assert_close(log1mexp(x.float()).double(), exact, atol=0, rtol=1e-6)
 
 
 def test_any_value_in_a_bin_has_the_bins_probability() -> None:

@@ -153,7 +153,7 @@ def _help(args: argparse.Namespace) -> int:
 
         config = resolve(_source(args), overrides)
         print(f"\nevery option of {config.recipe}, with what it would be trained with:\n")
-        options, values = typed_parser(config.to_dict()), _flat(config.to_dict())
+        options, values = typed_parser(config.to_dict(), docs=True), _flat(config.to_dict())
         options.set_defaults(values)
         for action in options._actions:
             if action.dest not in values or action.dest == "recipe":  # whole sections as files: use --config

@@ -266,12 +266,12 @@ def check_batch_size(split: Split, batch_size: int, world: int = 1) -> None:
         DataError: a batch larger than the split.
     """
     if batch_size < 1:
-        raise ConfigError("the batch size must be 1 or more (train.batch_size)", given=batch_size)
+        raise ConfigError("the batch size must be 1 or more (train.batch)", given=batch_size)
     if batch_size * world > len(split):
         processes = f" on each of {world} processes" if world > 1 else ""
         raise DataError(
             "a batch is larger than the data",
-            given=f"train.batch_size {batch_size}{processes}, {len(split)} {split.name} examples",
+            given=f"train.batch {batch_size}{processes}, {len(split)} {split.name} examples",
             expected=f"at most {len(split) // world}",
-            remedy=f"set train.batch_size to {max(1, len(split) // world)} or less, or give more data",
+            remedy=f"set train.batch to {max(1, len(split) // world)} or less, or give more data",
         )

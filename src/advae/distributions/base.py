@@ -59,6 +59,10 @@ class Distribution:
         """Mean ``[B, d]`` and variance ``[B, d]``, or with ``full`` covariance ``[B, d, d]``."""
         raise NotImplementedError
 
+    def density(self) -> Distribution:
+        """What :meth:`rsample` draws from, with a density in place of probabilities of levels; mostly itself."""
+        return self
+
     def fixed(self) -> Distribution:
         """The same distribution with constant parameters: gradients reach a value, never the network."""
         raise NotImplementedError
@@ -141,4 +145,4 @@ class Head(nn.Module):
         raise NotImplementedError
 
 
-HEADS: Registry[type[Head]] = Registry("distribution", "advae.distributions")
+HEADS: Registry[type[Head]] = Registry("distribution", "advae.distributions", Head)

@@ -33,6 +33,9 @@ class DiscretisedNormal(Normal):
         upper = torch.where(level < LEVELS - 1, upper, torch.inf)
         return sum_event(log_normal_mass(lower, upper), len(self.event_shape))
 
+    def density(self) -> Normal:
+        return Normal(self._mean, self.log_scale)
+
     def sample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:  # type: ignore[override]
         """Levels, at the middle of their bins."""
         level = (super().sample(sample_shape) * LEVELS).floor().clamp(0, LEVELS - 1)

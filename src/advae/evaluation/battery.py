@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 
-from advae.data import Dataset
+from advae.data import Dataset, protocol_from
 from advae.evaluation.adversarial import adversarial_elbo
 from advae.evaluation.bounds import elbo, iwae
 from advae.evaluation.estimate import Estimates
@@ -42,7 +43,7 @@ def evaluate(
         adversarial estimate, labelled so.
     """
     model.eval()
-    observed = Observed(data, split, seed, limit)
+    observed = Observed(as_trained(model, data), split, seed, limit)
     q, p = _kinds(model)
     found = Estimates()
     with seeded(seed, model.device):
@@ -59,6 +60,17 @@ def evaluate(
         elif not q and model.critics:
             found += adversarial_elbo(model, observed)
     return found
+
+
+def as_trained(model: LatentModel, data: Dataset) -> Dataset:
+    """The data under the model's own protocol, where it is one of the same name with other numbers.
+
+    Standardised data keep the mean and scale of the data that the model was trained on.
+    """
+    described = (model.info.get("data") or {}).get("protocol", {})
+    if described.get("name") != data.protocol.name:
+        return data
+    return replace(data, protocol=protocol_from(described))
 
 
 @torch.no_grad()

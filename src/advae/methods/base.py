@@ -27,9 +27,6 @@ from advae.registry import Registry
 
 MODEL: tuple[str, ...] = ("encoder", "decoder")
 
-METHODS: Registry[type[Method]] = Registry("method", "advae.methods")
-
-
 class Losses(dict[str, Tensor]):
     """A loss to minimise for each player, ``[B]``, in nats; and what is worth knowing about the batch.
 
@@ -115,17 +112,25 @@ class Method:
             ConfigError: they cannot; the message names the option to change.
         """
         probe = torch.zeros(2, *model.x_shape, device=model.device)
+        training, _ = model.training, model.eval()
         with torch.no_grad():
             q = model.encode(probe)
-            made = {"posterior": q, "likelihood": model.decode(q.rsample())}
-        for part, need in self.needs.items():
-            if need == "density" and not made[part].has_log_prob:
-                raise ConfigError(
-                    f"{self.name} needs a {part} with a density",
-                    given=f"model.{part}.name = {model.spec[part]['name'] if model.spec else made[part]}",
-                    remedy=f"choose a model.{part} with a density ('normal'), or a method without this need"
-                    " (avb takes any posterior, bavae any likelihood too)",
-                )
+            self._check_part("posterior", q, model)
+            self._check_part("likelihood", model.decode(q.rsample()), model)
+            self.losses(model, probe)
+        model.train(training)
+
+    def _check_part(self, part: str, made: Distribution, model: LatentModel) -> None:
+        if self.needs.get(part) == "density" and not made.has_log_prob:
+            raise ConfigError(
+                f"{self.name} needs a {part} with a density",
+                given=f"model.{part}.name = {model.spec[part]['name'] if model.spec else made}",
+                remedy=f"choose a model.{part} with a density ('normal'), or a method without this need"
+                " (avb takes any posterior, bavae any likelihood too)",
+            )
+
+
+METHODS: Registry[type[Method]] = Registry("method", "advae.methods", Method)
 
 
 def wanted(players: Sequence[str] | None, player: str) -> bool:
@@ -140,4 +145,4 @@ def log_density(distribution: Distribution, value: Tensor) -> Tensor | float:
     through ``value``, not through the parameters of the distribution. What is left out has expectation zero
     under the distribution itself (AVB proposition 2).
     """
-    return distribution.fixed().log_prob(value) if distribution.has_log_prob else 0.0
+    return distribution.density().fixed().log_prob(value) if distribution.has_log_prob else 0.0

@@ -16,8 +16,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from advae.registry import Registry
 
-NETWORKS: Registry[type[nn.Module]] = Registry("network", "advae.networks")
-CRITICS: Registry[type[nn.Module]] = Registry("critic", "advae.networks")
+NETWORKS: Registry[type[nn.Module]] = Registry("network", "advae.networks", nn.Module)
+CRITICS: Registry[type[nn.Module]] = Registry("critic", "advae.networks", nn.Module)
 
 Activation = Literal["relu", "leaky-relu", "elu", "silu", "tanh"]
 

@@ -5,7 +5,6 @@ Noise and batches are functions of (seed, step, rank), so the position in both i
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from advae.errors import CheckpointError
-from advae.files import read_json, replaced_folder, write_json
+from advae.files import digest, read_json, replaced_folder, write_json
 from advae.model import refuse_pickles
 from advae.training.step import Step
 
@@ -90,9 +89,3 @@ def _read_tensors(path: Path, expected: str) -> dict[str, Tensor]:
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

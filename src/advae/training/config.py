@@ -120,13 +120,14 @@ def resolve(
         ConfigError: an unknown recipe, component or option (with the nearest name), or a wrong value.
     """
     tree = merge(DEFAULTS, read_recipe(source))
-    for key in sorted(overrides or {}, key=lambda key: key.count(".")):  # components before their options
-        tree = merge(tree, _nested(key, (overrides or {})[key]))
+    chosen = {key.removesuffix(".name"): value for key, value in (overrides or {}).items()}
+    for key in sorted(chosen, key=lambda key: key.count(".")):  # components before their options
+        tree = merge(tree, _nested(key, chosen[key]))
     parser = typed_parser(tree)
     _check_names(tree, parser)
     try:
         parsed = parser.parse_object(tree, defaults=True)
-        plain = yaml.safe_load(parser.dump(parsed, skip_none=False, skip_validation=True))
+        plain = _plain(parsed.as_dict())
     except ConfigError:
         raise
     except Exception as error:  # jsonargparse raises several kinds; each says which key and why
@@ -194,6 +195,13 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
+def _plain(value: Any) -> Any:
+    """The value as YAML has it: lists for tuples."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
 def _nested(dotted: str, value: Any) -> dict[str, Any]:
     for part in reversed(dotted.split(".")):
         value = {part: value}
@@ -218,6 +226,9 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def _check_names(tree: Mapping[str, Any], parser: ArgumentParser) -> None:
+    for section in SECTIONS:
+        if not isinstance(tree.get(section, {}), Mapping):
+            raise ConfigError(f"{section!r} is a section of options", given=repr(tree[section]))
     known = {action.dest for action in parser._actions}
     for key in _leaves(tree):
         if key not in known:

@@ -78,8 +78,8 @@ def resume(
 
     Args:
         folder: the run directory.
-        options: ``{"train.steps": N}`` to train longer than was asked for at first; nothing else may change
-            but where the work is done ("device", "data.source", "data.workers").
+        options: ``{"train.steps": N}`` to train longer than was asked for at first. Beside it only what helps
+            a run over a number that was not finite (rates, clipping) and where the work is done may change.
         quiet: show no progress.
 
     Raises:
@@ -103,6 +103,9 @@ def resume(
 
 MAY_CHANGE = (
     "train.steps",
+    "train.rate",
+    "train.critic_rate",
+    "train.clip",
     "device",
     "data.source",
     "data.workers",
@@ -125,7 +128,12 @@ def _only_what_may_change(options: Mapping[str, Any]) -> None:
 def default_folder(config: Config) -> Path:
     """``runs/RECIPE/DATE-TIME-sSEED``."""
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    return Path("runs") / (config.recipe or "unnamed") / f"{stamp}-s{config.seed}"
+    folder = Path("runs") / (config.recipe or "unnamed") / f"{stamp}-s{config.seed}"
+    taken = 1
+    while folder.exists():  # another run of the same seed began in the same second
+        taken += 1
+        folder = folder.with_name(f"{stamp}-s{config.seed}-{taken}")
+    return folder
 
 
 class Trainer:
@@ -228,6 +236,8 @@ class Fit:
         self.model.train()
         stream = self.batches.stream(start * self.step.batches)
         try:
+            if start == 0:
+                self._save(0)  # from here on a killed run can be resumed
             with Interruption() as stop, Progress(self.options.steps, start, quiet) as progress:
                 for step in range(start, self.options.steps):
                     self._one(step, stream)
