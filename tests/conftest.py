@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from docstring_parser.attrdoc import AttributeDocstrings
 
 # pytest's "importlib" mode puts no folder of tests on the path; helper modules are imported as
 # ``truth.linear_gaussian``.
 sys.path.insert(0, str(Path(__file__).parent))
 
 torch.set_num_threads(1)
-
-# Reading the docs of option fields from source takes most of the time of resolving a configuration, and they
-# are the same every time.
-_read = AttributeDocstrings.get_attr_docs
-_cached = functools.cache(lambda component: _read(AttributeDocstrings(), component))
-AttributeDocstrings.get_attr_docs = lambda self, component: _cached(component)  # type: ignore[method-assign]
 
 
 @pytest.fixture

@@ -101,6 +101,7 @@ def test_a_players_step_moves_that_player_only(name: str, posterior: str, likeli
         step._move(0, x, (player,))
         for key, p in model.named_parameters():
             assert bool((p != before[key]).any()) == (id(p) in own), f"{player}: {key}"
+            assert p.grad is None, f"{player} leaves a gradient on {key}"
 
 
 @every_method

@@ -231,15 +231,19 @@ def test_gradients_are_all_taken_before_any_update() -> None:
 @pytest.mark.parametrize("decay", [0.0, 0.3, 0.999])
 def test_the_moving_average(decay: float) -> None:
     """a ← d a + (1 − d) w with d = min(decay, (1 + t)/(10 + t)); buffers are copied."""
-    step = made({"name": "vae"}, TrainOptions(ema=decay), posterior={"name": "normal", "variance": "fixed"})
+    encoder = {"name": "conv", "channels": [2], "hidden": [5], "batch_norm": True}
+    step = made({"name": "vae"}, TrainOptions(ema=decay), encoder=encoder)
     model, average = step.model, Average(step.model, decay)
     expected = weights(average.model)
     for t in range(5):
-        for p in model.parameters():
-            p.data += torch.randn_like(p)
+        for value in model.state_dict().values():
+            value += torch.randn(value.shape).sign().to(value.dtype)
         average.update(t)
         d = min(decay, (1 + t) / (10 + t))
-        expected = {k: d * expected[k] + (1 - d) * v for k, v in model.state_dict().items()}
+        buffers = dict(model.named_buffers())
+        assert buffers
+        now = model.state_dict()
+        expected = {k: v.clone() if k in buffers else d * expected[k] + (1 - d) * v for k, v in now.items()}
     for key, value in average.model.state_dict().items():
         torch.testing.assert_close(value, expected[key], atol=1e-6, rtol=1e-5)
     if decay == 0:

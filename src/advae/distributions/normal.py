@@ -10,6 +10,7 @@ import torch
 from torch import Size, Tensor, nn
 
 from advae.distributions.base import HEADS, LOG_2PI, Distribution, Head, sum_event
+from advae.errors import ConfigError
 
 MIN_SCALE = 1e-3  # below it a density explodes on constant pixels
 
@@ -66,7 +67,7 @@ class NormalHead(Head):
         variance: "pixel": one for every number of every event, from the network; "shared": one learned
             number for all; "fixed": ``scale`` for ever.
         scale: the standard deviation that training starts from, or stays at.
-        min_scale: lower limit of the standard deviation.
+        min_scale: lower limit of a learned standard deviation.
         squash: put the mean through a sigmoid, to lie in (0, 1) as the pixels of images do.
     """
 
@@ -81,7 +82,15 @@ class NormalHead(Head):
         squash: Literal["none", "sigmoid"] = "none",
     ) -> None:
         super().__init__(event_shape)
-        self.variance, self.start, self.floor = variance, math.log(scale), math.log(min_scale)
+        if variance != "fixed" and scale <= min_scale:
+            raise ConfigError(
+                "a learned scale must start above its lower limit",
+                given=f"scale {scale}, min_scale {min_scale}",
+            )
+        self.variance, self.floor = variance, math.log(min_scale)
+        # The raw value that the soft floor maps to the scale that was asked for.
+        above = math.log(scale) - self.floor
+        self.start = math.log(scale) if variance == "fixed" else self.floor + math.log(math.expm1(above))
         self.squash = squash
         self.values = 2 if variance == "pixel" else 1
         if variance == "shared":
@@ -92,8 +101,10 @@ class NormalHead(Head):
     def forward(self, network: Callable[..., Any], inputs: Tensor) -> Distribution:
         raw = network(inputs)
         raw = raw.float() if raw.dtype.itemsize < 4 else raw
-        log_scale = raw[:, 1] + self.start if self.variance == "pixel" else self.log_scale
         mean = torch.sigmoid(raw[:, 0]) if self.squash == "sigmoid" else raw[:, 0]
+        if self.variance == "fixed":
+            return self.distribution(mean, self.log_scale)
+        log_scale = raw[:, 1] + self.start if self.variance == "pixel" else self.log_scale
         return self.distribution(mean, soft_floor(log_scale, self.floor))
 
 

@@ -1,0 +1,95 @@
+"""Files are whole or absent, whatever moment their writer is killed at."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from advae.errors import CheckpointError
+from advae.files import read_json, recovered_folder, replaced_folder, write_atomically, write_json
+from advae.run import Run
+
+
+def test_a_file_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"a": 1})
+    write_json(path, {"a": 2})
+    assert read_json(path) == {"a": 2}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.txt"
+    write_atomically(path, "old")
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_failed_folder_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    with replaced_folder(path) as aside:
+        (aside / "x").write_text("old")
+    with pytest.raises(RuntimeError), replaced_folder(path) as aside:
+        (aside / "x").write_text("new")
+        raise RuntimeError
+    assert (path / "x").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("killed_at", [1, 2])
+def test_a_writer_killed_at_either_rename_leaves_a_whole_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int
+) -> None:
+    """A kill runs no clean-up: the renames after it, and the removal of leftovers, do not happen."""
+    path, calls, rename = tmp_path / "last", [], os.rename
+    with replaced_folder(path) as aside:
+        (aside / "x").write_text("old")
+
+    def rename_until_killed(a: Path, b: Path) -> None:
+        calls.append(a)
+        if len(calls) >= killed_at:
+            raise KeyboardInterrupt
+        rename(a, b)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", rename_until_killed)
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)
+        with pytest.raises(KeyboardInterrupt), replaced_folder(path) as aside:
+            (aside / "x").write_text("new")
+    assert (recovered_folder(path) / "x").read_text() == "old"
+    with replaced_folder(path) as aside:
+        (aside / "x").write_text("newer")
+    assert (recovered_folder(path) / "x").read_text() == "newer"
+    assert [p.name for p in tmp_path.iterdir()] == ["last"]
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a": ', b"\xff\xfe"])
+def test_json_that_was_cut_short_is_said(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"a\.json"):
+        read_json(path)
+
+
+def test_a_metrics_line_that_was_cut_short_is_left_out(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", {"recipe": "x"})
+    row = {"step": 1, "split": "train", "train/kl": 0.5}
+    (run.path / "metrics.jsonl").write_text(json.dumps(row) + '\n{"step": 2, "sp')
+    assert run.metrics() == [row]
+    run.write_csv()
+    assert (run.path / "metrics.csv").read_text() == "step,split,train/kl\n1,train,0.5\n"
+
+
+def test_a_run_is_not_written_over_another(tmp_path: Path) -> None:
+    Run.create(tmp_path / "run", {})
+    with pytest.raises(CheckpointError, match="not empty"):
+        Run.create(tmp_path / "run", {})
+    with pytest.raises(CheckpointError, match="not a run directory"):
+        Run.open(tmp_path)
