@@ -1,4 +1,4 @@
-"""The evaluation against closed forms: a linear-Gaussian model, whose evidence is known, and a decoder that is constant."""
+"""The evaluation against closed forms: a linear-Gaussian model whose evidence is known, a constant decoder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from advae.data import Dataset, DataOptions, Split, load_data, make_protocol
+from advae.data import DataOptions, Dataset, Split, load_data, make_protocol
 from advae.distributions import Distribution
 from advae.distributions.normal import Normal
 from advae.errors import ConfigError, NoDensityError
@@ -136,7 +136,9 @@ def test_eight_bit_images_are_scored_by_probabilities_of_values() -> None:
     data = load_data(DataOptions(source="digits", protocol="dequantise"))
     torch.manual_seed(0)
     plain = build_model(SMALL, data.x_shape)
-    binned = build_model(SMALL | {"likelihood": {"name": "discretised-normal", "variance": "shared"}}, data.x_shape)
+    binned = build_model(
+        SMALL | {"likelihood": {"name": "discretised-normal", "variance": "shared"}}, data.x_shape
+    )
     binned.load_state_dict(plain.state_dict())
     a, b = (evaluate(m, data, importance=0) for m in (plain, binned))
     assert a.named("elbo").value == b.named("elbo").value

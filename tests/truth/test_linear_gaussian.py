@@ -120,7 +120,7 @@ def bavae_critics(known: bool) -> Callable[[Truth], dict[str, Function]]:
         def pairs(x: Tensor, z: Tensor) -> Tensor:
             return 1 + t.q.log_prob(torch.cat([x, z], 1)) - t.q_z.log_prob(z) - t.log_p(x, z)
 
-        return {"prior": prior, "reconstruction": pairs}
+        return {"prior": prior, "pairs": pairs}
 
     return critics
 
@@ -310,7 +310,7 @@ KNOWN: dict[str, tuple[Method, Method, Callable[[Truth], dict[str, Function]], b
     "bavae": (
         BAVAE(known="densities", ceiling=50),
         BAVAE(known="none", ceiling=50),
-        lambda t: {"prior": lambda x, z: -t.prior.log_prob(z), "reconstruction": zero},
+        lambda t: {"prior": lambda x, z: -t.prior.log_prob(z), "pairs": zero},
         True,
     ),
     "ali": (

@@ -18,8 +18,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from advae.distributions import Distribution
-from advae.methods.base import METHODS, MODEL, Losses, Method, log_density
+from advae.methods.base import METHODS, MODEL, Losses, Method, conditional_density
 from advae.model import LatentModel
 from advae.ratios import logistic_contrast, logistic_loss
 
@@ -37,12 +36,13 @@ class ALI(Method):
     paper: ClassVar[str] = "Dumoulin et al. 2017"
     players: ClassVar[dict[str, tuple[str, ...]]] = {"model": MODEL, "critic": ("critic",)}
 
-    def f(self, model: LatentModel, x: Tensor, z: Tensor, q: Distribution, p: Distribution) -> Tensor:
-        """``f(x, z) [B]``, where ``q = q(·|x)`` and ``p = p(·|z)``."""
+    def f(self, model: LatentModel, x: Tensor, z: Tensor) -> Tensor:
+        """``f(x, z) [B]``. The model moves x or z, so the known terms are differentiated in both."""
         residual = model.critics["critic"](x, z).float()
         if self.known == "none":
             return residual
-        return residual + log_density(q, z) - model.prior.log_prob(z) - log_density(p, x)
+        log_q = conditional_density(model.encoder, x, z)
+        return residual + log_q - model.prior.log_prob(z) - conditional_density(model.decoder, z, x)
 
     def losses(
         self,
@@ -51,15 +51,14 @@ class ALI(Method):
         players: Sequence[str] | None = None,
         kl_weight: float | Tensor = 1.0,
     ) -> Losses:
-        q, z_p = model.encode(x), model.prior.rsample(x.shape[:1])
-        z, p_p = q.rsample(), model.decode(z_p)
-        x_p = p_p.rsample()
-        p, q_p = model.decode(z), model.encode(x_p)
+        z, z_p = model.encode(x).rsample(), model.prior.rsample(x.shape[:1])
+        x_p = model.decode(z_p).rsample()
 
-        contrast = logistic_contrast(self.f(model, x, z, q, p), self.f(model, x_p, z_p, q_p, p_p))  # (3)
+        contrast = logistic_contrast(self.f(model, x, z), self.f(model, x_p, z_p))  # (3)
         f_q, f_p = contrast.log_ratio_p, contrast.log_ratio_q
         fooled = logistic_loss(-f_q, -f_p) if self.generator == "non-saturating" else -contrast.loss
         report = contrast.report("critic")
+        p = model.decode(z)
         if p.has_log_prob:
             report["reconstruction"] = -p.log_prob(x)
         return Losses(model=fooled, critic=contrast.loss, report=report)

@@ -34,6 +34,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from advae.distributions import Distribution
+from advae.errors import ConfigError
 from advae.methods.base import METHODS, MODEL, Losses, Method, log_density, wanted
 from advae.model import LatentModel
 from advae.ratios import Contrast, logistic_contrast
@@ -41,6 +42,8 @@ from advae.ratios import Contrast, logistic_contrast
 
 def another(batch: Tensor) -> Tensor:
     """The batch turned by one: every element meets one that was drawn independently of it."""
+    if len(batch) < 2:
+        raise ConfigError("a batch of one has no independent pairs", remedy="set train.batch to 2 or more")
     return batch.roll(1, 0)
 
 

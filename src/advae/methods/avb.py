@@ -42,7 +42,7 @@ def standardise(q: Distribution, z: Tensor, full: bool) -> tuple[Tensor, Tensor]
     Gradients flow through z alone. With ``full`` the whole covariance is taken out by its Cholesky factor.
     """
     with torch.no_grad():
-        mu, var = q.moments(full)
+        mu, var = (moment.detach() for moment in q.moments(full))  # a normal hands out its own, live tensors
     if full:
         with torch.autocast(z.device.type, enabled=False):
             eye = torch.eye(z.shape[-1], device=z.device)

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from advae.distributions import Distribution
 from advae.errors import ConfigError
@@ -26,6 +27,7 @@ from advae.model import LatentModel
 from advae.registry import Registry
 
 MODEL: tuple[str, ...] = ("encoder", "decoder")
+
 
 class Losses(dict[str, Tensor]):
     """A loss to minimise for each player, ``[B]``, in nats; and what is worth knowing about the batch.
@@ -146,3 +148,13 @@ def log_density(distribution: Distribution, value: Tensor) -> Tensor | float:
     under the distribution itself (AVB proposition 2).
     """
     return distribution.density().fixed().log_prob(value) if distribution.has_log_prob else 0.0
+
+
+def conditional_density(network: nn.Module, given: Tensor, value: Tensor) -> Tensor | float:
+    """A known term ``log p(value | given)`` with constant weights, or 0 where there is no density.
+
+    Gradients flow through ``value`` and through ``given``: for a critic of which the model moves both.
+    """
+    weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
+    distribution = functional_call(network, weights, (given,))
+    return distribution.density().log_prob(value) if distribution.has_log_prob else 0.0

@@ -57,7 +57,7 @@ class BAVAE(Method):
     paper: ClassVar[str] = "Fickinger 2019"
     players: ClassVar[dict[str, tuple[str, ...]]] = {
         "model": MODEL,
-        "critics": ("prior", "reconstruction"),
+        "critics": ("prior", "pairs"),
     }
 
     def T_prior(self, model: LatentModel, x: Tensor, z: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class BAVAE(Method):
 
     def T_reconstruction(self, model: LatentModel, x: Tensor, z: Tensor) -> Tensor:
         """``D_θφ(x, z) [B]``: one more than the log ratio q(x|z)/p(x|z)."""
-        return limited(model.critics["reconstruction"](x, z).float(), self.ceiling)
+        return limited(model.critics["pairs"](x, z).float(), self.ceiling)
 
     def losses(
         self,

@@ -5,6 +5,8 @@ Noise and batches are functions of (seed, step, rank), so the position in both i
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,8 @@ def save_checkpoint(folder: Path, step: Step, progress: dict[str, Any]) -> None:
     tensors["random/cpu"] = torch.get_rng_state()
     with replaced_folder(folder) as aside:
         save_file({k: v.detach().contiguous() for k, v in tensors.items()}, aside / TENSORS)
-        write_json(aside / STATE, {"format": FORMAT, "sha256": digest(aside / TENSORS), **progress})
+        state = {"format": FORMAT, "sha256": digest(aside / TENSORS), **progress}
+        write_json(aside / STATE, state | {"seal": seal(state)})
 
 
 def load_checkpoint(folder: Path, step: Step) -> dict[str, Any]:
@@ -50,6 +53,8 @@ def load_checkpoint(folder: Path, step: Step) -> dict[str, Any]:
     state = read_json(folder / STATE)
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError("the checkpoint is of another format", given=folder / STATE)
+    if state.pop("seal", None) != seal(state):
+        raise CheckpointError("the checkpoint is damaged: its position was edited", given=folder / STATE)
     tensors = _read_tensors(folder / TENSORS, state.get("sha256", ""))
     try:
         step.model.load_state_dict(_under(tensors, "model/"))
@@ -64,6 +69,11 @@ def load_checkpoint(folder: Path, step: Step) -> dict[str, Any]:
             remedy="config.yaml was edited: only train.steps may change between the two",
         ) from None
     return state
+
+
+def seal(state: dict[str, Any]) -> str:
+    """SHA-256 of the position, which holds that of the tensors."""
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 def average_of(folder: Path) -> dict[str, Tensor]:

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from advae.data import Batches, Dataset, check, load_data, mix
 from advae.errors import CheckpointError
-from advae.files import write_atomically, write_json
+from advae.files import read_json, write_atomically, write_json
 from advae.methods import METHODS, Method
 from advae.model import LatentModel, build_model, seeded
 from advae.run import Run
-from advae.training.checkpoint import average_of, load_checkpoint, save_checkpoint
+from advae.training.checkpoint import STATE, average_of, load_checkpoint, save_checkpoint
 from advae.training.config import Config, resolve
 from advae.training.environment import environment, find_device
 from advae.training.interruption import Interrupted, Interruption
@@ -308,7 +308,9 @@ class Fit:
         if self.options.patience and self.position["best"] is not None:
             model = copy.deepcopy(model)
             model.load_state_dict(average_of(self.run.checkpoint("best")))
-        model.info["step"] = self.position["step"]
+            model.info["step"] = read_json(self.run.checkpoint("best") / STATE)["step"]
+        else:
+            model.info["step"] = self.position["step"]
         model.save_pretrained(self.run.path / "model")
 
 

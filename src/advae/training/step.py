@@ -29,16 +29,17 @@ class Guard:
 
     def __init__(self, device: torch.device) -> None:
         self.found = torch.zeros((), device=device)
-        self._where = torch.zeros(2, dtype=torch.long, device=device)
-        self._names: list[str] = []
+        self._where = torch.zeros(3, dtype=torch.long, device=device)
+        self._names: list[list[str]] = []  # every list of terms seen: a critic's own move has fewer
 
     def look(self, step: int, names: list[str], values: Tensor) -> None:
         """Check ``values [n]``, called ``names``, of ``step``."""
         bad = ~torch.isfinite(values)
         fresh = bad.any() & (self.found == 0)
-        place = torch.stack([torch.full_like(self._where[0], step), bad.to(torch.long).argmax()])
-        if len(names) >= len(self._names):
-            self._names = names
+        if names not in self._names:
+            self._names.append(names)
+        here = [torch.full_like(self._where[0], number) for number in (step, self._names.index(names))]
+        place = torch.stack([*here, bad.to(torch.long).argmax()])
         self._where.copy_(torch.where(fresh, place, self._where))
         self.found.copy_(torch.maximum(self.found, bad.any().to(self.found.dtype)))
 
@@ -50,8 +51,8 @@ class Guard:
         """
         if not self.found.item():
             return
-        step, index = self._where.tolist()
-        player, _, term = self._names[index].partition(":")
+        step, which, index = self._where.tolist()
+        player, _, term = self._names[which][index].partition(":")
         raise NotFiniteError(
             f"training stopped: {term} of player {player!r} is not finite at step {step}",
             expected="finite numbers; the weights were not touched by this step",
@@ -110,7 +111,7 @@ class Step:
 
     @torch.no_grad()
     def _record(self, step: int, losses: Losses, means: dict[str, Tensor], norms: dict[str, Tensor]) -> None:
-        terms = {f"{_owner(key)}:{key}": value.float().mean() for key, value in losses.report.items()}
+        terms = {f"{self._owner(key)}:{key}": value.float().mean() for key, value in losses.report.items()}
         terms |= {f"{name}:loss": mean.detach() for name, mean in means.items()}
         terms |= {f"{name}:gradient": norm for name, norm in norms.items()}
         values = torch.stack(list(terms.values()))
@@ -133,7 +134,8 @@ class Step:
         self._sums, self._counts = {}, Counter()
         return {name: value / counts[name] for name, value in zip(names, sums, strict=True)}
 
-
-def _owner(key: str) -> str:
-    """The player a diagnostic speaks of: ``critic/accuracy`` of the critic, ``kl`` of the model."""
-    return key.partition("/")[0] if "/" in key else "model"
+    def _owner(self, key: str) -> str:
+        """The player a diagnostic speaks of: ``critic/accuracy`` of the critic, ``kl`` of the model."""
+        role = key.partition("/")[0]
+        owners = [player for player, nets in self.method.players.items() if role == player or role in nets]
+        return owners[0] if owners else "model"
