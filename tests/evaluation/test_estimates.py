@@ -175,3 +175,20 @@ def test_a_wrong_split_is_said() -> None:
     data = load_data(DataOptions(source="digits"))
     with pytest.raises(ConfigError, match="did you mean 'test'"):
         Observed(data, "tset")
+
+
+def test_the_adversarial_estimate_is_scored_like_every_other_figure() -> None:
+    """With a critic of zero it is minus the reconstruction, in probabilities of 8-bit values, minus the rest."""
+    data = load_data(DataOptions(source="digits", protocol="dequantise"))
+    torch.manual_seed(0)
+    spec = SMALL | {"posterior": {"name": "implicit", "noise": 4}}
+    method = {"name": "avb", "contrast": "prior", "known": "none"}
+    model = build_model(spec, data.x_shape, ["critic"], {"method": method})
+    for weight in model.critics.parameters():
+        torch.nn.init.zeros_(weight)
+    found = evaluate(model, data)
+    assert found.named("kl (critic)").value == 0
+    both = found.named("elbo (critic)"), found.named("reconstruction")
+    # The two draw codes of their own; an untrained decoder hardly depends on them.
+    assert both[0].value == pytest.approx(-both[1].value, rel=0.01)
+    assert both[0].protocol["likelihood"] == both[1].protocol["likelihood"] == "bin probabilities"

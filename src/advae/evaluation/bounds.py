@@ -15,7 +15,7 @@ from torch import Tensor
 
 from advae.errors import NoDensityError
 from advae.evaluation.estimate import Estimate, from_images
-from advae.evaluation.observed import Observed, likelihood
+from advae.evaluation.observed import Observed, likelihood, scored_as
 from advae.model import LatentModel
 
 BATCH = 4096  # codes decoded at a time
@@ -65,5 +65,5 @@ def _per_image(model: LatentModel, observed: Observed, draws: int, reduce: objec
 
 
 def _protocol(model: LatentModel, observed: Observed, draws: int) -> dict[str, object]:
-    scored = "bin probabilities" if observed.scores_bins(model) else "as observed"
+    scored = scored_as(observed.scores_bins(model))
     return observed.protocol(estimator="importance weights", draws=draws, likelihood=scored)

@@ -86,6 +86,11 @@ def likelihood(p: Distribution, bins: bool) -> Distribution:
     return p
 
 
+def scored_as(bins: bool) -> str:
+    """How a protocol says what :func:`likelihood` did."""
+    return "bin probabilities" if bins else "as observed"
+
+
 def unit_dims(model: LatentModel) -> int:
     """How many numbers an observation has."""
     return int(torch.Size(model.x_shape).numel())

@@ -8,7 +8,7 @@ import torch
 
 from advae.errors import NoDensityError
 from advae.evaluation.estimate import Estimate, from_images, mean_and_error
-from advae.evaluation.observed import Observed, likelihood
+from advae.evaluation.observed import Observed, likelihood, scored_as
 from advae.model import LatentModel, representative
 
 
@@ -25,8 +25,7 @@ def reconstruction(model: LatentModel, observed: Observed) -> Estimate:
         if not p.has_log_prob:
             raise NoDensityError("an implicit decoder has no reconstruction error in nats", remedy="see rmse")
         values.append(-likelihood(p, bins).log_prob(x).cpu())
-    scored = "bin probabilities" if bins else "as observed"
-    protocol = observed.protocol(code="a draw from q(z|x)", likelihood=scored)
+    protocol = observed.protocol(code="a draw from q(z|x)", likelihood=scored_as(bins))
     return from_images(torch.cat(values), "reconstruction", "error", "nats", protocol)
 
 

@@ -21,6 +21,9 @@ is right; it depends on φ through the mutual information I_q(x; z), so the φ-g
 the evidence lower bound's: it discourages codes that tell much about x. (θ moves the fixed critic's second
 expectation only: that gradient is the bound's at the optimal critic.)
 
+The value is E_q(z) KL(q(x|z) ‖ p(x|z)): zero for *every* encoder once the decoder is its inverse, also for codes
+that tell nothing. The prior's game then favours those: with good critics the samples are sharp and the codes empty.
+
 Both critics use exp: one far-off pair can dominate a batch. T is held below a ceiling by a smooth limit (an option).
 """
 
