@@ -122,7 +122,7 @@ def test_image_that_breaks_while_streaming_is_named(folder: Callable[..., Path])
 
 def test_batch_larger_than_the_data(split: Split) -> None:
     assert Batches(split, 103, seed=0).steps_per_epoch == 1
-    with pytest.raises(DataError, match=r"train.batch_size 104, 103 train examples"):
+    with pytest.raises(DataError, match=r"train.batch 104, 103 train examples"):
         Batches(split, 104, seed=0)
     with pytest.raises(DataError, match="at most 51"):
         Batches(split, 52, seed=0, world=2)

@@ -46,7 +46,7 @@ def test_unknown_support() -> None:
 def test_batch_size() -> None:
     data = digits("grey")
     check(data, "unit", 1455)
-    with pytest.raises(DataError, match=r"set train.batch_size to 1455 or less"):
+    with pytest.raises(DataError, match=r"set train.batch to 1455 or less"):
         check(data, "unit", 1456)
     with pytest.raises(ConfigError):
         check(data, "unit", 0)

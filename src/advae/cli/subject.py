@@ -174,29 +174,16 @@ def open_examples(subject: Subject, args: argparse.Namespace) -> Examples:
 
 def _input_examples(subject: Subject, source: str, part: str | None) -> Examples:
     """Every example of a source (of one part, where it has several), in its order and not cut into splits."""
-    import torch
-
-    from advae.data import DataOptions, _opened, splits
-    from advae.data.base import Split, Subset
-    from advae.data.labels import class_ids
+    from advae.data import DataOptions, load_part
     from advae.data.sources import locate
 
-    protocol, shape = subject.protocol, subject.model.x_shape
+    shape = subject.model.x_shape
     fit: dict[str, int] = {}
     if locate(source).kind not in ("digits", "array") and subject.images:
         fit = {"channels": shape[0]} | ({"image_size": shape[1]} if shape[1] == shape[2] else {})
-    opened = _opened(DataOptions(source=source, **fit), protocol.eight_bit)  # type: ignore[arg-type]
-    name = next(iter(opened.parts)) if len(opened.parts) == 1 else part or "test"
-    if name not in opened.parts:
-        raise DataError(f"these data have no {name} split", given=source, expected=" or ".join(opened.parts))
-    rows = opened.parts[name]
-    labels, _ = class_ids(opened.labels, {key: len(part) for key, part in opened.parts.items()})
-    split = Split(name, None, labels.get(name), Subset(rows, torch.arange(len(rows)).numpy()))
-    if len(split) == 0:
-        raise DataError("the data are empty", given=source)
+    name, split = load_part(DataOptions(source=source, **fit), subject.protocol, part)  # type: ignore[arg-type]
     _same_shape(split, subject.model, source)
-    read = splits.loaded if splits.bytes_of([split]) <= splits.RESIDENT_BYTES else splits.scanned
-    return Examples(protocol.fixed(read([split])[0], 2), protocol, opened.name)
+    return Examples(split, subject.protocol, name)
 
 
 def _same_shape(split: Split, model: LatentModel, source: str) -> None:

@@ -28,6 +28,7 @@ __all__ = [
     "Split",
     "check",
     "load_data",
+    "load_part",
     "make_protocol",
     "mix",
     "protocol_from",
@@ -116,6 +117,38 @@ def load_data(options: DataOptions) -> Dataset:
         classes=1 + max(int(ids.max()) for ids in labels.values()) if labels else None,
         class_names=class_names or source.class_names,
     )
+
+
+def load_part(options: DataOptions, protocol: Protocol, part: str | None = None) -> tuple[str, Split]:
+    """Every example of a source in its order, not cut into splits; and the source's name.
+
+    Args:
+        options: of which the source and how images are fitted matter.
+        protocol: that the examples will be observed by.
+        part: which part, where the source has several; its test part by default.
+
+    Raises:
+        ConfigError, DataError: as :func:`load_data`, and where there is no such part or it is empty.
+    """
+    import numpy as np
+
+    from advae.data import splits
+    from advae.data.base import Split, Subset
+    from advae.data.labels import class_ids
+
+    source = _opened(options, protocol.eight_bit)
+    name = next(iter(source.parts)) if len(source.parts) == 1 else part or "test"
+    if name not in source.parts:
+        raise DataError(
+            f"these data have no {name} split", given=options.source, expected=" or ".join(source.parts)
+        )
+    rows = source.parts[name]
+    if len(rows) == 0:
+        raise DataError("the data are empty", given=options.source)
+    labels, _ = class_ids(source.labels, {key: len(held) for key, held in source.parts.items()})
+    split = Split(name, None, labels.get(name), Subset(rows, np.arange(len(rows))))
+    read = splits.loaded if splits.bytes_of([split]) <= splits.RESIDENT_BYTES else splits.scanned
+    return source.name, protocol.fixed(read([split])[0], 2)
 
 
 def _opened(options: DataOptions, eight_bit: bool) -> Source:

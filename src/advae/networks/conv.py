@@ -184,6 +184,7 @@ class ConvCritic(nn.Module):
         activation: the nonlinearity.
         dropout: probability of dropping a unit.
         spectral_norm: put every layer under spectral normalisation.
+        gain: factor of the output.
     """
 
     def __init__(
@@ -199,8 +200,10 @@ class ConvCritic(nn.Module):
         activation: Activation = "leaky-relu",
         dropout: float = 0.0,
         spectral_norm: bool = False,
+        gain: float = 1.0,
     ) -> None:
         super().__init__()
+        self.gain = gain
         c, h, w = image_shape(x_shape, "critic")
         self.features = downscaling([c, *channels], kernel, activation, False, dropout)
         for _ in channels:
@@ -217,4 +220,5 @@ class ConvCritic(nn.Module):
         """Pairs ``x [B, C, H, W]``, ``z [B, *z_shape]`` to ``T [B]``."""
         maps = self.features(x)
         features = maps.mean((2, 3)) if self.pool else maps.flatten(1)
-        return self.joint(torch.cat([features, self.z_features(z.flatten(1))], dim=1)).squeeze(-1)
+        pairs = torch.cat([features, self.z_features(z.flatten(1))], dim=1)
+        return self.gain * self.joint(pairs).squeeze(-1)
