@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.svm import SVC
 
 import advae
@@ -32,12 +33,12 @@ SHOWN = 16
 RESULTS = Path(__file__).parents[1] / "results"
 
 
-def reader(data: Any) -> SVC:
+def reader(data: Any) -> CalibratedClassifierCV:
     """A classifier of the real digits, from their training and validation examples."""
     parts = (data.train, data.validation)
     x = np.concatenate([pixels(part.values.float()) for part in parts])
     y = np.concatenate([part.labels.numpy() for part in parts])
-    return SVC(probability=True, gamma=0.08, C=10, random_state=0).fit(x, y)
+    return CalibratedClassifierCV(SVC(gamma=0.08, C=10), ensemble=False).fit(x, y)
 
 
 def pixels(grey: torch.Tensor) -> np.ndarray:
@@ -45,9 +46,19 @@ def pixels(grey: torch.Tensor) -> np.ndarray:
     return grey.clamp(0, 255).flatten(1).cpu().numpy() / 255
 
 
-def legible(machine: SVC, rows: np.ndarray) -> float:
+def legible(machine: CalibratedClassifierCV, rows: np.ndarray) -> float:
     """The share of images that the classifier is sure about."""
     return float((machine.predict_proba(rows).max(1) > SURE).mean())
+
+
+def trained(recipe: str, options: dict[str, Any], out: Path) -> Any:
+    """The run in ``out``: found if it is finished, gone on with if it was stopped, else trained."""
+    if not (out / "config.yaml").exists():
+        return advae.train(recipe, options=options, out=out, quiet=True)
+    run = advae.Run.open(out)
+    if run.model().info["step"] < run.config["train"]["steps"]:
+        run = advae.resume(out, quiet=True)
+    return run
 
 
 def one(recipe: str, seed: int, folder: Path, steps: int | None) -> dict[str, Any]:
@@ -57,8 +68,7 @@ def one(recipe: str, seed: int, folder: Path, steps: int | None) -> dict[str, An
     options = {"seed": seed} | ({"train.steps": steps} if steps else {})
     result: dict[str, Any] = {"recipe": recipe, "seed": seed, "finite": True}
     try:
-        done = (out / "model").exists() and not (out / "checkpoints" / ".unfinished").exists()
-        run = advae.Run.open(out) if done else advae.train(recipe, options=options, out=out, quiet=True)
+        run = trained(recipe, options, out)
     except AdvaeError as error:
         return result | {"finite": False, "error": str(error)}
     model = advae.load(out)

@@ -137,7 +137,7 @@ def _self_check() -> Finding:
     """Data, networks, three steps, a checkpoint, the model read back, samples, figures."""
     from advae.data import DataOptions, load_data
     from advae.evaluation import evaluate
-    from advae.training.loop import train
+    from advae.training.start import train
 
     tiny: dict[str, Any] = TINY
     began = time.perf_counter()

@@ -181,38 +181,37 @@ def _print_config(config: Config, as_json: bool) -> int:
 
 def _dry_run(config: Config, args: argparse.Namespace) -> int:
     """Everything up to the first step, and nothing written."""
-    from advae.training.loop import Trainer, default_folder
+    from advae.training.setup import Setup
+    from advae.training.start import default_folder
 
     out = Path(args.resume or args.out or default_folder(config))
     if not args.resume:
         _refuse_used(out)
-    trainer = Trainer(config)
-    data = trainer.data.describe()
+    setup = Setup(config)
+    data = setup.data.describe()
     facts = {
         "recipe": config.recipe,
         "method": config.method["name"],
-        "players": {player: list(nets) for player, nets in trainer.method.players.items()},
-        "parameters": trainer.parameters(),
+        "players": {player: list(nets) for player, nets in setup.method.players.items()},
+        "parameters": setup.parameters(),
         "data": data,
         "steps": config.train.steps,
         "batch": config.train.batch,
         "seed": config.seed,
-        "device": str(trainer.fabric.device),
+        "device": str(setup.fabric.device),
         "out": str(out),
     }
     if args.json:
         print_json(facts)
         return 0
-    players = "; ".join(
-        f"{player} moves {', '.join(nets)}" for player, nets in trainer.method.players.items()
-    )
+    players = "; ".join(f"{player} moves {', '.join(nets)}" for player, nets in setup.method.players.items())
     sizes = ", ".join(f"{n:,} {part}" for part, n in data["sizes"].items())
     shape = " × ".join(map(str, data["shape"]))
     print_facts(
         facts
         | {
             "players": players,
-            "parameters": ", ".join(f"{name} {n:,}" for name, n in trainer.parameters().items()),
+            "parameters": ", ".join(f"{name} {n:,}" for name, n in setup.parameters().items()),
             "data": f"{data['name']}: {sizes}; {shape}, {data['protocol']['name']}",
             "steps": f"{config.train.steps:,} of {config.train.batch} examples",
         }
@@ -238,7 +237,7 @@ def _trained(config: Config, overrides: dict[str, Any], args: argparse.Namespace
         Interrupted: a signal came; its message says how to go on.
     """
     from advae.training.interruption import Interrupted
-    from advae.training.loop import default_folder, resume, train
+    from advae.training.start import default_folder, resume, train
 
     out = Path(args.resume or args.out or default_folder(config))
     try:

@@ -1,0 +1,64 @@
+"""What a configuration amounts to before any step: device, data, networks and method, all checked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning_fabric import Fabric
+
+from advae.data import Dataset, check, load_data
+from advae.methods import METHODS, Method
+from advae.model import LatentModel, build_model, seeded
+from advae.training.config import Config
+from advae.training.environment import environment, find_device
+
+
+class Setup:
+    """What a configuration amounts to, before any step: data, networks, method, all checked.
+
+    Args:
+        config: a resolved configuration.
+
+    Raises:
+        ConfigError, DataError: the parts do not fit each other.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        device = find_device(config.device)
+        self.fabric = Fabric(
+            accelerator=device.type,
+            devices=[device.index] if device.type == "cuda" else 1,
+            precision="bf16-mixed" if config.train.precision == "bf16" else "32-true",
+        )
+        self.method: Method = METHODS.build(config.method)
+        self.data: Dataset = load_data(config.data)
+        with seeded(config.seed, self.fabric.device):
+            self.model = self._build()
+            check(self.data, support_of(self.model), config.train.batch)
+            self.method.check(self.model)
+
+    def _build(self) -> LatentModel:
+        info = {
+            "recipe": self.config.recipe,
+            "method": self.method.spec(),
+            "data": self.data.describe(),
+            "seed": self.config.seed,
+        }
+        model = build_model(self.config.model, self.data.x_shape, self.method.critics, info)
+        return model.to(self.fabric.device)
+
+    def parameters(self) -> dict[str, int]:
+        """How many weights each network has."""
+        networks = {"encoder": self.model.encoder, "decoder": self.model.decoder}
+        networks |= {f"critic {role}": net for role, net in self.model.critics.items()}
+        return {name: sum(p.numel() for p in net.parameters()) for name, net in networks.items()}
+
+    def environment(self) -> dict[str, Any]:
+        """What env.json says."""
+        return environment(self.fabric.device, self.data.describe(), self.parameters())
+
+
+def support_of(model: LatentModel) -> str:
+    """The values that the model's likelihood can score."""
+    return getattr(getattr(model.decoder, "head", None), "support", "real")

@@ -1,0 +1,115 @@
+"""Where training starts: from a recipe to a run directory, or on from a run's last checkpoint."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from advae.errors import CheckpointError
+from advae.files import write_atomically, write_json
+from advae.run import Run
+from advae.training.config import Config, resolve
+from advae.training.loop import fit
+from advae.training.setup import Setup
+
+
+def train(
+    recipe: str | os.PathLike[str] | Mapping[str, Any],
+    *,
+    options: Mapping[str, Any] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    command: str = "",
+    quiet: bool = False,
+) -> Run:
+    """Train a recipe.
+
+    Args:
+        recipe: a recipe's name, a YAML file, or a tree of options.
+        options: overrides by dotted name, ``{"train.steps": 500, "seed": 1}``.
+        out: the run directory; ``runs/RECIPE/DATE-TIME-sSEED`` without it.
+        command: what to record as the command.
+        quiet: show no progress.
+
+    Returns:
+        The run, finished.
+
+    Raises:
+        ConfigError, DataError: something does not fit; nothing was written.
+        NotFiniteError: a loss or gradient was not finite.
+        Interrupted: a signal came; a checkpoint was saved.
+    """
+    config = resolve(recipe, options)
+    setup = Setup(config)
+    run = Run.create(out or default_folder(config), config.to_dict())
+    write_atomically(run.path / "command.txt", (command or "advae.train(…)") + "\n")
+    write_json(run.path / "env.json", setup.environment())
+    fit(setup, run, quiet=quiet)
+    return run
+
+
+def resume(
+    folder: str | os.PathLike[str], *, options: Mapping[str, Any] | None = None, quiet: bool = False
+) -> Run:
+    """Go on with a run from its last checkpoint.
+
+    Args:
+        folder: the run directory.
+        options: ``{"train.steps": N}`` to train longer than was asked for at first. Beside it only what helps
+            a run over a number that was not finite (rates, clipping) and where the work is done may change.
+        quiet: show no progress.
+
+    Raises:
+        CheckpointError: no run, no checkpoint, a damaged one, or other data than before.
+    """
+    run = Run.open(folder)
+    _only_what_may_change(options or {})
+    config = resolve(run.config, options)
+    setup = Setup(config)
+    before = run.env.get("data", {}).get("checksum")
+    if before not in (None, setup.data.checksum):
+        raise CheckpointError(
+            "the data are not the ones this run was trained on",
+            given=f"checksum {setup.data.checksum}",
+            expected=f"checksum {before}",
+            remedy="put the data back, or start a new run",
+        )
+    fit(setup, run, go_on=True, quiet=quiet)
+    return run
+
+
+MAY_CHANGE = (
+    "train.steps",
+    "train.rate",
+    "train.critic_rate",
+    "train.clip",
+    "device",
+    "data.source",
+    "data.workers",
+    "train.checkpoint_every",
+    "train.keep_every",
+)
+
+
+def _only_what_may_change(options: Mapping[str, Any]) -> None:
+    for key in options:
+        if key not in MAY_CHANGE:
+            raise CheckpointError(
+                "a run goes on as it was configured",
+                given=f"--{key}",
+                expected=f"only {', '.join(MAY_CHANGE)} may change on resume",
+                remedy="start a new run with the other option",
+            )
+
+
+def default_folder(config: Config) -> Path:
+    """``runs/RECIPE/DATE-TIME-sSEED``."""
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder = Path("runs") / (config.recipe or "unnamed") / f"{stamp}-s{config.seed}"
+    taken = 1
+    while folder.exists():  # another run of the same seed began in the same second
+        taken += 1
+        folder = folder.with_name(f"{stamp}-s{config.seed}-{taken}")
+    return folder
