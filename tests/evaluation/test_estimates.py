@@ -13,6 +13,7 @@ from advae.distributions import Distribution
 from advae.distributions.normal import Normal
 from advae.errors import ConfigError, NoDensityError
 from advae.evaluation import elbo, evaluate, iwae, rmse
+from advae.evaluation.battery import as_trained
 from advae.evaluation.observed import Observed
 from advae.model import LatentModel, build_model
 
@@ -192,3 +193,13 @@ def test_the_adversarial_estimate_is_scored_like_every_other_figure() -> None:
     # The two draw codes of their own; an untrained decoder hardly depends on them.
     assert both[0].value == pytest.approx(-both[1].value, rel=0.01)
     assert both[0].protocol["likelihood"] == both[1].protocol["likelihood"] == "bin probabilities"
+
+
+def test_other_data_are_standardised_as_the_training_data_were(model: LatentModel) -> None:
+    mine, other = data_of(model), data_of(model)
+    model.info["data"] = mine.describe()
+    other.protocol.mean = torch.full((N,), 5.0)  # type: ignore[attr-defined]
+    seen = as_trained(model, other).protocol
+    raw = other.test.raw(range(3))
+    torch.testing.assert_close(seen.observe(raw), mine.protocol.observe(raw))
+    assert not torch.allclose(other.protocol.observe(raw), mine.protocol.observe(raw))

@@ -55,7 +55,7 @@ class Guard:
         player, _, term = self._names[which][index].partition(":")
         raise NotFiniteError(
             f"training stopped: {term} of player {player!r} is not finite at step {step}",
-            expected="finite numbers; the weights were not touched by this step",
+            expected="finite numbers; no weight was moved by it",
             remedy="the last checkpoint stands: lower train.rate or train.critic_rate, set train.clip, or raise a"
             " minimal scale, and go on with --resume",
         )
