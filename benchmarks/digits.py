@@ -4,8 +4,7 @@
 
 Trains each *-digits recipe with each seed (a finished run is not trained again), evaluates it, and writes
 results/digits.json, results/digits.md and a sheet of samples of each method, one row a seed. *Legible* is the share
-of 1,000 samples to which a support vector machine, trained on the real digits, gives a class with probability above
-0.9; the same of real test digits is printed as the yardstick. Worst of a method is its least legible seed.
+of 1,000 samples to which a classifier by nearness to the real digits gives a class with probability above 0.9; the same of real test digits is printed as the yardstick. Worst of a method is its least legible seed.
 """
 
 from __future__ import annotations
@@ -20,8 +19,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.calibration import CalibratedClassifierCV
-from sklearn.svm import SVC
+from sklearn.kernel_approximation import Nystroem
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
 
 import advae
 from advae.errors import AdvaeError
@@ -33,12 +33,16 @@ SHOWN = 16
 RESULTS = Path(__file__).parents[1] / "results"
 
 
-def reader(data: Any) -> CalibratedClassifierCV:
-    """A classifier of the real digits, from their training and validation examples."""
+def reader(data: Any) -> Pipeline:
+    """A classifier of the real digits, from their training and validation examples.
+
+    Its features are nearness to examples, and vanish far from all of them: what is no digit is not read surely.
+    """
     parts = (data.train, data.validation)
     x = np.concatenate([pixels(part.values.float()) for part in parts])
     y = np.concatenate([part.labels.numpy() for part in parts])
-    return CalibratedClassifierCV(SVC(gamma=0.08, C=10), ensemble=False).fit(x, y)
+    nearness = Nystroem(gamma=0.2, n_components=800, random_state=0)
+    return make_pipeline(nearness, LogisticRegression(C=10, max_iter=2000)).fit(x, y)
 
 
 def pixels(grey: torch.Tensor) -> np.ndarray:
@@ -46,7 +50,7 @@ def pixels(grey: torch.Tensor) -> np.ndarray:
     return grey.clamp(0, 255).flatten(1).cpu().numpy() / 255
 
 
-def legible(machine: CalibratedClassifierCV, rows: np.ndarray) -> float:
+def legible(machine: Pipeline, rows: np.ndarray) -> float:
     """The share of images that the classifier is sure about."""
     return float((machine.predict_proba(rows).max(1) > SURE).mean())
 
@@ -124,7 +128,7 @@ def page(results: list[dict[str, Any]]) -> str:
         "",
         "Made by `benchmarks/digits.py`: scikit-learn's 8 × 8 digits, 180 test images, seeds 0 to 4; each cell the"
         " median over seeds (worst seed in brackets where it matters). *Legible*: share of 1,000 samples that a"
-        " support vector machine reads with probability above 0.9. *Read right*: share of reconstructed test digits"
+        " classifier of the real digits reads with probability above 0.9. *Read right*: share of reconstructed test digits"
         " whose class it gets right. *Critic*: an adversarial estimate, not a bound.",
         "",
         "| recipe | finite | RMSE, grey levels | reconstruction, nats | ELBO, nats | ELBO (critic), nats | legible |"
