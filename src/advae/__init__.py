@@ -2,7 +2,7 @@
 
 >>> import advae
 >>> sorted(advae.__all__)[:3]
-['AdvaeError', 'Estimate', 'LatentModel']
+['AdvaeError', 'DataOptions', 'Estimate']
 """
 
 from __future__ import annotations

@@ -290,9 +290,15 @@ def folder_of_pickled_code(tmp: Path, run: Path) -> list[object]:
     return ["sample", tmp]
 
 
-@case("weights cannot be read", "model.safetensors")
+@case("weights are damaged", "model.safetensors")
 def model_cut_short(tmp: Path, run: Path) -> list[object]:
     edit(run / "model/model.safetensors", lambda data: data[:1000])
+    return ["sample", run]
+
+
+@case("weights are damaged", "model.safetensors")
+def model_edited(tmp: Path, run: Path) -> list[object]:
+    edit(run / "model/model.safetensors", lambda data: data[:-4] + b"\0\0\1\1")
     return ["sample", run]
 
 
@@ -302,9 +308,9 @@ def model_description_edited(tmp: Path, run: Path) -> list[object]:
     return ["sample", run]
 
 
-@case("goes on as it was configured", "--train.rate")
+@case("goes on as it was configured", "--train.beta1")
 def resume_with_another_option(tmp: Path, run: Path) -> list[object]:
-    return ["train", "--resume", run, "--train.rate", 1]
+    return ["train", "--resume", run, "--train.beta1", 0.5]
 
 
 @case("goes on as it was configured", "--seed")
