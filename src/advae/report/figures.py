@@ -183,10 +183,18 @@ def _distance(z: FloatArray) -> FloatArray:
 
 
 def _histogram(axes: Axes, values: FloatArray, name: str, theme: Theme) -> None:
-    reach = max(3.5, float(np.abs(values).max(initial=0)) * 1.02)
+    # All but one in a hundred: a few far codes would squeeze the rest into a spike. They are counted in a note.
+    reach = max(3.5, 1.1 * float(np.quantile(np.abs(values), 0.99))) if len(values) else 3.5
     grid = np.linspace(-reach, reach, 240)
     if len(values):
-        axes.hist(values, bins=36, range=(-reach, reach), density=True, color=theme.first, alpha=0.45, lw=0)
+        weights = np.full(len(values), 18 / (reach * len(values)))  # a density of all codes, shown or not
+        axes.hist(
+            values, bins=36, range=(-reach, reach), weights=weights, color=theme.first, alpha=0.45, lw=0
+        )
+        outside = float((np.abs(values) > reach).mean())
+        if outside:
+            note = f"{100 * outside:.1f} % outside"
+            axes.text(0.97, 0.97, note, transform=axes.transAxes, ha="right", va="top", size=6.5)
     axes.plot(grid, np.exp(-0.5 * grid**2) / math.sqrt(2 * math.pi), color=theme.ink, lw=0.9)
     corner_name(axes, name)
 
