@@ -58,7 +58,7 @@ class Method:
     players: ClassVar[dict[str, tuple[str, ...]]] = {"model": MODEL}
     """Each player's networks: "encoder", "decoder", or the role of a critic."""
     needs: ClassVar[dict[str, str]] = {}
-    """What it asks of "posterior" and "likelihood": "density" or "implicit"."""
+    """What it asks of "posterior" and "likelihood": "density", or nothing."""
 
     def __post_init__(self) -> None:
         if self.critic_steps < 1:
