@@ -196,6 +196,11 @@ def protocol_that_the_likelihood_cannot_score(tmp: Path, run: Path) -> list[obje
     return train("--model.likelihood", "bernoulli", "--data.protocol", "standardise")
 
 
+@case("likelihood cannot score", "set model.likelihood.squash to none")
+def standardised_values_for_a_mean_between_0_and_1(tmp: Path, run: Path) -> list[object]:
+    return train("--model.likelihood.squash", "sigmoid", "--data.protocol", "standardise")
+
+
 @case("NaN", "data")
 def values_that_are_nan(tmp: Path, run: Path) -> list[object]:
     values = np.random.default_rng(0).normal(size=(200, 6)).astype(np.float32)

@@ -16,18 +16,20 @@ ACCEPTED = {
     "binary": ("binary", "unit"),
     "unit": ("binary", "unit"),
     "8-bit": ("8-bit",),
+    "interval": ("binary", "unit", "8-bit"),
     "real": ("binary", "unit", "8-bit", "real"),
 }
 REMEDY = {
     "binary": "set data.protocol to binarise-dynamic, binarise-static or grey",
     "unit": "set data.protocol to grey, binarise-dynamic or binarise-static",
     "8-bit": "set data.protocol to dequantise",
+    "interval": "set model.likelihood.squash to none, or data.protocol to dequantise",
 }
 OTHER_LIKELIHOOD = {
     "binary": "a Bernoulli likelihood",
     "unit": "a Bernoulli likelihood",
     "8-bit": "a discretised Normal or a Normal likelihood",
-    "real": "a Normal likelihood",
+    "real": "a Normal likelihood with model.likelihood.squash none",
 }
 
 
@@ -35,7 +37,8 @@ def check(dataset: Dataset, likelihood_support: str, batch_size: int) -> None:
     """Check data against a likelihood and a batch size.
 
     Args:
-        likelihood_support: what the likelihood can score: ``binary``, ``unit``, ``8-bit`` or ``real``.
+        likelihood_support: what the likelihood can score: ``binary``, ``unit``, ``8-bit``, ``interval``
+            (numbers between 0 and 1) or ``real``.
 
     Raises:
         ConfigError: an unknown support, or a batch size below 1.

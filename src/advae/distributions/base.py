@@ -128,7 +128,8 @@ class Head(nn.Module):
     Attributes:
         values: how many raw numbers the network gives for each number of the event.
         noise: how many standard normal numbers the network takes beside its input.
-        support: the values that a likelihood of this kind can score ("binary", "unit", "8-bit", "real").
+        support: the values that a likelihood of this kind can score: "binary", "unit" (probabilities too),
+            "8-bit", "interval" (between 0 and 1) or "real".
     """
 
     name: ClassVar[str]

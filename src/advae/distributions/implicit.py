@@ -76,6 +76,8 @@ class ImplicitHead(Head):
     ) -> None:
         super().__init__(event_shape)
         self.noise, self.moment_samples, self.squash = noise, moment_samples, squash
+        if squash == "sigmoid":
+            self.support = "interval"
 
     def forward(self, network: Callable[..., Any], inputs: Tensor) -> Distribution:
         batch = inputs.shape[0]

@@ -92,6 +92,8 @@ class NormalHead(Head):
         above = math.log(scale) - self.floor
         self.start = math.log(scale) if variance == "fixed" else self.floor + math.log(math.expm1(above))
         self.squash = squash
+        if squash == "sigmoid" and self.support == "real":
+            self.support = "interval"
         self.values = 2 if variance == "pixel" else 1
         if variance == "shared":
             self.log_scale = nn.Parameter(torch.tensor(self.start))
