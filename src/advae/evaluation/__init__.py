@@ -16,6 +16,7 @@ _HOME = {
     "elbo": "bounds",
     "iwae": "bounds",
     "adversarial_elbo": "adversarial",
+    "ais": "annealing",
     "reconstruction": "reconstruction",
     "rmse": "reconstruction",
     "evaluate": "battery",
