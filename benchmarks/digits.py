@@ -76,6 +76,7 @@ def one(recipe: str, seed: int, folder: Path, steps: int | None) -> dict[str, An
         run = trained(recipe, options, out)
     except AdvaeError as error:
         return result | {"finite": False, "error": str(error)}
+    torch.manual_seed(0)  # of what is drawn below
     model = advae.load(out)
     data = advae.load_data(advae.DataOptions(**run.config["data"]))
     found = advae.evaluate(model, data)

@@ -101,7 +101,7 @@ def test_every_figure_is_a_whole_png_and_has_two_renderings(full: tuple[Path, st
     files = {file.stem: png_size(file.read_bytes()) for file in (full[0] / "figures").glob("*.png")}
     assert set(files) == {"samples", "reconstructions", "interpolations", "codes", "prior", "curves"}
     assert files["codes"][0] == files["curves"][0] == 1400
-    assert files["samples"] == (16 * 80 + 15 * 4, 5 * 80 + 4 * 4)
+    assert files["samples"] == (16 * 80 + 15 * 8, 5 * 80 + 4 * 8)
     tags = Page(full[1]).tags
     assert tags.count("img") == tags.count("source") == len(files)
     assert len(set(Page(full[1]).asked)) >= 2 * len(files) - 2  # sheets without text look alike in both

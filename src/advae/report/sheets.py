@@ -108,7 +108,8 @@ def _factor(side: int, columns: int, width: int) -> int:
 
 
 def _gap(side: int) -> int:
-    return max(2, 2 * round(side / 50))
+    # Small digits fill their frames: with a narrow gap strokes of one would run into the next.
+    return max(2, 2 * round(side / 20))
 
 
 def _grid(tiles: Pixels, columns: int) -> Pixels:
