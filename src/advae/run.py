@@ -134,6 +134,15 @@ class Run:
         (self.path / "eval").mkdir(exist_ok=True)
         write_json(self.path / "eval" / f"{name}.json", result)
 
+    def write_arrays(self, name: str, arrays: dict[str, Any]) -> None:
+        """Write arrays as the .npz file ``name`` in the run, whole or not at all."""
+        import numpy as np
+
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        (self.path / name).parent.mkdir(exist_ok=True)
+        write_atomically(self.path / name, buffer.getvalue())
+
     def checkpoint(self, name: str = "last") -> Path:
         """The folder of a checkpoint: ``last``, ``best`` or ``step-000100``."""
         return recovered_folder(self.path / "checkpoints" / name)

@@ -94,6 +94,17 @@ def test_evaluate(trained: Path, advae: Any) -> None:
     assert "split test" in table
 
 
+def test_annealing(trained: Path, advae: Any) -> None:
+    options = ("--likelihood", "ais", "--chains", 2, "--temperatures", 3, "--limit", 5)
+    estimates = json.loads(advae("evaluate", trained, "--json", *options).out)["estimates"]
+    found = next(e for e in estimates if e["name"] == "ais")
+    assert found["protocol"]["chains"] == 2 and found["protocol"]["temperatures"] == 3
+    with np.load(trained / "eval" / "ais.npz", allow_pickle=False) as each:
+        assert each["log_prob"].shape == each["ess"].shape == each["acceptance"].shape == (5,)
+        assert found["value"] == pytest.approx(each["log_prob"].mean())
+    assert advae("evaluate", trained, "--likelihood", "ais,elbow").code == 2
+
+
 def test_other_data_are_remarked_on(trained: Path, advae: Any, tmp_path: Path) -> None:
     other = tmp_path / "other.npy"
     np.save(other, np.random.default_rng(0).integers(0, 256, (60, 8, 8), dtype=np.uint8))

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from advae.distributions.normal import Normal
+from advae.errors import ConfigError
+from advae.evaluation import annealing, evaluate
 from advae.evaluation.annealing import Path, Start, ais, annealed, frozen, start_of, temperatures
 from advae.evaluation.hmc import State, leapfrog, transition
 from advae.evaluation.observed import Observed
@@ -168,3 +170,22 @@ def test_the_model_is_left_as_it_was(model: LatentModel) -> None:
     assert [p.data_ptr() for p in copied.parameters()] == [p.data_ptr() for p in model.parameters()]
     assert not any(p.requires_grad for p in copied.parameters()) and not copied.training
     assert all(p.requires_grad for p in model.parameters()) and model.training
+
+
+def test_ticks_are_counted_before_they_come(model: LatentModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The progress bar's total is the number of transitions, whatever the chunks."""
+    monkeypatch.setattr(annealing, "BATCH", 12)  # 3 images of 4 chains at a time
+    seen: list[int] = []
+    ais(model, Observed(data_of(model), limit=7), chains=4, count=5, tick=lambda: seen.append(1))
+    assert len(seen) == annealing.ticks(7, 4, 5) == 3 * (5 + annealing.PILOT_TEMPERATURES)
+
+
+def test_the_battery_gives_what_is_asked_for(model: LatentModel) -> None:
+    data = data_of(model)
+    found = evaluate(model, data, likelihood="ais", chains=4, temperatures=5, limit=6)
+    assert [e.name for e in found] == ["rmse", "reconstruction", "ais"]
+    assert set(found.images["ais"]) == {"log_prob", "ess", "acceptance"}
+    assert found.named("ais").value == pytest.approx(found.images["ais"]["log_prob"].mean().item())
+    assert [e.name for e in evaluate(model, data, likelihood=["elbo"], limit=6)][-1] == "elbo"
+    with pytest.raises(ConfigError, match="did you mean 'iwae'"):
+        evaluate(model, data, likelihood="iwea")

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from advae.cli.base import SPLITS, Parser, add_model, add_output, add_run, count, one_of, seed
 from advae.cli.output import print_estimates, print_json, say
 from advae.cli.subject import allow_packages, run_data
 
+if TYPE_CHECKING:
+    from advae.data import Dataset
+
 EXAMPLES = """\
   advae evaluate runs/mine
   advae evaluate runs/mine --json
-  advae evaluate runs/mine --split validation --importance 256 --limit 1000"""
+  advae evaluate runs/mine --split validation --importance 256 --limit 1000
+  advae evaluate runs/mine --likelihood elbo,iwae,ais --limit 256"""
 
 
 def parser() -> Parser:
@@ -34,6 +42,14 @@ def parser() -> Parser:
         help="test (default), validation or train",
     )
     add(
+        "--likelihood",
+        metavar="LIST",
+        default="elbo,iwae",
+        help="of elbo, iwae and ais, with commas (elbo,iwae); ais anneals, for minutes to hours: see --limit",
+    )
+    add("--chains", metavar="N", type=count, default=16, help="chains an image of ais (16)")
+    add("--temperatures", metavar="N", type=count, default=1000, help="temperatures of ais (1000)")
+    add(
         "--importance",
         metavar="K",
         type=seed,
@@ -48,6 +64,21 @@ def parser() -> Parser:
     return made
 
 
+@contextmanager
+def _annealing(args: argparse.Namespace, data: Dataset, wanted: bool) -> Iterator[Callable[[], None]]:
+    """A progress bar over the transitions of annealing; nothing where there is none."""
+    if not wanted:
+        yield lambda: None
+        return
+    from advae.evaluation.annealing import ticks
+    from advae.training.progress import Progress
+
+    images = min(len(getattr(data, args.split)), args.limit or sys.maxsize)
+    total = ticks(images, args.chains, args.temperatures)
+    with Progress(total, quiet=args.quiet or args.json, label="annealing") as progress:
+        yield lambda: progress.update(progress.step + 1, {})
+
+
 def run(args: argparse.Namespace) -> int:
     """Evaluate, write, print."""
     allow_packages(args.allow)
@@ -59,16 +90,25 @@ def run(args: argparse.Namespace) -> int:
     device = str(find_device(args.device))
     model = opened.model(device)
     data = run_data(opened, args)
-    found = evaluate(
-        model,
-        data,
-        split=args.split,
-        importance=args.importance,
-        draws=args.draws,
-        seed=args.seed,
-        limit=args.limit,
-    ).to_dict()
+    names = [name.strip() for name in args.likelihood.split(",") if name.strip()]
+    with _annealing(args, data, "ais" in names) as tick:
+        estimates = evaluate(
+            model,
+            data,
+            likelihood=names,
+            split=args.split,
+            importance=args.importance,
+            draws=args.draws,
+            chains=args.chains,
+            temperatures=args.temperatures,
+            seed=args.seed,
+            limit=args.limit,
+            tick=tick,
+        )
+    found = estimates.to_dict()
     opened.write_estimates(found)
+    for name, values in estimates.images.items():
+        opened.write_arrays(f"eval/{name}.npz", {key: value.numpy() for key, value in values.items()})
     if args.json:
         print_json(found)
         return 0

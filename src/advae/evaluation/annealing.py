@@ -94,27 +94,21 @@ class Path:
 
 
 def anneal(
-    path: Path, betas: list[float], step: Callable[[int], Tensor], leapfrogs: int
+    path: Path,
+    betas: list[float],
+    step: Callable[[int], Tensor],
+    leapfrogs: int,
+    observe: Callable[[Tensor], None] = lambda accept: None,
 ) -> tuple[Tensor, Tensor]:
     """One annealing run of every chain: log weights ``[N]`` and mean acceptance ``[N]``.
 
     Args:
         path: from where to where.
         betas: temperatures.
-        step: step sizes ``[N, 1]`` for the t-th temperature, fixed beforehand.
+        step: step sizes ``[N, 1]`` for the t-th temperature; unbiased only if they are fixed beforehand.
         leapfrogs: leapfrog steps a transition.
+        observe: is given the acceptance probabilities ``[N]`` of each transition.
     """
-    log_w, accepted, _ = _run(path, betas, step, leapfrogs)
-    return log_w, accepted / max(1, len(betas) - 1)
-
-
-def _run(
-    path: Path,
-    betas: list[float],
-    step: Callable[[int], Tensor],
-    leapfrogs: int,
-    observe: Callable[[int, Tensor], None] = lambda t, accept: None,
-) -> tuple[Tensor, Tensor, Tensor]:
     z = path.start.sample()
     log_w, accepted = torch.zeros_like(z[:, 0]), torch.zeros_like(z[:, 0])
     for t in range(1, len(betas)):
@@ -123,11 +117,13 @@ def _run(
         here = State(z, torch.lerp(log_0, log_1, betas[t]), torch.lerp(grad_0, grad_1, betas[t]))
         state, accept = transition(path.at(betas[t]), here, step(t), path.start.scale, leapfrogs)
         z, accepted = state.z, accepted + accept
-        observe(t, accept)
-    return log_w, accepted, z
+        observe(accept)
+    return log_w, accepted / max(1, len(betas) - 1)
 
 
-def tuned_steps(path: Path, images: int, schedule: Schedule, leapfrogs: int) -> Tensor:
+def tuned_steps(
+    path: Path, images: int, schedule: Schedule, leapfrogs: int, tick: Callable[[], None]
+) -> Tensor:
     """Step sizes by a pilot run, ``[PILOT_TEMPERATURES + 1, images]``.
 
     After each transition an image's step grows or shrinks by its chains' mean acceptance; the main run reads the
@@ -137,13 +133,14 @@ def tuned_steps(path: Path, images: int, schedule: Schedule, leapfrogs: int) -> 
     log_step = torch.full((images,), math.log(FIRST_STEP), device=path.start.mean.device)
     record = [log_step]
 
-    def adapt(t: int, accept: Tensor) -> None:
+    def adapt(accept: Tensor) -> None:
+        tick()
         record.append(record[-1] + GAIN * (accept.reshape(-1, images).mean(0) - ACCEPTANCE))
 
     def step(t: int) -> Tensor:
         return record[-1].exp().repeat(len(path.start.mean) // images).unsqueeze(-1)
 
-    _run(path, betas, step, leapfrogs, adapt)
+    anneal(path, betas, step, leapfrogs, adapt)
     return torch.stack(record).exp()
 
 
@@ -156,6 +153,7 @@ def annealed(
     count: int = 1000,
     schedule: Schedule = "sigmoid",
     leapfrogs: int = 10,
+    tick: Callable[[], None] = lambda: None,
 ) -> AISResult:
     """Anneal ``chains`` chains for each of ``images`` targets.
 
@@ -166,24 +164,36 @@ def annealed(
         count: temperatures.
         schedule: how they are spaced.
         leapfrogs: leapfrog steps a transition.
+        tick: called after each transition, those of the pilot run included.
     """
-    steps = tuned_steps(path_of(PILOT_CHAINS), images, schedule, leapfrogs)
+    steps = tuned_steps(path_of(PILOT_CHAINS), images, schedule, leapfrogs, tick)
 
     def step(t: int) -> Tensor:
         return steps[round(t / count * PILOT_TEMPERATURES)].repeat(chains).unsqueeze(-1)
 
-    log_w, accept = anneal(path_of(chains), temperatures(count, schedule), step, leapfrogs)
+    betas = temperatures(count, schedule)
+    log_w, accept = anneal(path_of(chains), betas, step, leapfrogs, lambda _: tick())
     log_w = log_w.reshape(chains, images).double()
     total = torch.logsumexp(log_w, 0)
     ess = torch.exp(2 * total - torch.logsumexp(2 * log_w, 0))
     return AISResult(total - math.log(chains), ess, accept.reshape(chains, images).mean(0))
 
 
+def images_at_once(chains: int) -> int:
+    """How many images' chains move together."""
+    return max(1, BATCH // chains)
+
+
+def ticks(images: int, chains: int, count: int) -> int:
+    """How many transitions :func:`ais` makes, pilot runs included."""
+    return math.ceil(images / images_at_once(chains)) * (count + PILOT_TEMPERATURES)
+
+
 def frozen(model: LatentModel) -> LatentModel:
     """The model on the same weights without their gradients: those in z alone are wanted, the rest would cost."""
     copied = copy.copy(model)
     memo = {id(p): p.detach() for p in model.parameters()}
-    copied._modules = copy.deepcopy(model._modules, memo)  # type: ignore[arg-type]
+    copied._modules = copy.deepcopy(model._modules, memo)
     return copied.eval()
 
 
@@ -205,6 +215,7 @@ def ais(
     schedule: Schedule = "sigmoid",
     start: Start = "normal",
     leapfrogs: int = 10,
+    tick: Callable[[], None] = lambda: None,
 ) -> tuple[Estimate, AISResult]:
     """``log p(x)`` by annealed importance sampling, in nats: the estimate and what was found for each image.
 
@@ -216,6 +227,7 @@ def ais(
         schedule: "sigmoid" or "linear".
         start: "normal", with the moments of q(z|x), or "prior".
         leapfrogs: leapfrog steps a transition.
+        tick: called after each transition of a chunk of images: :func:`ticks` times in all.
 
     Raises:
         NoDensityError: the decoder is implicit.
@@ -225,7 +237,7 @@ def ais(
         raise ConfigError("annealing needs a chain and a temperature", given=f"{chains} and {count}")
     bins, found = observed.scores_bins(model), []
     model = frozen(model)
-    for x, _ in observed.chunks(model.device, max(1, BATCH // chains)):
+    for x, _ in observed.chunks(model.device, images_at_once(chains)):
         if not model.decode(torch.zeros(1, model.latent, device=x.device)).has_log_prob:
             raise NoDensityError("an implicit decoder has no likelihood to anneal to")
         first = start_of(model, x, start)
@@ -239,7 +251,15 @@ def ais(
             return Path(Normal(first.mean.repeat(c, 1), first.log_scale.repeat(c, 1)), log_joint)
 
         found.append(
-            annealed(path_of, len(x), chains=chains, count=count, schedule=schedule, leapfrogs=leapfrogs)
+            annealed(
+                path_of,
+                len(x),
+                chains=chains,
+                count=count,
+                schedule=schedule,
+                leapfrogs=leapfrogs,
+                tick=tick,
+            )
         )
     result = AISResult(
         *(

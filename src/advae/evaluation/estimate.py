@@ -57,10 +57,14 @@ class Estimates(list[Estimate]):
 
     Args:
         estimates: the figures.
+
+    Attributes:
+        images: what some of them found for each image, by the figure's name and the quantity's, ``[N]`` each.
     """
 
     def __init__(self, estimates: Iterable[Estimate] = ()) -> None:
         super().__init__(estimates)
+        self.images: dict[str, dict[str, Tensor]] = {}
 
     def named(self, name: str) -> Estimate:
         """The figure called ``name``; KeyError if there is none."""

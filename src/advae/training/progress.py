@@ -17,10 +17,11 @@ class Progress:
         total: steps in all.
         start: steps done before.
         quiet: show nothing.
+        label: what is being done.
     """
 
-    def __init__(self, total: int, start: int = 0, quiet: bool = False) -> None:
-        self.total, self.start, self.step, self.quiet = total, start, start, quiet
+    def __init__(self, total: int, start: int = 0, quiet: bool = False, label: str = "training") -> None:
+        self.total, self.start, self.step, self.quiet, self.label = total, start, start, quiet, label
         self.terminal = sys.stderr.isatty() and not quiet
         self._began = self._line = time.monotonic()
         self._text = ""
@@ -32,7 +33,7 @@ class Progress:
             from rich.progress import Progress as Bar
 
             self._bar = Bar(
-                TextColumn("training"),
+                TextColumn(self.label),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[rate]} steps/s"),
