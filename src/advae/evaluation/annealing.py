@@ -206,6 +206,21 @@ def start_of(model: LatentModel, x: Tensor, start: Start) -> Normal:
     return Normal(mean.detach(), 0.5 * (var.detach() + 1e-6).log())
 
 
+def paths(model: LatentModel, x: Tensor, start: Start, bins: bool) -> Callable[[int], Path]:
+    """From ``f_0`` to ``p(x, ·)`` for each of ``x [B, …]``, by the number of chains, chain-major."""
+    first = start_of(model, x, start)
+
+    def path_of(chains: int) -> Path:
+        many = x.repeat(chains, *[1] * (x.dim() - 1))
+
+        def log_joint(z: Tensor) -> Tensor:
+            return likelihood(model.decode(z), bins).log_prob(many) + model.prior.log_prob(z)
+
+        return Path(Normal(first.mean.repeat(chains, 1), first.log_scale.repeat(chains, 1)), log_joint)
+
+    return path_of
+
+
 def ais(
     model: LatentModel,
     observed: Observed,
@@ -240,19 +255,9 @@ def ais(
     for x, _ in observed.chunks(model.device, images_at_once(chains)):
         if not model.decode(torch.zeros(1, model.latent, device=x.device)).has_log_prob:
             raise NoDensityError("an implicit decoder has no likelihood to anneal to")
-        first = start_of(model, x, start)
-
-        def path_of(c: int, x: Tensor = x, first: Normal = first) -> Path:
-            many = x.repeat(c, *[1] * (x.dim() - 1))
-
-            def log_joint(z: Tensor) -> Tensor:
-                return likelihood(model.decode(z), bins).log_prob(many) + model.prior.log_prob(z)
-
-            return Path(Normal(first.mean.repeat(c, 1), first.log_scale.repeat(c, 1)), log_joint)
-
         found.append(
             annealed(
-                path_of,
+                paths(model, x, start, bins),
                 len(x),
                 chains=chains,
                 count=count,
