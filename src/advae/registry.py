@@ -77,7 +77,7 @@ class Registry(Generic[T]):
         cls = self.find(spec["name"])
         known = self.options(cls)
         for key in options:
-            if key not in known and known is not None:
+            if key not in known:
                 raise ConfigError(
                     f"the {self.kind} {spec['name']!r} has no option {key!r}", remedy=nearest(key, known)
                 )

@@ -61,12 +61,7 @@ class Run:
             CheckpointError: there is something at ``path`` already.
         """
         path = Path(path)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise CheckpointError(
-                "the output folder is not empty",
-                given=path,
-                remedy=f"choose another --out, or go on with this run: advae train --resume {path}",
-            )
+        refuse_used(path)
         path.mkdir(parents=True, exist_ok=True)
         run = cls(path)
         run.write_config(config)
@@ -163,6 +158,20 @@ class Run:
                 remedy=f"it was stopped early; go on with: advae train --resume {self.path}",
             )
         return LatentModel.from_pretrained(folder, device)
+
+
+def refuse_used(path: Path) -> None:
+    """See that a new run can be made at ``path``.
+
+    Raises:
+        CheckpointError: there is something already.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise CheckpointError(
+            "the output folder is not empty",
+            given=path,
+            remedy=f"choose another --out, or go on with this run: advae train --resume {path}",
+        )
 
 
 def load(path: str | os.PathLike[str], device: str = "cpu") -> LatentModel:

@@ -176,8 +176,9 @@ def test_ticks_are_counted_before_they_come(model: LatentModel, monkeypatch: pyt
     """The progress bar's total is the number of transitions, whatever the chunks."""
     monkeypatch.setattr(annealing, "BATCH", 12)  # 3 images of 4 chains at a time
     seen: list[int] = []
-    ais(model, Observed(data_of(model), limit=7), chains=4, count=5, tick=lambda: seen.append(1))
-    assert len(seen) == annealing.ticks(7, 4, 5) == 3 * (5 + annealing.PILOT_TEMPERATURES)
+    observed = Observed(data_of(model), limit=7)
+    ais(model, observed, chains=4, count=5, tick=lambda: seen.append(1))
+    assert len(seen) == annealing.ticks(observed, 4, 5) == 3 * (5 + annealing.PILOT_TEMPERATURES)
 
 
 def test_the_battery_gives_what_is_asked_for(model: LatentModel) -> None:

@@ -14,7 +14,7 @@ from advae.distributions.normal import Normal
 from advae.errors import ConfigError, NoDensityError
 from advae.evaluation import elbo, evaluate, iwae, rmse
 from advae.evaluation.battery import as_trained
-from advae.evaluation.observed import Observed
+from advae.evaluation.observed import CHUNK, Observed
 from advae.model import LatentModel, build_model
 from evaluation.toy import IMAGES, N, data_of, exact, toy_model
 
@@ -156,3 +156,14 @@ def test_other_data_are_standardised_as_the_training_data_were(model: LatentMode
     raw = other.test.raw(range(3))
     torch.testing.assert_close(seen.observe(raw), mine.protocol.observe(raw))
     assert not torch.allclose(other.protocol.observe(raw), mine.protocol.observe(raw))
+
+
+@pytest.mark.parametrize("size", [1, 100, 256, 1000])
+def test_observations_do_not_depend_on_how_many_are_taken_at_a_time(size: int) -> None:
+    """All estimators must see the same draw of binary pixels under one seed, whatever their memory allows."""
+    data = load_data(DataOptions(source="digits", protocol="binarise-dynamic"))
+    observed = Observed(data, "train", limit=600)
+    whole, parts = (list(observed.chunks(torch.device("cpu"), n)) for n in (CHUNK, size))
+    assert len(parts) == observed.parts(size)
+    for mine, theirs in zip(zip(*whole, strict=True), zip(*parts, strict=True), strict=True):
+        assert torch.equal(torch.cat(mine), torch.cat(theirs))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -71,10 +70,11 @@ def _annealing(args: argparse.Namespace, data: Dataset, wanted: bool) -> Iterato
         yield lambda: None
         return
     from advae.evaluation.annealing import ticks
+    from advae.evaluation.observed import Observed
     from advae.training.progress import Progress
 
-    images = min(len(getattr(data, args.split)), args.limit or sys.maxsize)
-    total = ticks(images, args.chains, args.temperatures)
+    observed = Observed(data, args.split, limit=args.limit)
+    total = ticks(observed, args.chains, args.temperatures)
     with Progress(total, quiet=args.quiet or args.json, label="annealing") as progress:
         yield lambda: progress.update(progress.step + 1, {})
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from advae.cli.base import Parser, add_allow, add_output, seed
 from advae.cli.output import print_estimates, print_facts, print_json, say
 from advae.cli.subject import allow_packages
-from advae.errors import CheckpointError, ConfigError
+from advae.errors import ConfigError
 
 if TYPE_CHECKING:
     from advae.run import Run
@@ -181,12 +181,13 @@ def _print_config(config: Config, as_json: bool) -> int:
 
 def _dry_run(config: Config, args: argparse.Namespace) -> int:
     """Everything up to the first step, and nothing written."""
+    from advae.run import refuse_used
     from advae.training.setup import Setup
     from advae.training.start import default_folder
 
     out = Path(args.resume or args.out or default_folder(config))
     if not args.resume:
-        _refuse_used(out)
+        refuse_used(out)
     setup = Setup(config)
     data = setup.data.describe()
     facts = {
@@ -220,16 +221,6 @@ def _dry_run(config: Config, args: argparse.Namespace) -> int:
     return 0
 
 
-def _refuse_used(out: Path) -> None:
-    """The same refusal as when the run directory is made, before any data are read."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CheckpointError(
-            "the output folder is not empty",
-            given=out,
-            remedy=f"choose another --out, or go on with this run: advae train --resume {out}",
-        )
-
-
 def _trained(config: Config, overrides: dict[str, Any], args: argparse.Namespace) -> Run:
     """The run, finished.
 
@@ -243,7 +234,6 @@ def _trained(config: Config, overrides: dict[str, Any], args: argparse.Namespace
     try:
         if args.resume:
             return resume(out, options=overrides, quiet=args.quiet)
-        _refuse_used(out)
         return train(config.to_dict(), out=out, command=args.command, quiet=args.quiet)
     except Interrupted as stop:
         stop.args = (f"{stop}; a checkpoint was saved\n  go on:   advae train --resume {out}",)

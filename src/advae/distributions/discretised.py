@@ -8,12 +8,11 @@ The two outermost bins take the tails, so that the 256 probabilities sum to one;
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from advae.distributions.base import HEADS, Distribution, sum_event
+from advae.distributions.base import HEADS, sum_event
 from advae.distributions.normal import Normal, NormalHead
 
 LEVELS = 256
@@ -70,6 +69,3 @@ class DiscretisedNormalHead(NormalHead):
 
     support = "8-bit"
     distribution = DiscretisedNormal
-
-    def forward(self, network: Callable[..., Tensor], inputs: Tensor) -> Distribution:
-        return super().forward(network, inputs)

@@ -180,13 +180,13 @@ def annealed(
 
 
 def images_at_once(chains: int) -> int:
-    """How many images' chains move together."""
+    """How many images' chains move together, at most."""
     return max(1, BATCH // chains)
 
 
-def ticks(images: int, chains: int, count: int) -> int:
+def ticks(observed: Observed, chains: int, count: int) -> int:
     """How many transitions :func:`ais` makes, pilot runs included."""
-    return math.ceil(images / images_at_once(chains)) * (count + PILOT_TEMPERATURES)
+    return observed.parts(images_at_once(chains)) * (count + PILOT_TEMPERATURES)
 
 
 def frozen(model: LatentModel) -> LatentModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -49,15 +50,21 @@ class Observed:
         return min(total, self.limit) if self.limit else total
 
     def chunks(self, device: torch.device, size: int = CHUNK) -> Iterator[tuple[Tensor, Tensor]]:
-        """Observations ``x [b, *x_shape]`` and stored examples, ``size`` at a time, on a device.
+        """Observations ``x [b, *x_shape]`` and stored examples on a device, ``size`` at a time, at most CHUNK.
 
-        Each chunk runs under random numbers of its own, so that a figure does not depend on what came before.
+        They are drawn CHUNK at a time whatever ``size`` is, so that all estimators see the same ones, and each
+        CHUNK runs under random numbers of its own, so that a figure does not depend on what came before.
         """
         split = getattr(self.data, self.split)
-        for start in range(0, self.count, size):
-            raw = split.raw(torch.arange(start, min(start + size, self.count))).to(device)
+        for start in range(0, self.count, CHUNK):
+            raw = split.raw(torch.arange(start, min(start + CHUNK, self.count))).to(device)
             with seeded(self.seed * 1_000_003 + start, device):
-                yield self.data.protocol.observe(raw), raw
+                yield from zip(self.data.protocol.observe(raw).split(size), raw.split(size), strict=True)
+
+    def parts(self, size: int) -> int:
+        """How many chunks :meth:`chunks` gives."""
+        whole, rest = divmod(self.count, CHUNK)
+        return whole * math.ceil(CHUNK / size) + math.ceil(rest / size)
 
     def protocol(self, **more: Any) -> dict[str, Any]:
         """What a figure made from these observations must say of them."""

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from advae.methods.base import METHODS, MODEL, Losses, Method, conditional_density
@@ -58,7 +59,8 @@ class ALI(Method):
         f_q, f_p = contrast.log_ratio_p, contrast.log_ratio_q
         fooled = logistic_loss(-f_q, -f_p) if self.generator == "non-saturating" else -contrast.loss
         report = contrast.report("critic")
-        p = model.decode(z)
-        if p.has_log_prob:
-            report["reconstruction"] = -p.log_prob(x)
+        with torch.no_grad():  # no part of the game
+            p = model.decode(z)
+            if p.has_log_prob:
+                report["reconstruction"] = -p.log_prob(x)
         return Losses(model=fooled, critic=contrast.loss, report=report)

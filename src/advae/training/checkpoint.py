@@ -66,7 +66,7 @@ def load_checkpoint(folder: Path, step: Step) -> dict[str, Any]:
         raise CheckpointError(
             "the checkpoint does not fit the run's configuration",
             given=str(error).splitlines()[0],
-            remedy="config.yaml was edited: only train.steps may change between the two",
+            remedy="config.yaml was edited: the networks and players must be those of the checkpoint",
         ) from None
     return state
 
@@ -76,10 +76,10 @@ def seal(state: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
-def average_of(folder: Path) -> dict[str, Tensor]:
-    """The averaged model's tensors in a checkpoint."""
+def average_of(folder: Path) -> tuple[dict[str, Tensor], int]:
+    """The averaged model's tensors in a checkpoint, and its step."""
     state = read_json(folder / STATE)
-    return _under(_read_tensors(folder / TENSORS, state["sha256"]), "average/")
+    return _under(_read_tensors(folder / TENSORS, state["sha256"]), "average/"), state["step"]
 
 
 def _read_tensors(path: Path, expected: str) -> dict[str, Tensor]:

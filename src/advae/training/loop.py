@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 
 from advae.data import Batches, mix
-from advae.files import read_json
 from advae.model import seeded
 from advae.run import Run
-from advae.training.checkpoint import STATE, average_of, load_checkpoint, save_checkpoint
+from advae.training.checkpoint import average_of, load_checkpoint, save_checkpoint
 from advae.training.interruption import Interrupted, Interruption
 from advae.training.log import Log
 from advae.training.progress import Progress
@@ -148,13 +147,12 @@ class Fit:
 
     def _export(self) -> None:
         """Write model/: the average as it is or, with early stopping, as it was at the best validation."""
-        model = self.step.average.model
+        model, step = self.step.average.model, self.position["step"]
         if self.options.patience and self.position["best"] is not None:
             model = copy.deepcopy(model)
-            model.load_state_dict(average_of(self.run.checkpoint("best")))
-            model.info["step"] = read_json(self.run.checkpoint("best") / STATE)["step"]
-        else:
-            model.info["step"] = self.position["step"]
+            tensors, step = average_of(self.run.checkpoint("best"))
+            model.load_state_dict(tensors)
+        model.info["step"] = step
         model.save_pretrained(self.run.path / "model")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from advae.errors import CheckpointError
 from advae.files import write_atomically, write_json
-from advae.run import Run
+from advae.run import Run, refuse_used
 from advae.training.config import Config, resolve
 from advae.training.loop import fit
 from advae.training.setup import Setup
@@ -42,8 +42,10 @@ def train(
         Interrupted: a signal came; a checkpoint was saved.
     """
     config = resolve(recipe, options)
+    folder = Path(out or default_folder(config))
+    refuse_used(folder)  # before the data are read
     setup = Setup(config)
-    run = Run.create(out or default_folder(config), config.to_dict())
+    run = Run.create(folder, config.to_dict())
     write_atomically(run.path / "command.txt", (command or "advae.train(…)") + "\n")
     write_json(run.path / "env.json", setup.environment())
     fit(setup, run, quiet=quiet)
