@@ -124,6 +124,11 @@ class Run:
         path = self.path / "eval" / "estimates.json"
         return read_json(path)["estimates"] if path.exists() else []
 
+    def remarks(self) -> list[dict[str, Any]]:
+        """What the last evaluation said of its figures in plain sentences, or an empty list."""
+        path = self.path / "eval" / "estimates.json"
+        return read_json(path).get("remarks", []) if path.exists() else []
+
     def write_estimates(self, result: dict[str, Any], name: str = "estimates") -> None:
         """Write an evaluation to ``eval/NAME.json``."""
         (self.path / "eval").mkdir(exist_ok=True)

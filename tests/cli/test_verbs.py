@@ -17,7 +17,10 @@ from PIL import Image
 
 from advae.errors import AdvaeError
 
-KINDS = {"lower bound", "upper bound", "unbiased", "exact", "error", "adversarial estimate"}
+KINDS = {
+    *("lower bound", "upper bound", "unbiased", "exact", "adversarial estimate"),
+    *("error", "score", "yardstick", "diagnostic"),
+}
 SRC = Path(__file__).resolve().parents[2] / "src"
 
 
@@ -49,7 +52,13 @@ def test_config_of_a_run_trains_again(trained: Path, advae: Any, tmp_path: Path)
     answer = advae("train", "--config", trained / "config.yaml", "--out", out, "--no-report", "--json")
     assert answer.code == 0
     result = json.loads(answer.out)
-    assert result == {"run": str(out), "model": str(out / "model"), "report": None, "estimates": []}
+    assert result == {
+        "run": str(out),
+        "model": str(out / "model"),
+        "report": None,
+        "estimates": [],
+        "remarks": [],
+    }
     weights = "model/model.safetensors"
     assert (out / weights).read_bytes() == (trained / weights).read_bytes()
 
@@ -82,10 +91,12 @@ def test_dry_run_writes_nothing(advae: Any, tmp_path: Path, monkeypatch: pytest.
 
 def test_evaluate(trained: Path, advae: Any) -> None:
     answer = advae("evaluate", trained, "--json", "--importance", 4, "--draws", 2, "--limit", 50)
-    estimates = json.loads(answer.out)["estimates"]
+    found = json.loads(answer.out)
+    estimates = found["estimates"]
     assert {"rmse", "reconstruction", "elbo", "iwae-4"} <= {e["name"] for e in estimates}
     for estimate in estimates:
-        assert set(estimate) == {"name", "value", "stderr", "kind", "unit", "n", "protocol"}
+        known = {"name", "value", "stderr", "kind", "unit", "n", "protocol", "section", "interval"}
+        assert set(estimate) == known
         assert estimate["kind"] in KINDS
         assert estimate["n"] == 50
     assert json.loads((trained / "eval" / "estimates.json").read_text())["estimates"] == estimates
@@ -101,8 +112,11 @@ def test_annealing(trained: Path, advae: Any, tmp_path: Path) -> None:
     found = next(e for e in estimates if e["name"] == "ais")
     assert found["protocol"]["chains"] == 2 and found["protocol"]["temperatures"] == 3
     with np.load(run / "eval" / "ais.npz", allow_pickle=False) as each:
-        assert each["log_prob"].shape == each["ess"].shape == each["acceptance"].shape == (5,)
-        assert found["value"] == pytest.approx(each["log_prob"].mean())
+        assert each["value"].shape == each["ess"].shape == each["acceptance"].shape == (5,)
+        assert found["value"] == pytest.approx(each["value"].mean())
+    assert not (run / "eval" / "unfinished").exists()
+    advae("evaluate", run, "--limit", 5)
+    assert not (run / "eval" / "ais.npz").exists()  # it told of a figure that is no more
     assert advae("evaluate", run, "--likelihood", "ais,elbow").code == 2
 
 
@@ -110,7 +124,7 @@ def test_other_data_are_remarked_on(trained: Path, advae: Any, tmp_path: Path) -
     other = tmp_path / "other.npy"
     np.save(other, np.random.default_rng(0).integers(0, 256, (60, 8, 8), dtype=np.uint8))
     run = shutil.copytree(trained, tmp_path / "run")
-    answer = advae("evaluate", run, "--data.source", other, "--importance", 0, "--json")
+    answer = advae("evaluate", run, "--data.source", other, "--likelihood", "elbo", "--json")
     assert answer.code == 0
     assert "not the data that the run was trained on" in answer.err
     assert json.loads(answer.out)["estimates"][0]["n"] == 6

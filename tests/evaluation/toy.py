@@ -1,4 +1,4 @@
-"""A linear-Gaussian model of vectors, whose evidence and posterior are known, and data drawn from it."""
+"""Linear-Gaussian models of vectors, whose evidence and posterior are known, and data drawn from them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from advae.data import Dataset, Split, make_protocol
 from advae.distributions import Distribution
+from advae.distributions.implicit import Implicit
 from advae.distributions.normal import Normal
 from advae.model import LatentModel
 
@@ -19,9 +20,10 @@ IMAGES = 400
 class Decoder(nn.Module):
     """``N(W z, NOISE² I)``."""
 
-    def __init__(self) -> None:
+    def __init__(self, d: int = D, n: int = N) -> None:
         super().__init__()
-        self.W = nn.Parameter(torch.randn(N, D, generator=torch.Generator().manual_seed(3)))
+        generator = torch.Generator().manual_seed(3)
+        self.W = nn.Parameter(torch.randn(n, d, generator=generator) * math.sqrt(N / n))
 
     def forward(self, z: Tensor) -> Distribution:
         return Normal(z @ self.W.T, torch.tensor(math.log(NOISE)))
@@ -32,7 +34,7 @@ class Encoder(nn.Module):
 
     def __init__(self, W: Tensor, width: float) -> None:
         super().__init__()
-        precision = torch.eye(D) + W.T @ W / NOISE**2
+        precision = torch.eye(W.shape[1]) + W.T @ W / NOISE**2
         self.cov = torch.linalg.inv(precision)
         self.A, self.width = self.cov @ W.T / NOISE**2, width
 
@@ -40,28 +42,46 @@ class Encoder(nn.Module):
         return Normal(x @ self.A.T, (self.width * self.cov.diagonal().sqrt()).log())
 
 
-def toy_model(width: float) -> LatentModel:
-    """The model with the exact posterior's diagonal, its standard deviations times ``width``."""
-    decoder = Decoder().to(torch.get_default_dtype())
-    encoder = Encoder(decoder.W.detach(), width)
-    return LatentModel(encoder, decoder, x_shape=(N,), latent=D)
+class Sampler(Encoder):
+    """Draws of the exact posterior, its covariance times ``width²``, that tell no density."""
+
+    def forward(self, x: Tensor) -> Distribution:
+        mean, L = x @ self.A.T, self.width * torch.linalg.cholesky(self.cov)
+        return Implicit(lambda n: mean + torch.randn(n, *mean.shape) @ L.T, len(x), mean.shape[1:], 2000)
+
+
+def toy_model(width: float, d: int = D, n: int = N, *, implicit: bool = False) -> LatentModel:
+    """The model with the exact posterior's diagonal, its standard deviations times ``width``.
+
+    With ``implicit`` the encoder draws from the whole posterior, and has no density.
+    """
+    decoder = Decoder(d, n).to(torch.get_default_dtype())
+    encoder = (Sampler if implicit else Encoder)(decoder.W.detach(), width)
+    return LatentModel(encoder, decoder, x_shape=(n,), latent=d)
 
 
 def data_of(model: LatentModel) -> Dataset:
     """Real vectors drawn from the model itself, standardised by the identity."""
-    decoder = model.decoder
-    assert isinstance(decoder, Decoder)
+    W = weights(model)
+    n, d = W.shape
     generator = torch.Generator().manual_seed(0)
-    z = torch.randn(IMAGES, D, generator=generator)
-    x = z @ decoder.W.detach().T + NOISE * torch.randn(IMAGES, N, generator=generator)
+    z = torch.randn(IMAGES, d, generator=generator)
+    x = z @ W.T + NOISE * torch.randn(IMAGES, n, generator=generator)
     split = Split("test", x)
     protocol = make_protocol("standardise", split)
-    protocol.mean, protocol.std = torch.zeros(N), torch.ones(N)  # type: ignore[attr-defined]
-    return Dataset("toy", "toy", (N,), split, split, split, protocol, "0")
+    protocol.mean, protocol.std = torch.zeros(n), torch.ones(n)  # type: ignore[attr-defined]
+    return Dataset("toy", "toy", (n,), split, split, split, protocol, "0")
+
+
+def weights(model: LatentModel) -> Tensor:
+    """``W``."""
+    decoder = model.decoder
+    assert isinstance(decoder, Decoder)
+    return decoder.W.detach()
 
 
 def exact(model: LatentModel, x: Tensor) -> Tensor:
     """``log N(x; 0, W Wᵀ + NOISE² I)``."""
-    W = model.decoder.W.detach()  # type: ignore[union-attr]
-    cov = W @ W.T + NOISE**2 * torch.eye(N)
-    return torch.distributions.MultivariateNormal(torch.zeros(N), cov).log_prob(x)
+    W = weights(model)
+    cov = W @ W.T + NOISE**2 * torch.eye(len(W))
+    return torch.distributions.MultivariateNormal(torch.zeros(len(W)), cov).log_prob(x)

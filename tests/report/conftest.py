@@ -30,9 +30,22 @@ class FakeNormal:
     def rsample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:
         return self.mean + self.scale * torch.randn(*sample_shape, *self.mean.shape)
 
+    sample = rsample
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return torch.distributions.Normal(self.mean, self.scale).log_prob(x).flatten(1).sum(-1)
+
+
+class WithoutDensity(FakeNormal):
+    """The same as an implicit distribution."""
+
+    has_log_prob = False
+
 
 class FakeModel(nn.Module):
     """A linear encoder and its transpose as decoder."""
+
+    decoded_as = FakeNormal
 
     def __init__(self, x_shape: tuple[int, ...], latent: int, data: Tensor | None = None) -> None:
         super().__init__()
@@ -41,6 +54,7 @@ class FakeModel(nn.Module):
         self.encoder, self.decoder = nn.Linear(size, latent), nn.Linear(latent, size)
         self.critics = nn.ModuleDict({"critic": nn.Linear(size, 1)})
         self.info: dict[str, Any] = {"step": 100}
+        self.prior, self.device = FakeNormal(torch.zeros(1, latent), 1.0), torch.device("cpu")
         if data is not None:
             self.fit(data.flatten(1).double())
 
@@ -60,7 +74,7 @@ class FakeModel(nn.Module):
         return FakeNormal(self.encoder(x.flatten(1)), 0.2)
 
     def decode(self, z: Tensor) -> FakeNormal:
-        return FakeNormal(self.decoder(z).reshape(-1, *self.x_shape), 0.1)
+        return self.decoded_as(self.decoder(z).reshape(-1, *self.x_shape), 0.1)
 
     @torch.no_grad()
     def sample(self, n: int, *, seed: int | None = None, mean: bool = True) -> Tensor:
@@ -140,6 +154,7 @@ class FakeRun:
     command: str = ""
     lines: list[dict[str, Any]] = field(default_factory=list)
     figures: list[dict[str, Any]] = field(default_factory=list)
+    said: list[dict[str, Any]] = field(default_factory=list)
     made: FakeModel | None = None
 
     @property
@@ -151,6 +166,9 @@ class FakeRun:
 
     def estimates(self) -> list[dict[str, Any]]:
         return self.figures
+
+    def remarks(self) -> list[dict[str, Any]]:
+        return self.said
 
     def model(self, device: str = "cpu") -> FakeModel:
         from advae.errors import CheckpointError

@@ -9,13 +9,15 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from advae.errors import ConfigError
 from advae.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from advae.report.sections import Row
 
 
 def print_json(value: Any) -> None:
@@ -46,20 +48,109 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Se
             table.add_row(*(Text(cell) for cell in row))
         Console().print(table)
         return
-    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    _print_columns(columns, rows, right, [max(map(len, c)) for c in zip(columns, *rows, strict=True)])
+
+
+def _print_columns(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str], widths: Sequence[int]
+) -> None:
     for row in (columns, *rows):
         cells = zip(columns, row, widths, strict=True)
         print("  ".join(c.rjust(w) if n in right else c.ljust(w) for n, c, w in cells).rstrip())
 
 
-def print_estimates(estimates: Sequence[Mapping[str, Any]]) -> None:
-    """A table of estimates, each with its kind, and the protocol that they share."""
-    from advae.report.tables import estimate_rows
+COLUMNS = ("estimate", "value", "95 % interval", "unit", "kind", "n", "note")
+OPTIONAL = ("95 % interval", "unit", "note")  # left out where no estimate has one
+NUMBERS = ("value", "95 % interval", "n")
+WHOLE = (*NUMBERS, "unit", "note")  # columns whose cells are not broken
 
-    rows, common = estimate_rows(estimates)
-    cells = [(r.name, f"{r.value} ± {r.stderr}" if r.stderr else r.value, r.unit, r.kind, r.n) for r in rows]
-    print_table(("estimate", "value", "unit", "kind", "n"), cells, right=("value", "n"))
-    print(f"({common})")
+
+def print_estimates(
+    estimates: Sequence[Mapping[str, Any]], remarks: Sequence[Mapping[str, Any]] = ()
+) -> None:
+    """Tables of estimates, one a section, each with its kind, its protocol, and what is to be said of it.
+
+    Args:
+        estimates: as in estimates.json.
+        remarks: likewise; warnings stand first and begin with "warning:".
+    """
+    from advae.report.sections import sections
+
+    tables, common = sections(estimates, remarks)
+    every = [row for table in tables for row in table.rows]
+    for i, table in enumerate(tables):
+        if table.title:
+            _line(f"\n{table.title}" if i else table.title, "bold")
+        if table.protocol:
+            _line(f"({table.protocol})", "dim")
+        if table.rows:
+            _print_rows(table.rows, every)
+        for letter, own in table.notes:
+            _line(f"{letter}: {own}", "dim")
+        for said in table.warnings:
+            _line(f"warning: {said}", "bold yellow")
+        for said in table.remarks:
+            _line(str(said))
+    if common:
+        _line(f"\n(common to all: {common})" if len(tables) > 1 else f"({common})", "dim")
+
+
+def _print_rows(rows: Sequence[Row], every: Sequence[Row]) -> None:
+    """A section's table, in line with those of ``every`` row; on a narrow terminal by itself."""
+    from shutil import get_terminal_size
+
+    used = _used(every)
+    cells = [[_cell(row, name) for name in used] for row in rows]
+    widths = [max([len(name), *(len(_cell(row, name)) for row in every)]) for name in used]
+    if not sys.stdout.isatty():
+        _print_columns(used, cells, NUMBERS, widths)
+        return
+    room = get_terminal_size().columns
+    if sum(widths) + 2 * len(used) > room:
+        used, widths = _used(rows), [0] * len(COLUMNS)
+        wide = sum(max(len(_cell(row, name)) for row in rows) + 2 for name in used) > room
+        cells = [[_cell(row, name, short=wide) for name in used] for row in rows]
+    _draw_rows(used, cells, widths)
+
+
+def _draw_rows(columns: Sequence[str], rows: Sequence[Sequence[str]], least: Sequence[int]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for name, width in zip(columns, least, strict=False):
+        justify: Literal["left", "right"] = "right" if name in NUMBERS else "left"
+        table.add_column(
+            name, justify=justify, overflow="fold", no_wrap=name in WHOLE, min_width=width or None
+        )
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console().print(table)
+
+
+def _used(rows: Sequence[Row]) -> list[str]:
+    return [name for name in COLUMNS if name not in OPTIONAL or any(_cell(row, name) for row in rows)]
+
+
+def _cell(row: Row, column: str, *, short: bool = False) -> str:
+    """What a row has in a column; ``short``: without the standard error where the interval says as much."""
+    if column == "value":
+        return row.value if not row.stderr or (short and row.interval) else f"{row.value} ± {row.stderr}"
+    field = {"estimate": "name", "95 % interval": "interval"}.get(column, column)
+    return str(getattr(row, field))
+
+
+def _line(text: str, style: str = "") -> None:
+    """A line of text; on a terminal in a style, and broken between words."""
+    if not sys.stdout.isatty():
+        print(text)
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    Console().print(Text(text, style=style))
 
 
 def print_facts(facts: Mapping[str, object]) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,19 @@ def allow_packages(packages: Iterable[str]) -> None:
         here = os.getcwd()
         if here not in sys.path:
             sys.path.insert(0, here)
+
+
+def watched(args: argparse.Namespace) -> Callable[[str, int], AbstractContextManager[Callable[[int], None]]]:
+    """Progress bars for the stages of an evaluation."""
+    from advae.training.progress import Progress
+
+    @contextmanager
+    def stage(label: str, total: int) -> Iterator[Callable[[int], None]]:
+        quiet = args.quiet or args.json
+        with Progress(total, quiet=quiet, label=label, passing=True) as progress:
+            yield lambda n: progress.update(progress.step + n, {})
+
+    return stage
 
 
 @dataclass(frozen=True)

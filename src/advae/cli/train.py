@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from advae.cli.base import Parser, add_allow, add_output, seed
 from advae.cli.output import print_estimates, print_facts, print_json, say
-from advae.cli.subject import allow_packages
+from advae.cli.subject import allow_packages, watched
 from advae.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
         "model": str(done.path / "model"),
         "report": None,
         "estimates": [],
+        "remarks": [],
     }
     if not args.no_report:
         result |= _judged(done, args)
@@ -243,7 +244,7 @@ def _trained(config: Config, overrides: dict[str, Any], args: argparse.Namespace
 def _judged(done: Run, args: argparse.Namespace) -> dict[str, Any]:
     """Evaluate the run and write its report."""
     from advae.data import load_data
-    from advae.evaluation import evaluate
+    from advae.evaluation.record import evaluate_run
     from advae.report import write_report
     from advae.training.config import resolve
     from advae.training.environment import find_device
@@ -251,9 +252,10 @@ def _judged(done: Run, args: argparse.Namespace) -> dict[str, Any]:
     say(args, "evaluating …")
     config = resolve(done.config)
     data, model = load_data(config.data), done.model(str(find_device(config.device)))
-    done.write_estimates(evaluate(model, data).to_dict())
+    evaluate_run(done, model, data, stage=watched(args))
     say(args, "writing the report …")
-    return {"report": str(write_report(done, model, data)), "estimates": done.estimates()}
+    report = str(write_report(done, model, data))
+    return {"report": report, "estimates": done.estimates(), "remarks": done.remarks()}
 
 
 def _finish(result: dict[str, Any], args: argparse.Namespace) -> None:
@@ -264,6 +266,6 @@ def _finish(result: dict[str, Any], args: argparse.Namespace) -> None:
         print(result["run"])
         return
     if result["estimates"]:
-        print_estimates(result["estimates"])
+        print_estimates(result["estimates"], result["remarks"])
         print()
     print_facts({name: result[name] for name in ("run", "model", "report") if result[name]})

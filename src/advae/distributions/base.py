@@ -88,6 +88,11 @@ class SampledOnly(Distribution):
         )
 
 
+def wide(values: Tensor) -> Tensor:
+    """In float32, or as they are if wider: whatever precision a network ran in, its output is read in this one."""
+    return values.float() if values.dtype.itemsize < 4 else values
+
+
 def sum_event(values: Tensor, event_dims: int) -> Tensor:
     """Sum over the last ``event_dims`` axes."""
     return values.flatten(-event_dims).sum(-1)
@@ -107,8 +112,7 @@ class StandardNormal(Distribution):
         return torch.randn(*sample_shape, *self.event_shape, device=self.device)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        value = value.float() if value.dtype.itemsize < 4 else value
-        return -0.5 * (value.square().sum(-1) + self.event_shape[0] * LOG_2PI)
+        return -0.5 * (wide(value).square().sum(-1) + self.event_shape[0] * LOG_2PI)
 
     @property
     def mean(self) -> Tensor:

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Size, Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import softplus
 
-from advae.distributions.base import HEADS, Distribution, Head, sum_event
+from advae.distributions.base import HEADS, Distribution, Head, sum_event, wide
 
 
 class Bernoulli(Distribution):
@@ -26,7 +26,7 @@ class Bernoulli(Distribution):
     """
 
     def __init__(self, logits: Tensor, relaxation: str = "mean", temperature: float = 0.5) -> None:
-        self.logits = logits.float() if logits.dtype.itemsize < 4 else logits
+        self.logits = wide(logits)
         self.relaxation, self.temperature = relaxation, temperature
         self.batch_shape, self.event_shape = Size(logits.shape[:1]), Size(logits.shape[1:])
 
@@ -48,9 +48,7 @@ class Bernoulli(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         logits = self.logits.expand_as(value)
         value = value.to(logits.dtype)
-        return sum_event(
-            -binary_cross_entropy_with_logits(logits, value, reduction="none"), len(self.event_shape)
-        )
+        return sum_event(value * logits - softplus(logits), len(self.event_shape))
 
     def moments(self, full: bool = False) -> tuple[Tensor, Tensor]:
         variance = self.mean * (1 - self.mean)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Size, Tensor
 
-from advae.distributions.base import HEADS, Distribution, Head, SampledOnly
+from advae.distributions.base import HEADS, Distribution, Head, SampledOnly, wide
 
 
 class Implicit(SampledOnly):
@@ -47,7 +47,7 @@ class Implicit(SampledOnly):
         eigenvalues within a factor of about two of the truth.
         """
         count = max(self.moment_samples, 4 * self.event_shape.numel() if full else 2)
-        values = self.draw(count).float()
+        values = wide(self.draw(count))
         mean = values.mean(0)
         centred = values - mean
         if not full:
@@ -85,7 +85,7 @@ class ImplicitHead(Head):
         def draw(n: int) -> Tensor:
             repeated = inputs if n == 1 else inputs.repeat(n, *([1] * (inputs.dim() - 1)))
             noise = torch.randn(n * batch, self.noise, device=inputs.device)
-            values = network(repeated, noise)[:, 0].float()
+            values = wide(network(repeated, noise)[:, 0])
             values = torch.sigmoid(values) if self.squash == "sigmoid" else values
             return values.reshape(n, batch, *self.event_shape)
 

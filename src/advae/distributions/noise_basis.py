@@ -23,7 +23,7 @@ import torch
 from torch import Size, Tensor, nn
 from torch.nn.functional import elu
 
-from advae.distributions.base import HEADS, Distribution, Head, SampledOnly
+from advae.distributions.base import HEADS, Distribution, Head, SampledOnly, wide
 
 COEFFICIENT_SHIFT = 5.0  # elu(· − 5) + 1 starts near exp(−5): the posterior starts narrow (authors' code)
 
@@ -53,7 +53,7 @@ class NoiseBasis(nn.Module):
         h = torch.randn(self.functions, n, self.noise, device=self.weights[0].device)
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             h = torch.baddbmm(bias, elu(h) if layer else h, weight)
-        return h.transpose(0, 1).float()
+        return wide(h.transpose(0, 1))
 
 
 class LinearCombination(SampledOnly):
@@ -70,7 +70,7 @@ class LinearCombination(SampledOnly):
     def __init__(
         self, offset: Tensor, coefficients: Tensor, draw: Callable[[int], Tensor], moment_samples: int
     ) -> None:
-        self.offset, self.coefficients = offset.float(), coefficients.float()
+        self.offset, self.coefficients = wide(offset), wide(coefficients)
         self.draw, self.moment_samples = draw, moment_samples
         self.batch_shape, self.event_shape = Size(offset.shape[:1]), Size(offset.shape[1:])
         self._basis: Tensor | None = None
@@ -144,6 +144,6 @@ class NoiseBasisHead(Head):
         self.basis = NoiseBasis(functions, noise, hidden, self.event_shape.numel())
 
     def forward(self, network: Callable[..., Any], inputs: Tensor) -> Distribution:
-        raw = network(inputs).float()
+        raw = wide(network(inputs))
         a = elu(raw[:, 1:] - COEFFICIENT_SHIFT) + 1
         return LinearCombination(raw[:, 0], a, self.basis, self.moment_samples)

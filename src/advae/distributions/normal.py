@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Size, Tensor, nn
 
-from advae.distributions.base import HEADS, LOG_2PI, Distribution, Head, sum_event
+from advae.distributions.base import HEADS, LOG_2PI, Distribution, Head, sum_event, wide
 from advae.errors import ConfigError
 
 MIN_SCALE = 1e-3  # below it a density explodes on constant pixels
@@ -24,7 +24,7 @@ class Normal(Distribution):
     """
 
     def __init__(self, mean: Tensor, log_scale: Tensor) -> None:
-        self._mean = mean.float() if mean.dtype.itemsize < 4 else mean
+        self._mean = wide(mean)
         self.log_scale = log_scale.to(self._mean.dtype).expand_as(self._mean)
         self.batch_shape, self.event_shape = Size(mean.shape[:1]), Size(mean.shape[1:])
 
@@ -101,8 +101,7 @@ class NormalHead(Head):
             self.register_buffer("log_scale", torch.tensor(self.start))
 
     def forward(self, network: Callable[..., Any], inputs: Tensor) -> Distribution:
-        raw = network(inputs)
-        raw = raw.float() if raw.dtype.itemsize < 4 else raw
+        raw = wide(network(inputs))
         mean = torch.sigmoid(raw[:, 0]) if self.squash == "sigmoid" else raw[:, 0]
         if self.variance == "fixed":
             return self.distribution(mean, self.log_scale)

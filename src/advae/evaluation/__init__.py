@@ -11,15 +11,25 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {
+    "Annealing": "ais",
     "Estimate": "estimate",
     "Estimates": "estimate",
-    "elbo": "bounds",
-    "iwae": "bounds",
+    "Remark": "estimate",
+    "Work": "work",
     "adversarial_elbo": "adversarial",
-    "ais": "annealing",
+    "ais": "ais",
+    "bdmc": "ais",
+    "critics": "critics",
+    "elbo": "bounds",
+    "evaluate": "battery",
+    "exact": "exact",
+    "iwae": "bounds",
+    "posterior": "posterior",
+    "posterior_grid": "posterior_grid",
+    "reconstructions": "reconstruction",
     "reconstruction": "reconstruction",
     "rmse": "reconstruction",
-    "evaluate": "battery",
+    "samples": "samples",
 }
 
 __all__ = list(_HOME)

@@ -1,55 +1,36 @@
-"""Annealed importance sampling of log p(x) (Neal 2001; Wu et al. 2017), images × chains in one batch.
+"""Annealing between a density that can be drawn from and p(x, ·) (Neal 2001), many chains in one batch.
 
-    f_t(z) = f_0(z)^(1−β_t) p(x, z)^β_t,    0 = β_0 < … < β_T = 1
-    z_0 ~ f_0;   log w = Σ_t (β_t − β_{t−1}) (log p(x, z_{t−1}) − log f_0(z_{t−1}));   z_t: HMC on f_t from z_{t−1}
-    log p(x) ≈ log 1/C Σ_c w_c
+    z = μ + L u           codes and whitened coordinates; annealing runs in u, where f_0 is of unit scale
+    f_β(u)                f_0(u)^(1−β) p(x, z(u))^β |L|^β
+    log w                 Σ_t (β_t − β_{t−1}) (log f_1(u_{t−1}) − log f_0(u_{t−1}))
+    u_t                   one transition of Hamiltonian Monte Carlo on f_{β_t} from u_{t−1}
 
-``w`` is unbiased for p(x), so by Jensen's inequality the estimate of log p(x) is a stochastic lower bound. ``f_0`` is
-the prior, or a normal with the moments of q(z|x), which works for encoders without a density too.
+Upwards, β_0 = 0 to β_T = 1 from u_0 ~ f_0, ``w`` is unbiased for p(x). Downwards, from an exact draw of the
+posterior, the same sum over the same temperatures in reverse order is log 1/w, and 1/w is unbiased for 1/p(x).
 
 Step sizes are tuned for each image by a pilot run of chains of their own, at temperatures of its own, and then
-frozen: adapting them inside the chain would void the guarantee.
+frozen: adapting them inside the chain would void both statements.
 """
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from advae.distributions.normal import Normal
-from advae.errors import ConfigError, NoDensityError
-from advae.evaluation.estimate import Estimate, from_images
-from advae.evaluation.hmc import State, Target, transition
-from advae.evaluation.observed import Observed, likelihood, scored_as
-from advae.model import LatentModel
+from advae.distributions.base import LOG_2PI
+from advae.evaluation.hmc import State, transition
+from advae.evaluation.work import NOWHERE, Slot
 
 Schedule = Literal["sigmoid", "linear"]
-Start = Literal["prior", "normal"]
 SIGMOID_ENDS = 4.0  # the sigmoid schedule runs over ±4 (Wu et al. 2017): more temperatures near both ends
 ACCEPTANCE = 0.65  # the rate at which HMC in many dimensions is most efficient (Neal 2011)
 PILOT_TEMPERATURES, PILOT_CHAINS, FIRST_STEP, GAIN = 100, 4, 0.2, 0.2
-BATCH = 8192  # chains moved at a time
-
-
-@dataclass(frozen=True)
-class AISResult:
-    """What annealing gave for each image.
-
-    Attributes:
-        log_prob: the estimate of log p(x), ``[N]``.
-        ess: effective sample size of the chains' weights, between 1 and C, ``[N]``.
-        acceptance: mean acceptance probability of the transitions, ``[N]``.
-    """
-
-    log_prob: Tensor
-    ess: Tensor
-    acceptance: Tensor
 
 
 def temperatures(count: int, schedule: Schedule) -> list[float]:
@@ -62,223 +43,172 @@ def temperatures(count: int, schedule: Schedule) -> list[float]:
 
 
 @dataclass(frozen=True)
+class Between(State):
+    """A state of ``f_β``, with what both ends say of its positions: log densities ``[N]``, gradients ``[N, d]``."""
+
+    log_0: Tensor
+    log_1: Tensor
+    grad_0: Tensor
+    grad_1: Tensor
+
+    def at(self, beta: float) -> Between:
+        """The same positions under another temperature; nothing is computed anew."""
+        log_prob, grad = torch.lerp(self.log_0, self.log_1, beta), torch.lerp(self.grad_0, self.grad_1, beta)
+        return Between(self.z, log_prob, grad, self.log_0, self.log_1, self.grad_0, self.grad_1)
+
+
+@dataclass(frozen=True)
 class Path:
-    """The densities between ``f_0`` and ``p(x, ·)``, for ``N`` chains.
+    """The densities between ``f_0`` and ``p(x, ·)`` for ``N`` chains, in whitened coordinates.
 
     Attributes:
-        start: ``f_0``, a normal ``[N, d]``.
+        mean: ``μ [N, d]``.
+        factor: ``L``, lower triangular ``[N, d, d]``, or its diagonal ``[N, d]``.
         log_joint: ``z [N, d]`` to ``log p(x, z) [N]``, each row under its own x.
+        log_start: ``z [N, d]`` to the log density of the start; None where that is ``N(μ, L Lᵀ)``.
+        draw: codes from the start, ``[N, d]``; None where that is ``N(μ, L Lᵀ)``.
     """
 
-    start: Normal
+    mean: Tensor
+    factor: Tensor
     log_joint: Callable[[Tensor], Tensor]
+    log_start: Callable[[Tensor], Tensor] | None = None
+    draw: Callable[[], Tensor] | None = None
 
-    def ends(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """``log f_0`` and ``log p(x, z)`` at ``z`` with their gradients."""
-        with torch.enable_grad():
-            z = z.detach().requires_grad_()
-            log_joint = self.log_joint(z)
-            (grad,) = torch.autograd.grad(log_joint.sum(), z)
-        z = z.detach()
-        grad_start = (self.start.mean - z) / self.start.scale.square()
-        return self.start.log_prob(z), log_joint.detach(), grad_start, grad
+    @property
+    def triangular(self) -> bool:
+        """Whether L is a whole triangle."""
+        return self.factor.dim() == 3
 
-    def at(self, beta: float) -> Target:
-        """The target ``f_t``."""
+    def z(self, u: Tensor) -> Tensor:
+        """Codes of whitened coordinates."""
+        if self.triangular:
+            return self.mean + torch.bmm(self.factor, u.unsqueeze(-1)).squeeze(-1)
+        return self.mean + self.factor * u
 
-        def target(z: Tensor) -> tuple[Tensor, Tensor]:
-            log_0, log_1, grad_0, grad_1 = self.ends(z)
-            return torch.lerp(log_0, log_1, beta), torch.lerp(grad_0, grad_1, beta)
+    def u(self, z: Tensor) -> Tensor:
+        """Whitened coordinates of codes."""
+        if self.triangular:
+            centred = (z - self.mean).unsqueeze(-1)
+            return torch.linalg.solve_triangular(self.factor, centred, upper=False).squeeze(-1)
+        return (z - self.mean) / self.factor
 
-        return target
+    @property
+    def log_volume(self) -> Tensor:
+        """``log |L|``, ``[N]``."""
+        diagonal = self.factor.diagonal(dim1=-2, dim2=-1) if self.triangular else self.factor
+        return diagonal.log().sum(-1)
+
+    def first(self) -> Tensor:
+        """A draw of ``u`` from ``f_0``."""
+        return torch.randn_like(self.mean) if self.draw is None else self.u(self.draw())
+
+    def state(self, u: Tensor, beta: float) -> Between:
+        """``f_β`` at ``u``, with gradients."""
+        volume = self.log_volume
+        log_1, grad_1 = with_gradient(lambda u: self.log_joint(self.z(u)) + volume, u)
+        if self.log_start is None:
+            log_0, grad_0 = -0.5 * (u.square().sum(-1) + u.shape[-1] * LOG_2PI), -u
+        else:
+            density = self.log_start
+            log_0, grad_0 = with_gradient(lambda u: density(self.z(u)) + volume, u)
+        return Between(u, log_0, grad_0, log_0, log_1, grad_0, grad_1).at(beta)
+
+
+def with_gradient(log_density: Callable[[Tensor], Tensor], u: Tensor) -> tuple[Tensor, Tensor]:
+    """A log density ``[N]`` and its gradient ``[N, d]`` at ``u``."""
+    with torch.enable_grad():
+        u = u.detach().requires_grad_()
+        value = log_density(u)
+        (grad,) = torch.autograd.grad(value.sum(), u)
+    return value.detach(), grad
 
 
 def anneal(
     path: Path,
-    betas: list[float],
-    step: Callable[[int], Tensor],
+    u: Tensor,
+    betas: Sequence[float],
+    step: Callable[[float], Tensor],
     leapfrogs: int,
     observe: Callable[[Tensor], None] = lambda accept: None,
+    tick: Callable[[int], None] = lambda n: None,
+    slot: Slot = NOWHERE,
 ) -> tuple[Tensor, Tensor]:
-    """One annealing run of every chain: log weights ``[N]`` and mean acceptance ``[N]``.
+    """One run of every chain along ``betas``: the sum of log weights ``[N]`` in float64, mean acceptance ``[N]``.
 
     Args:
         path: from where to where.
-        betas: temperatures.
-        step: step sizes ``[N, 1]`` for the t-th temperature; unbiased only if they are fixed beforehand.
+        u: where the chains start, an exact draw of ``f_β`` at the first of ``betas``.
+        betas: temperatures, rising or falling.
+        step: step sizes ``[N, 1]`` at β; the weights are unbiased only if they were fixed beforehand.
         leapfrogs: leapfrog steps a transition.
         observe: is given the acceptance probabilities ``[N]`` of each transition.
+        tick: is told how many transitions were made.
+        slot: where the run is kept, to go on from; random numbers go on too.
     """
-    z = path.start.sample()
-    log_w, accepted = torch.zeros_like(z[:, 0]), torch.zeros_like(z[:, 0])
-    for t in range(1, len(betas)):
-        log_0, log_1, grad_0, grad_1 = path.ends(z)
-        log_w = log_w + (betas[t] - betas[t - 1]) * (log_1 - log_0)
-        here = State(z, torch.lerp(log_0, log_1, betas[t]), torch.lerp(grad_0, grad_1, betas[t]))
-        state, accept = transition(path.at(betas[t]), here, step(t), path.start.scale, leapfrogs)
-        z, accepted = state.z, accepted + accept
+    log_w = torch.zeros(len(u), dtype=torch.float64, device=u.device)
+    accepted, begin = torch.zeros_like(u[:, 0]), 1
+    if kept := slot.state():
+        u, log_w, accepted = (kept[name].to(u.device) for name in ("u", "log_w", "accepted"))
+        begin = int(kept["next"])
+        set_random_state(u.device, kept["random"])
+        tick(begin - 1)
+    state = path.state(u, betas[begin - 1])
+    for t in range(begin, len(betas)):
+        if slot.due:
+            found = {"u": state.z, "log_w": log_w, "accepted": accepted, "next": torch.tensor(t)}
+            slot.keep(found | {"random": random_state(u.device)})
+        log_w = log_w + (betas[t] - betas[t - 1]) * (state.log_1 - state.log_0).double()
+        if t == len(betas) - 1:  # where the last transition would lead has no weight
+            break
+        target, here = partial(path.state, beta=betas[t]), state.at(betas[t])
+        state, accept = transition(target, here, step(betas[t]), leapfrogs)
+        accepted = accepted + accept
         observe(accept)
-    return log_w, accepted / max(1, len(betas) - 1)
+        tick(1)
+    return log_w, accepted / max(1, len(betas) - 2)
+
+
+def random_state(device: torch.device) -> Tensor:
+    """The state of the random numbers that are drawn on a device."""
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def set_random_state(device: torch.device, state: Tensor) -> None:
+    """Go on with the random numbers of a device from ``state``."""
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)
 
 
 def tuned_steps(
-    path: Path, images: int, schedule: Schedule, leapfrogs: int, tick: Callable[[], None]
+    path: Path, images: int, schedule: Schedule, leapfrogs: int, tick: Callable[[int], None] = lambda n: None
 ) -> Tensor:
-    """Step sizes by a pilot run, ``[PILOT_TEMPERATURES + 1, images]``.
+    """Step sizes by a pilot run upwards, ``[PILOT_TEMPERATURES − 1, images]``: one for each transition of it.
 
-    After each transition an image's step grows or shrinks by its chains' mean acceptance; the main run reads the
-    sizes off at the same β, and never changes them.
+    At each an image's step grows or shrinks by its chains' mean acceptance.
     """
     betas = temperatures(PILOT_TEMPERATURES, schedule)
-    log_step = torch.full((images,), math.log(FIRST_STEP), device=path.start.mean.device)
-    record = [log_step]
+    first = torch.full((images,), math.log(FIRST_STEP), device=path.mean.device)
+    record = [first]
 
     def adapt(accept: Tensor) -> None:
-        tick()
         record.append(record[-1] + GAIN * (accept.reshape(-1, images).mean(0) - ACCEPTANCE))
 
-    def step(t: int) -> Tensor:
-        return record[-1].exp().repeat(len(path.start.mean) // images).unsqueeze(-1)
+    def step(beta: float) -> Tensor:
+        return record[-1].exp().repeat(len(path.mean) // images).unsqueeze(-1)
 
-    anneal(path, betas, step, leapfrogs, adapt)
-    return torch.stack(record).exp()
-
-
-@torch.no_grad()
-def annealed(
-    path_of: Callable[[int], Path],
-    images: int,
-    *,
-    chains: int = 16,
-    count: int = 1000,
-    schedule: Schedule = "sigmoid",
-    leapfrogs: int = 10,
-    tick: Callable[[], None] = lambda: None,
-) -> AISResult:
-    """Anneal ``chains`` chains for each of ``images`` targets.
-
-    Args:
-        path_of: ``path_of(c)`` is the path of c chains an image, chain-major: ``[c · images, d]``.
-        images: how many.
-        chains: chains an image.
-        count: temperatures.
-        schedule: how they are spaced.
-        leapfrogs: leapfrog steps a transition.
-        tick: called after each transition, those of the pilot run included.
-    """
-    steps = tuned_steps(path_of(PILOT_CHAINS), images, schedule, leapfrogs, tick)
-
-    def step(t: int) -> Tensor:
-        return steps[round(t / count * PILOT_TEMPERATURES)].repeat(chains).unsqueeze(-1)
-
-    betas = temperatures(count, schedule)
-    log_w, accept = anneal(path_of(chains), betas, step, leapfrogs, lambda _: tick())
-    log_w = log_w.reshape(chains, images).double()
-    total = torch.logsumexp(log_w, 0)
-    ess = torch.exp(2 * total - torch.logsumexp(2 * log_w, 0))
-    return AISResult(total - math.log(chains), ess, accept.reshape(chains, images).mean(0))
+    anneal(path, path.first(), betas, step, leapfrogs, adapt, tick)
+    return torch.stack(record[1:]).exp()
 
 
-def images_at_once(chains: int) -> int:
-    """How many images' chains move together, at most."""
-    return max(1, BATCH // chains)
+def steps_at(steps: Tensor, schedule: Schedule, chains: int) -> Callable[[float], Tensor]:
+    """The tuned steps read off at any β, for ``chains`` chains an image, ``[N, 1]``."""
+    betas = torch.tensor(temperatures(PILOT_TEMPERATURES, schedule)[1:-1])
 
+    def step(beta: float) -> Tensor:
+        nearest = int(torch.searchsorted(betas, beta))
+        return steps[min(nearest, len(steps) - 1)].repeat(chains).unsqueeze(-1)
 
-def ticks(observed: Observed, chains: int, count: int) -> int:
-    """How many transitions :func:`ais` makes, pilot runs included."""
-    return observed.parts(images_at_once(chains)) * (count + PILOT_TEMPERATURES)
-
-
-def frozen(model: LatentModel) -> LatentModel:
-    """The model on the same weights without their gradients: those in z alone are wanted, the rest would cost."""
-    copied = copy.copy(model)
-    memo = {id(p): p.detach() for p in model.parameters()}
-    copied._modules = copy.deepcopy(model._modules, memo)
-    return copied.eval()
-
-
-def start_of(model: LatentModel, x: Tensor, start: Start) -> Normal:
-    """``f_0`` for each x: the prior, or a normal with the moments of q(z|x)."""
-    if start == "prior":
-        zeros = torch.zeros(len(x), model.latent, device=x.device)
-        return Normal(zeros, zeros)
-    mean, var = model.encode(x).moments()
-    return Normal(mean.detach(), 0.5 * (var.detach() + 1e-6).log())
-
-
-def paths(model: LatentModel, x: Tensor, start: Start, bins: bool) -> Callable[[int], Path]:
-    """From ``f_0`` to ``p(x, ·)`` for each of ``x [B, …]``, by the number of chains, chain-major."""
-    first = start_of(model, x, start)
-
-    def path_of(chains: int) -> Path:
-        many = x.repeat(chains, *[1] * (x.dim() - 1))
-
-        def log_joint(z: Tensor) -> Tensor:
-            return likelihood(model.decode(z), bins).log_prob(many) + model.prior.log_prob(z)
-
-        return Path(Normal(first.mean.repeat(chains, 1), first.log_scale.repeat(chains, 1)), log_joint)
-
-    return path_of
-
-
-def ais(
-    model: LatentModel,
-    observed: Observed,
-    *,
-    chains: int = 16,
-    count: int = 1000,
-    schedule: Schedule = "sigmoid",
-    start: Start = "normal",
-    leapfrogs: int = 10,
-    tick: Callable[[], None] = lambda: None,
-) -> tuple[Estimate, AISResult]:
-    """``log p(x)`` by annealed importance sampling, in nats: the estimate and what was found for each image.
-
-    Args:
-        model: its decoder needs a density; the encoder only moments, and with start "prior" not even those.
-        observed: the images.
-        chains: chains an image.
-        count: temperatures.
-        schedule: "sigmoid" or "linear".
-        start: "normal", with the moments of q(z|x), or "prior".
-        leapfrogs: leapfrog steps a transition.
-        tick: called after each transition of a chunk of images: :func:`ticks` times in all.
-
-    Raises:
-        NoDensityError: the decoder is implicit.
-        ConfigError: no chain or no temperature.
-    """
-    if chains < 1 or count < 1:
-        raise ConfigError("annealing needs a chain and a temperature", given=f"{chains} and {count}")
-    bins, found = observed.scores_bins(model), []
-    model = frozen(model)
-    for x, _ in observed.chunks(model.device, images_at_once(chains)):
-        if not model.decode(torch.zeros(1, model.latent, device=x.device)).has_log_prob:
-            raise NoDensityError("an implicit decoder has no likelihood to anneal to")
-        found.append(
-            annealed(
-                paths(model, x, start, bins),
-                len(x),
-                chains=chains,
-                count=count,
-                schedule=schedule,
-                leapfrogs=leapfrogs,
-                tick=tick,
-            )
-        )
-    result = AISResult(
-        *(
-            torch.cat([getattr(part, key).cpu() for part in found])
-            for key in ("log_prob", "ess", "acceptance")
-        )
-    )
-    protocol = observed.protocol(
-        estimator="annealed importance sampling",
-        chains=chains,
-        temperatures=count,
-        schedule=schedule,
-        start=start,
-        leapfrogs=leapfrogs,
-        likelihood=scored_as(bins),
-    )
-    return from_images(result.log_prob, "ais", "lower bound", "nats", protocol), result
+    return step

@@ -3,89 +3,194 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
 from advae.data import Dataset, protocol_from
 from advae.errors import ConfigError, nearest
 from advae.evaluation.adversarial import adversarial_elbo
-from advae.evaluation.annealing import ais
+from advae.evaluation.ais import Annealing, ais, bdmc
 from advae.evaluation.bounds import elbo, iwae
-from advae.evaluation.estimate import Estimates
+from advae.evaluation.critics import critics
+from advae.evaluation.estimate import Estimate, Estimates, Remark
+from advae.evaluation.exact import exact, has_exact
 from advae.evaluation.observed import Observed, unit_dims
-from advae.evaluation.reconstruction import reconstruction, rmse
+from advae.evaluation.posterior import posterior
+from advae.evaluation.proposals import Proposal
+from advae.evaluation.reconstruction import reconstructions
+from advae.evaluation.samples import METRICS, samples
+from advae.evaluation.work import ALONE, Work
 from advae.model import LatentModel, seeded
 
-LIKELIHOODS = ("elbo", "iwae", "ais")
+LIKELIHOODS = ("elbo", "iwae", "exact", "ais", "bdmc")
+CHECKS = ("posterior", "critics")
+LISTS = ("likelihood", "samples", "checks")
+SHARPEST = ("exact log-likelihood", "ais", "iwae")  # figures of log p(x), the best first
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be judged, and how.
+
+    Attributes:
+        likelihood: of LIKELIHOODS, where the model has them.
+        samples: metrics of samples, of METRICS.
+        checks: of CHECKS.
+        importance: K of the importance-weighted bound.
+        draws: codes an image for the ELBO.
+        proposal: what importance weights draw codes from.
+        annealing: how AIS and BDMC anneal.
+        simulated: how many images the model makes for BDMC.
+        features: the network in whose features samples are judged: "classifier", "inception" or a weights file.
+        generated: how many samples are judged; None: as many as there are test images, at most 10,000.
+    """
+
+    likelihood: tuple[str, ...] = ("elbo", "iwae", "exact")
+    samples: tuple[str, ...] = ()
+    checks: tuple[str, ...] = CHECKS
+    importance: int = 64
+    draws: int = 16
+    proposal: Proposal = "auto"
+    annealing: Annealing = field(default_factory=Annealing)
+    simulated: int = 64
+    features: str = "classifier"
+    generated: int | None = None
+
+    def __post_init__(self) -> None:
+        for kind, known in (("likelihood", LIKELIHOODS), ("samples", METRICS), ("checks", CHECKS)):
+            for name in getattr(self, kind):
+                if name not in known:
+                    raise ConfigError(f"{kind} has no {name!r}", remedy=nearest(name, known))
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Asked:
+        """From the arguments of :func:`evaluate`, of which it takes its own; names may stand alone."""
+        own = {name: value for name, value in options.items() if name in cls.__dataclass_fields__}
+        listed = {k: (own[k],) if isinstance(own[k], str) else tuple(own[k]) for k in LISTS if k in own}
+        return cls(**own | listed)
 
 
 def evaluate(
     model: LatentModel,
     data: Dataset,
     *,
-    likelihood: str | Sequence[str] = ("elbo", "iwae"),
+    likelihood: str | Sequence[str] = Asked.likelihood,
+    samples: str | Sequence[str] = Asked.samples,
+    checks: str | Sequence[str] = Asked.checks,
     split: str = "test",
-    importance: int = 64,
-    draws: int = 16,
-    chains: int = 16,
-    temperatures: int = 1000,
     seed: int = 0,
     limit: int | None = None,
-    tick: Callable[[], None] = lambda: None,
+    work: Work = ALONE,
+    **more: Any,
 ) -> Estimates:
     """Judge a model on data.
 
     Args:
         model: a trained model.
         data: the data set it is judged on, under the observation protocol it was trained for.
-        likelihood: which of "elbo", "iwae" and "ais", where the model has them. Annealing needs no density of
-            the encoder, and minutes to hours.
+        likelihood: which of "elbo", "iwae", "exact", "ais" and "bdmc", where the model has them. Annealing needs
+            no density of the encoder, and minutes to hours.
+        samples: which of "fid", "kid", "is", "prdc" and "neighbours"; they need labels or an inception network.
+        checks: which of "posterior" and "critics".
         split: "train", "validation" or "test".
-        importance: K of the importance-weighted bound; 0 leaves it out.
-        draws: codes an image for the ELBO.
-        chains: chains an image for annealing.
-        temperatures: of annealing.
         seed: of every draw.
         limit: the first so many images only.
-        tick: called after each transition of annealing, for a progress bar.
+        work: how a long evaluation is shown, shared out and kept.
+        more: the other attributes of :class:`Asked`.
 
     Returns:
-        Reconstruction error in nats (decoders with a density) and in grey levels; for encoders with a density
-        too the ELBO and IWAE-K, also in bits per dimension for 8-bit images; for the others the critic's
-        adversarial estimate, labelled so; and the annealed estimate, if asked for.
+        Each figure with its kind, error and protocol, and remarks on what they mean: reconstruction errors beside
+        those of principal components; bounds on log p(x), for 8-bit images also in bits per dimension; what
+        can be said of the posterior, the critics and the samples.
 
     Raises:
-        ConfigError: an unknown likelihood or split.
+        ConfigError: an unknown figure or split.
+        NoDensityError: a figure was asked for that the model cannot have.
     """
-    asked = [likelihood] if isinstance(likelihood, str) else list(likelihood)
-    for name in asked:
-        if name not in LIKELIHOODS:
-            raise ConfigError(f"there is no likelihood {name!r}", remedy=nearest(name, LIKELIHOODS))
+    asked = Asked.of({"likelihood": likelihood, "samples": samples, "checks": checks, **more})
     model.eval()
     observed = Observed(as_trained(model, data), split, seed, limit)
-    q, p = _kinds(model)
     found = Estimates()
     with seeded(seed, model.device):
-        found.append(rmse(model, observed))
-        if p:
-            found.append(reconstruction(model, observed))
-        bounds = []
-        if p and q:
-            bounds += [elbo(model, observed, draws)] if "elbo" in asked else []
-            bounds += [iwae(model, observed, importance)] if "iwae" in asked and importance else []
-        elif not q and model.critics:
-            found += adversarial_elbo(model, observed)
-        if p and "ais" in asked:
-            annealed, each = ais(model, observed, chains=chains, count=temperatures, tick=tick)
-            bounds.append(annealed)
-            found.images["ais"] = vars(each)
-        found += bounds
-        if observed.scores_bins(model):
-            per_dim = -1 / (unit_dims(model) * math.log(2))
-            found += [bound.scaled(per_dim, "bits/dim") for bound in bounds]
+        found.add(reconstructions(model, observed, work=work))
+        found.add(likelihoods(model, observed, asked, work))
+        best, bound = sharpest(found), first(found, "elbo")
+        if "posterior" in asked.checks:
+            found.add(posterior(model, observed, log_prob=best, bound=bound, seed=seed, work=work))
+        if "critics" in asked.checks:
+            found.add(critics(model, observed, log_prob=best, work=work))
+        if asked.samples:
+            found.add(_samples(model, observed, asked, work))
     return found
+
+
+def likelihoods(model: LatentModel, observed: Observed, asked: Asked, work: Work) -> Estimates:
+    """What can be said of log p(x), and for 8-bit images the same in bits per dimension."""
+    found, names = Estimates(), asked.likelihood
+    explicit, scored = _kinds(model)
+    if not scored:
+        found.remarks += [Remark("likelihood", NO_LIKELIHOOD)] if names else []
+        return found
+    if why := _no_probabilities(model, observed):
+        return Estimates((), [Remark("likelihood", why, warning=True)])
+    if "elbo" in names:
+        found.append(elbo(model, observed, asked.draws, asked.proposal, work=work))
+    if not explicit and model.critics:
+        claimed = adversarial_elbo(model, observed, work=work)
+        found.extend(e for e in claimed if e.section == "likelihood" or "critics" not in asked.checks)
+    if "iwae" in names and asked.importance:
+        found.append(iwae(model, observed, asked.importance, asked.proposal, work=work))
+    if "exact" in names and has_exact(model, observed):
+        found.append(exact(model, observed, work=work))
+    if "ais" in names:
+        found.append(ais(model, observed, asked.annealing, work=work))
+    if "bdmc" in names:
+        made = replace(observed, limit=max(2, min(observed.count, asked.simulated)))
+        found.add(bdmc(model, made, asked.annealing, work=work))
+    if observed.scores_bins(model):
+        per_dim = -1 / (unit_dims(model) * math.log(2))
+        bounds = [e for e in found if e.kind != "adversarial estimate" and not e.name.startswith("bdmc")]
+        found.extend(bound.scaled(per_dim, "bits/dim") for bound in bounds)
+    return found
+
+
+NO_LIKELIHOOD = "The decoder has no density: this model has no likelihood, and no bound on one."
+
+
+def _no_probabilities(model: LatentModel, observed: Observed) -> str:
+    """Why densities would pass for probabilities of images, or an empty string."""
+    levels = observed.data.train.dtype == torch.uint8 and observed.data.protocol.support in ("unit", "real")
+    if levels and getattr(getattr(model.decoder, "head", None), "support", "") in ("real", "interval"):
+        return (
+            "A normal's density at grey levels is no probability of an image: no likelihood is given."
+            " Train with data.protocol dequantise, whose images are scored by probabilities of their levels."
+        )
+    return ""
+
+
+def sharpest(found: Estimates) -> Estimate | None:
+    """The best figure of log p(x) for each image, if there is one."""
+    return next((e for name in SHARPEST if (e := first(found, name))), None)
+
+
+def first(found: Estimates, name: str) -> Estimate | None:
+    """The first figure of this name, whatever its proposal or number of draws, with its value for each image."""
+    return next((e for e in found if e.name.startswith(name) and e.kind != "adversarial estimate" and e.each), None)
+
+
+def _samples(model: LatentModel, observed: Observed, asked: Asked, work: Work) -> Estimates:
+    return samples(
+        model,
+        observed,
+        metrics=asked.samples,
+        features=asked.features,
+        generated=asked.generated,
+        seed=observed.seed,
+        work=work,
+    )
 
 
 def as_trained(model: LatentModel, data: Dataset) -> Dataset:

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from torch import Tensor
 
-Kind = Literal["lower bound", "upper bound", "unbiased", "exact", "error", "adversarial estimate"]
+Kind = Literal[
+    "lower bound",
+    "upper bound",
+    "unbiased",
+    "exact",
+    "adversarial estimate",
+    "error",
+    "score",
+    "yardstick",
+    "diagnostic",
+]
+Section = Literal["likelihood", "reconstruction", "posterior", "critics", "samples"]
 
 
 @dataclass(frozen=True)
@@ -21,9 +33,14 @@ class Estimate:
         value: the figure.
         stderr: its standard error over images.
         kind: how it stands to the truth. An "adversarial estimate" contains a critic's opinion: it is not a bound.
-        unit: "nats", "bits/dim", "grey levels".
+            Of an "error" less is better, of a "score" more; a "yardstick" is what something other than the model
+            gets, to measure it by; a "diagnostic" is neither good nor bad by itself.
+        unit: "nats", "bits/dim", "grey levels"; empty for plain numbers.
         n: number of images.
         protocol: split, observation protocol, draws, seed: what another figure must share to be compared.
+        section: of a report, where it belongs.
+        interval: a 95 % confidence interval, where one was computed (by bootstrap).
+        each: what was found for each image, by name, ``[N, …]``; from images, "value" is the figure itself.
     """
 
     name: str
@@ -33,23 +50,52 @@ class Estimate:
     unit: str
     n: int
     protocol: dict[str, Any]
+    section: Section = "likelihood"
+    interval: tuple[float, float] | None = None
+    each: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def __str__(self) -> str:
-        return f"{self.name} = {self.value:.2f} ± {self.stderr:.2f} {self.unit} ({self.kind}, n = {self.n})"
+        unit = f" {self.unit}" if self.unit else ""
+        known = math.isfinite(self.stderr) and self.stderr > 0
+        places = min(9, max(0, 1 - math.floor(math.log10(self.stderr)))) if known else 4
+        value, error = f"{self.value:.{places}f}", f" ± {self.stderr:.{places}f}" if known else ""
+        return f"{self.name} = {value}{error}{unit} ({self.kind}, n = {self.n})"
 
     def scaled(self, factor: float, unit: str) -> Estimate:
         """The same figure in another unit; a negative factor turns a lower bound into an upper one."""
         turned: dict[str, Kind] = {"lower bound": "upper bound", "upper bound": "lower bound"}
         kind = turned.get(self.kind, self.kind) if factor < 0 else self.kind
-        return Estimate(
-            f"{self.name} ({unit})",
-            self.value * factor,
-            self.stderr * abs(factor),
-            kind,
-            unit,
-            self.n,
-            self.protocol,
+        return replace(
+            self,
+            name=f"{self.name} ({unit})",
+            value=self.value * factor,
+            stderr=self.stderr * abs(factor),
+            kind=kind,
+            unit=unit,
+            interval=None,
+            each={},
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values, without what was found for each image."""
+        return asdict(
+            replace(self, each={}), dict_factory=lambda pairs: {k: v for k, v in pairs if k != "each"}
+        )
+
+
+@dataclass(frozen=True)
+class Remark:
+    """What the figures mean, in a plain sentence.
+
+    Attributes:
+        about: the section or figure it is about: "critic", "bdmc", "FID[digits-classifier]".
+        text: the sentence.
+        warning: whether a figure must not be believed as it stands.
+    """
+
+    about: str
+    text: str
+    warning: bool = False
 
 
 class Estimates(list[Estimate]):
@@ -59,12 +105,17 @@ class Estimates(list[Estimate]):
         estimates: the figures.
 
     Attributes:
-        images: what some of them found for each image, by the figure's name and the quantity's, ``[N]`` each.
+        remarks: what they mean, in plain sentences.
     """
 
-    def __init__(self, estimates: Iterable[Estimate] = ()) -> None:
+    def __init__(self, estimates: Iterable[Estimate] = (), remarks: Iterable[Remark] = ()) -> None:
         super().__init__(estimates)
-        self.images: dict[str, dict[str, Tensor]] = {}
+        self.remarks: list[Remark] = list(remarks)
+
+    def add(self, more: Iterable[Estimate]) -> None:
+        """Append figures, with their remarks."""
+        self.extend(more)
+        self.remarks += more.remarks if isinstance(more, Estimates) else []
 
     def named(self, name: str) -> Estimate:
         """The figure called ``name``; KeyError if there is none."""
@@ -74,11 +125,23 @@ class Estimates(list[Estimate]):
         raise KeyError(name)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values, under the key ``estimates``."""
-        return {"estimates": [asdict(estimate) for estimate in self]}
+        """As JSON values, under the keys ``estimates`` and ``remarks``."""
+        return {
+            "estimates": [estimate.to_dict() for estimate in self],
+            "remarks": [asdict(remark) for remark in self.remarks],
+        }
 
     def __str__(self) -> str:
-        return "\n".join(map(str, self))
+        return "\n".join([*map(str, self), *(remark.text for remark in self.remarks)])
+
+
+def file_name(name: str) -> str:
+    """A figure's name as a file is called.
+
+    >>> file_name("FID[digits-classifier]"), file_name("elbo (bits/dim)")
+    ('fid-digits-classifier', 'elbo-bits-dim')
+    """
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def mean_and_error(values: Tensor) -> tuple[float, float]:
@@ -89,7 +152,16 @@ def mean_and_error(values: Tensor) -> tuple[float, float]:
     return float(values.mean()), error
 
 
-def from_images(values: Tensor, name: str, kind: Kind, unit: str, protocol: dict[str, Any]) -> Estimate:
-    """The estimate that per-image ``values [N]`` amount to."""
+def from_images(
+    values: Tensor,
+    name: str,
+    kind: Kind,
+    unit: str,
+    protocol: dict[str, Any],
+    section: Section = "likelihood",
+    each: Mapping[str, Tensor] | None = None,
+) -> Estimate:
+    """The estimate that per-image ``values [N]`` amount to; ``each`` is what else was found for them."""
     value, stderr = mean_and_error(values)
-    return Estimate(name, value, stderr, kind, unit, len(values), protocol)
+    found = {"value": values, **(each or {})}
+    return Estimate(name, value, stderr, kind, unit, len(values), protocol, section, each=found)

@@ -1,79 +1,75 @@
 """Hamiltonian Monte Carlo (Neal 2011), all chains in one batch.
 
-    z       position                                [N, d]
-    v       momentum, v ~ N(0, M), M = diag(1/s²)   [N, d]
-    H       −log π(z) + ½ Σ (s v)²                  [N]
+    z       position                     [N, d]
+    v       momentum, v ~ N(0, I)        [N, d]
+    H       −log π(z) + ½ ‖v‖²           [N]
 
-A target gives the log density and its gradient; the gradient at the current position is carried along, so that a
-transition of L leapfrog steps costs L gradients.
+A target gives the log density and its gradient; they are carried along with the position, so that a transition of L
+leapfrog steps costs L gradients. Coordinates are expected to be of one scale: whiten them first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-Target = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""``z [N, d]`` to ``log π(z) [N]`` up to a constant and its gradient ``[N, d]``."""
-
 
 @dataclass(frozen=True)
 class State:
-    """Where chains are: positions ``[N, d]``, log density ``[N]`` and its gradient ``[N, d]``."""
+    """Where chains are: positions ``[N, d]``, log density up to a constant ``[N]``, its gradient ``[N, d]``.
+
+    A subclass may carry more about the positions, ``[N, …]`` each.
+    """
 
     z: Tensor
     log_prob: Tensor
     grad: Tensor
 
 
+S = TypeVar("S", bound=State)
+
+
 def leapfrog(
-    target: Target, state: State, v: Tensor, step: Tensor, scale: Tensor, steps: int
-) -> tuple[State, Tensor]:
+    target: Callable[[Tensor], S], state: S, v: Tensor, step: Tensor, steps: int
+) -> tuple[S, Tensor]:
     """``steps`` leapfrog steps from a position and momentum; reversible, and of second order in ``step``.
 
     Args:
-        target: log density and gradient.
+        target: positions ``[N, d]`` to a state.
         state: where the chains are.
         v: momenta ``[N, d]``.
         step: step sizes ``[N, 1]``.
-        scale: ``s``, length scales of the coordinates, broadcast to ``[N, d]``.
         steps: how many.
     """
-    z, log_prob, grad = state.z, state.log_prob, state.grad
-    v = v + 0.5 * step * grad
+    v = v + 0.5 * step * state.grad
     for i in range(steps):
-        z = z + step * scale.square() * v
-        log_prob, grad = target(z)
-        v = v + (step if i < steps - 1 else 0.5 * step) * grad
-    return State(z, log_prob, grad), v
+        state = target(state.z + step * v)
+        v = v + (step if i < steps - 1 else 0.5 * step) * state.grad
+    return state, v
 
 
-def kinetic(v: Tensor, scale: Tensor) -> Tensor:
-    """``½ Σ (s v)²``, ``[N]``."""
-    return 0.5 * (scale * v).square().sum(-1)
-
-
-def transition(target: Target, state: State, step: Tensor, scale: Tensor, steps: int) -> tuple[State, Tensor]:
+def transition(target: Callable[[Tensor], S], state: S, step: Tensor, steps: int) -> tuple[S, Tensor]:
     """One transition that leaves ``target`` invariant; also the acceptance probability of each chain ``[N]``.
 
     A proposal whose energy is not finite is refused.
     """
-    v = torch.randn_like(state.z) / scale
-    proposal, v_new = leapfrog(target, state, v, step, scale, steps)
-    change = proposal.log_prob - kinetic(v_new, scale) - state.log_prob + kinetic(v, scale)
+    v = torch.randn_like(state.z)
+    proposal, v_new = leapfrog(target, state, v, step, steps)
+    change = proposal.log_prob - state.log_prob - 0.5 * (v_new.square() - v.square()).sum(-1)
     accept = torch.nan_to_num(change, nan=-torch.inf).clamp_max(0).exp()
-    taken = torch.rand_like(accept) < accept
-    return select(taken, proposal, state), accept
+    return select(torch.rand_like(accept) < accept, proposal, state), accept
 
 
-def select(taken: Tensor, a: State, b: State) -> State:
+def select(taken: Tensor, a: S, b: S) -> S:
     """``a`` where ``taken [N]``, else ``b``."""
     wide = taken.unsqueeze(-1)
-    return State(
-        torch.where(wide, a.z, b.z),
-        torch.where(taken, a.log_prob, b.log_prob),
-        torch.where(wide, a.grad, b.grad),
-    )
+
+    def choose(name: str) -> Tensor:
+        u, v = getattr(a, name), getattr(b, name)
+        return torch.where(wide if u.dim() > 1 else taken, u, v)
+
+    return type(a)(*(choose(field.name) for field in fields(a)))

@@ -3,22 +3,44 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from advae.data import Dataset
+from advae.data import Dataset, mix
 from advae.distributions import Distribution
 from advae.distributions.discretised import DiscretisedNormal
 from advae.distributions.normal import Normal
 from advae.errors import ConfigError, nearest
+from advae.evaluation.work import ALONE, NOWHERE, Slot, Work
 from advae.model import LatentModel, seeded
 
 SPLITS = ("train", "validation", "test")
 CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the images.
+
+    Attributes:
+        x: observations ``[b, *x_shape]``.
+        raw: the stored examples ``[b, *x_shape]``.
+        start: the place of the first among all.
+        seed: of the random numbers it runs under.
+        slot: where an estimator may keep what it has so far.
+        tick: to be told that so many ticks were done.
+    """
+
+    x: Tensor
+    raw: Tensor
+    start: int
+    seed: int
+    slot: Slot = NOWHERE
+    tick: Callable[[int], None] = field(default=lambda n: None)
 
 
 @dataclass(frozen=True)
@@ -49,22 +71,72 @@ class Observed:
         total = len(getattr(self.data, self.split))
         return min(total, self.limit) if self.limit else total
 
-    def chunks(self, device: torch.device, size: int = CHUNK) -> Iterator[tuple[Tensor, Tensor]]:
-        """Observations ``x [b, *x_shape]`` and stored examples on a device, ``size`` at a time, at most CHUNK.
+    def parts(self, device: torch.device, size: int = CHUNK, work: Work = ALONE) -> Iterator[Part]:
+        """The images on a device, ``size`` at a time, at most CHUNK; of several processes each is given its own.
 
-        They are drawn CHUNK at a time whatever ``size`` is, so that all estimators see the same ones, and each
-        CHUNK runs under random numbers of its own, so that a figure does not depend on what came before.
+        They are observed CHUNK at a time whatever ``size`` is, so that all estimators see the same ones. Each
+        part runs under random numbers of its own, so that what it finds does not depend on what came before.
         """
-        split = getattr(self.data, self.split)
-        for start in range(0, self.count, CHUNK):
-            raw = split.raw(torch.arange(start, min(start + CHUNK, self.count))).to(device)
-            with seeded(self.seed * 1_000_003 + start, device):
-                yield from zip(self.data.protocol.observe(raw).split(size), raw.split(size), strict=True)
+        split, size = getattr(self.data, self.split), min(size, CHUNK)
+        starts = [s for c in range(0, self.count, CHUNK) for s in range(c, min(c + CHUNK, self.count), size)]
+        chunk, x, raw = -1, torch.empty(0), torch.empty(0)
+        for start in starts[work.rank :: work.world]:
+            if start // CHUNK != chunk:
+                chunk = start // CHUNK
+                stop = min((chunk + 1) * CHUNK, self.count)
+                raw = split.raw(torch.arange(chunk * CHUNK, stop)).to(device)
+                with seeded(mix(self.seed, chunk), device):
+                    x = self.data.protocol.observe(raw)
+            own = slice(start % CHUNK, start % CHUNK + size)
+            yield Part(x[own], raw[own], start, mix(self.seed, start, 1))
 
-    def parts(self, size: int) -> int:
-        """How many chunks :meth:`chunks` gives."""
-        whole, rest = divmod(self.count, CHUNK)
-        return whole * math.ceil(CHUNK / size) + math.ceil(rest / size)
+    def map(
+        self,
+        device: torch.device,
+        compute: Callable[[Part], Mapping[str, Tensor]],
+        *,
+        size: int = CHUNK,
+        protocol: Mapping[str, Any] | None = None,
+        label: str = "evaluating",
+        ticks: int = 1,
+        work: Work = ALONE,
+    ) -> dict[str, Tensor]:
+        """What ``compute`` finds for each image, by name, ``[N, …]`` on the CPU in the order of the images.
+
+        Every estimator's one loop over images: shown while it goes on, shared out over processes, and kept part
+        by part, so that an interrupted evaluation continues where it was.
+
+        Args:
+            device: where to work.
+            compute: what to find, ``[B, …]`` each; it may keep its own state in ``part.slot``, and then ticks.
+            size: images at a time, at most CHUNK.
+            protocol: what the result depends on; unfinished work is only taken up under the same. None keeps none.
+            label: for the progress bar.
+            ticks: how often ``compute`` calls ``part.tick``; with 1 it does not, and is counted for it.
+            work: how it is carried out.
+        """
+        size = min(size, CHUNK)
+        count = math.ceil(CHUNK / size)
+        total = self.count // CHUNK * count + math.ceil(self.count % CHUNK / size)
+        own = len(range(work.rank, total, work.world))
+        found: dict[int, dict[str, Tensor]] = {}
+        key = None if protocol is None else {**protocol, "label": label, "size": size, "n": self.count}
+        with work.stage(label, own * ticks) as tick:
+            for part in self.parts(device, size, work):
+                slot = work.slot(key, part.start)
+                done = slot.finished()
+                if done is None:
+                    with seeded(part.seed, device):
+                        given = replace(part, slot=slot, tick=tick)
+                        done = {k: v.cpu() for k, v in compute(given).items()}
+                    slot.finish(done)
+                    tick(1 if ticks == 1 else 0)
+                else:
+                    tick(ticks)
+                found[part.start] = done
+        found = work.gathered(found)
+        first = found[0]
+        return {name: torch.cat([found[start][name] for start in sorted(found)]) for name in first}
 
     def protocol(self, **more: Any) -> dict[str, Any]:
         """What a figure made from these observations must say of them."""

@@ -36,6 +36,7 @@ class ALI(Method):
 
     paper: ClassVar[str] = "Dumoulin et al. 2017"
     players: ClassVar[dict[str, tuple[str, ...]]] = {"model": MODEL, "critic": ("critic",)}
+    sides: ClassVar[dict[str, tuple[str, str]]] = {"critic": ("q(x) q(z|x)", "p(z) p(x|z)")}
 
     def f(self, model: LatentModel, x: Tensor, z: Tensor) -> Tensor:
         """``f(x, z) [B]``. The model moves x or z, so the known terms are differentiated in both."""

@@ -56,6 +56,10 @@ class Symmetric(Method):
 
     paper: ClassVar[str] = "Pu et al. 2017"
     needs: ClassVar[dict[str, str]] = {"posterior": "density", "likelihood": "density"}
+    sides: ClassVar[dict[str, tuple[str, str]]] = {
+        "f1": ("q(x) q(z|x)", "p(x) p(z)"),
+        "f2": ("p(z) p(x|z)", "q(x) q(z)"),
+    }
 
     def f1(self, model: LatentModel, x: Tensor, z: Tensor, q: Distribution) -> Tensor:
         """``f₁(x, z) [B]``, where ``q = q(·|x)``."""

@@ -70,6 +70,8 @@ class AVB(Method):
     paper: ClassVar[str] = "Mescheder, Nowozin and Geiger 2017"
     players: ClassVar[dict[str, tuple[str, ...]]] = {"model": MODEL, "critic": ("critic",)}
     needs: ClassVar[dict[str, str]] = {"likelihood": "density"}
+    sides: ClassVar[dict[str, tuple[str, str]]] = {"critic": ("q(x) q(z|x)", "q(x) r(z|x)")}
+    claims_kl: ClassVar[str] = "critic"
 
     def T(self, model: LatentModel, x: Tensor, z_bar: Tensor) -> Tensor:
         """The critic's log ratio, ``[B]``: known terms + learned residual, in float32."""

@@ -59,6 +59,10 @@ class Method:
     """Each player's networks: "encoder", "decoder", or the role of a critic."""
     needs: ClassVar[dict[str, str]] = {}
     """What it asks of "posterior" and "likelihood": "density", or nothing."""
+    sides: ClassVar[dict[str, tuple[str, str]]] = {}
+    """By role what its critic tells apart, P and Q of its log ratio log P/Q."""
+    claims_kl: ClassVar[str] = ""
+    """The role whose critic the reported ``kl`` rests on; empty where it is known without one."""
 
     def __post_init__(self) -> None:
         if self.critic_steps < 1:

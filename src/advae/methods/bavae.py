@@ -62,6 +62,11 @@ class BAVAE(Method):
         "model": MODEL,
         "critics": ("prior", "pairs"),
     }
+    sides: ClassVar[dict[str, tuple[str, str]]] = {
+        "prior": ("q(x) q(z|x)", "q(x) p(z)"),
+        "pairs": ("q(x) q(z|x)", "q(z) p(x|z)"),
+    }
+    claims_kl: ClassVar[str] = "prior"
 
     def T_prior(self, model: LatentModel, x: Tensor, z: Tensor) -> Tensor:
         """``1 − D_φ(x, z) [B]``: one more than the log ratio q(z|x)/p(z)."""

@@ -1,51 +1,37 @@
-"""Runs side by side: one table of estimates with a run a column.
+"""Runs side by side: one table of estimates with a run a column, in sections.
 
-Two figures can be compared only if they are of one kind, in one unit, on the same data under the same
-protocol. A row where that does not hold says so, and has no best.
+A row whose figures cannot be compared says why, and has no best.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import count
+from shutil import get_terminal_size
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from rich import box
+from rich.console import Group as Together
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from advae.report.tables import flat, grouped, kind_text, listed, rounded, shared
+from advae.report.kinds import kind_text
+from advae.report.ranking import Cell, difference, direction, mark_best
+from advae.report.sections import arranged, in_order, letter, notes, section_of, settings, title_of
+from advae.report.tables import ends, listed, shared
 
 if TYPE_CHECKING:
     from advae.run import Run
 
-HIGHER, LOWER = {"lower bound"}, {"error"}
-INCIDENTAL = {"seed", "device", "batch", "batch_size", "time"}  # figures that differ in these compare
-LIKELIHOODS = {"elbo", "iwae", "ais", "log"}  # first words of names of estimates of log p(x)
-TIE = 2.0  # standard errors of a difference below which two runs are not told apart
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run's estimate of a row; ``best`` also for those within two standard errors of the best."""
-
-    value: float | None
-    stderr: float | None
-    kind: str
-    n: int | None
-    protocol: dict[str, str]
-    best: bool = False
-
-    @property
-    def text(self) -> str:
-        value, error = rounded(self.value, self.stderr)
-        return f"{value} ± {error}" if error else value
-
 
 @dataclass(frozen=True)
 class Line:
-    """One row: an estimate, its cell in each run (None: the run has none), what forbids comparing them."""
+    """One row: an estimate, its cell in each run (None: the run has none), what forbids comparing them.
+
+    ``own`` is what all its figures have in their protocol beside what those of its section share.
+    """
 
     name: str
     unit: str
@@ -53,106 +39,161 @@ class Line:
     cells: list[Cell | None]
     protocol: str
     differs: str
+    section: str
+    own: dict[str, str]
+
+
+class Note(NamedTuple):
+    """What is said of the rows that bear its letter; ``forbids`` if it is why they have no best."""
+
+    letter: str
+    text: str
+    forbids: bool
+
+
+@dataclass(frozen=True)
+class Group:
+    """The rows of one section.
+
+    Attributes:
+        title: its heading.
+        protocol: what its figures, or nearly all, share beyond what all figures do.
+        lines: the rows.
+        marks: of each row the letters of its notes, after ≠ where it has no best.
+        notes: the notes.
+    """
+
+    title: str
+    protocol: str
+    lines: list[Line]
+    marks: list[str]
+    notes: list[Note]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs, the rows of their table, and the part of the protocol that all figures in it have in common."""
+    """Runs, the rows of their table, and the part of the protocol that all figures in it have in common.
+
+    ``protocols`` has by section what its figures share beyond that.
+    """
 
     runs: list[str]
     paths: list[str]
     lines: list[Line]
     protocol: str
+    protocols: dict[str, dict[str, str]]
 
     def as_dict(self) -> dict[str, Any]:
         """JSON: as the fields."""
         return asdict(self)
 
-    def table(self) -> Table:
+    def groups(self) -> list[Group]:
+        """The rows by section."""
+        sections = dict.fromkeys(line.section for line in self.lines)
+        return [
+            _group(section, self.protocols[section], [line for line in self.lines if line.section == section])
+            for section in sections
+        ]
+
+    def table(self) -> RenderableType:
         """The table for a terminal; best in bold and starred, so that it shows without colour too."""
-        table = Table(box=box.SIMPLE_HEAD, caption_justify="left")
-        for title in ("estimate", "unit", "kind", *self.runs):
-            table.add_column(Text(title), justify="right" if title in self.runs else "left")
-        table.add_column("protocol", overflow="fold")
-        for line in self.lines:
-            cells = [
-                Text(f"{c.text}{' *' if c.best else ''}" if c else "—", style="bold" if c and c.best else "")
-                for c in line.cells
-            ]
-            note = Text(line.differs, style="yellow") if line.differs else Text(line.protocol, style="dim")
-            table.add_row(Text(line.name), Text(line.unit), Text(line.kinds), *cells, note)
-        notes = [f"common to all: {self.protocol}"] if self.protocol else []
+        groups, titles = self.groups(), ("estimate", *self.runs, "unit", "kind", "note")
+        rows = [_texts(line, mark) for g in groups for line, mark in zip(g.lines, g.marks, strict=True)]
+        widths = [max(map(len, column)) for column in zip(map(Text, titles), *rows, strict=True)]
+        last = [f"common to all: {self.protocol}"] if self.protocol else []
         if any(cell and cell.best for line in self.lines for cell in line.cells):
-            notes.append("* best, or within two standard errors of it")
-        table.caption = Text("\n".join(notes))
-        return table
+            last.append("* best, or within two standard errors of it")
+        if sum(widths) + 2 * len(widths) > get_terminal_size().columns:
+            widths = [1] * len(widths)
+        drawn = [part for group in groups for part in _drawn(group, titles, widths)]
+        return Together(*drawn, *[Text("\n" + "\n".join(last))] * bool(last))
+
+
+def _group(section: str, protocol: Mapping[str, str], lines: list[Line]) -> Group:
+    """A section, the own settings of its rows and what forbids comparing them made into notes."""
+    above, own = notes(protocol, [line.own for line in lines], [line.name for line in lines])
+    letters = map(letter, count())
+    said = {rows: Note(next(letters), text, False) for rows, text in own.items()}
+    reasons = dict.fromkeys(line.differs for line in lines if line.differs)
+    why = {text: Note(next(letters), text, True) for text in reasons}
+    marks = []
+    for i, line in enumerate(lines):
+        found = [note.letter for rows, note in said.items() if i in rows]
+        found += [why[line.differs].letter] if line.differs else []
+        marks.append(("≠ " if line.differs else "") + ",".join(found))
+    return Group(section, above, lines, marks, [*said.values(), *why.values()])
+
+
+def _drawn(group: Group, titles: Sequence[str], least: Sequence[int]) -> list[RenderableType]:
+    """A section for a terminal: heading, table, notes; columns at least so wide, in line with the other sections."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for i, (title, width) in enumerate(zip(titles, least, strict=True)):
+        of_run, note = 0 < i < len(titles) - 3, i == len(titles) - 1
+        justify: Literal["left", "right"] = "right" if of_run else "left"
+        table.add_column(
+            Text(title), justify=justify, overflow="fold", min_width=width, no_wrap=of_run or note
+        )
+    for line, mark in zip(group.lines, group.marks, strict=True):
+        table.add_row(*_texts(line, mark))
+    heading = Text.assemble("\n", (group.title, "bold"), (f"  {group.protocol}", "dim"))
+    said = [Text(f"{n.letter}: {n.text}", style="yellow" if n.forbids else "dim") for n in group.notes]
+    return [*[heading] * bool(group.title), table, *said]
+
+
+def _texts(line: Line, mark: str) -> list[Text]:
+    """A row of the terminal's table."""
+    cells = [
+        Text(f"{c.text}{' *' if c.best else ''}" if c else "—", style="bold" if c and c.best else "")
+        for c in line.cells
+    ]
+    note = Text(mark, style="yellow" if line.differs else "dim")
+    return [Text(line.name), *cells, Text(line.unit), Text(line.kinds), note]
 
 
 def compare(runs: Sequence[Run]) -> Comparison:
     """The table of estimates of several runs."""
     names = run_names(runs)
-    found = [
-        {(str(e.get("name", "")), str(e.get("unit") or "")): _cell(run, e) for e in run.estimates()}
-        for run in runs
+    found = [{_key(estimate): estimate for estimate in run.estimates()} for run in runs]
+    keys = list(dict.fromkeys(key for estimates in found for key in estimates))
+    # A row is of the section that any run says: files of older evaluations say none.
+    known = [[estimates[key] for estimates in found if key in estimates] for key in keys]
+    first = [next((e for e in having if e.get("section")), having[0]) for having in known]
+    untitled = not any(estimate.get("section") for estimate in first)
+    cells = [
+        [
+            _cell(run, estimates[key]) if key in estimates else None
+            for run, estimates in zip(runs, found, strict=True)
+        ]
+        for key in keys
     ]
-    keys = list(dict.fromkeys(key for cells in found for key in cells))
-    common = shared([cell.protocol for cells in found for cell in cells.values()])
-    lines = [compare_line(*key, [cells.get(key) for cells in found], names, common) for key in keys]
-    return Comparison(names, [str(run.path) for run in runs], lines, listed(common))
+    common = shared([cell.protocol for row in cells for cell in row if cell])
+    protocols, lines = dict[str, dict[str, str]](), list[Line]()
+    order = arranged(first)
+    for section in in_order(map(section_of, first)):
+        rows = [i for i in order if section_of(first[i]) == section]
+        all_alike = shared([cell.protocol for i in rows for cell in cells[i] if cell])
+        title = "" if untitled else title_of(section)
+        protocols[title] = {k: v for k, v in all_alike.items() if k not in common}
+        lines += [compare_line(*keys[i], cells[i], names, all_alike, title) for i in rows]
+    return Comparison(names, [str(run.path) for run in runs], lines, listed(common), protocols)
 
 
 def compare_line(
-    name: str, unit: str, cells: list[Cell | None], runs: Sequence[str], known: Mapping[str, str]
+    name: str,
+    unit: str,
+    cells: list[Cell | None],
+    runs: Sequence[str],
+    known: Mapping[str, str],
+    section: str,
 ) -> Line:
-    """One row, its best marked where figures can be compared at all; ``known`` is said once for all rows."""
+    """One row, its best marked where figures can be compared at all; ``known`` is said of all rows together."""
     present = [cell for cell in cells if cell]
     kinds = list(dict.fromkeys(cell.kind for cell in present))
-    common = {k: v for k, v in shared([cell.protocol for cell in present]).items() if k not in known}
-    differs = difference(cells, runs)
+    own = {k: v for k, v in shared([cell.protocol for cell in present]).items() if k not in known}
+    differs = difference(name, cells, runs)
     if not differs and len(present) > 1:
         cells = mark_best(cells, direction(name, unit, kinds[0]))
-    return Line(name, unit, ", ".join(kind_text(kind) for kind in kinds), cells, listed(common), differs)
-
-
-def difference(cells: Sequence[Cell | None], runs: Sequence[str]) -> str:
-    """Why the figures of a row cannot be compared, or an empty string."""
-    having = [(run, cell) for run, cell in zip(runs, cells, strict=True) if cell]
-    if len({cell.kind for _, cell in having}) > 1:
-        kinds = "; ".join(f"{run}: {kind_text(cell.kind)}" for run, cell in having)
-        return f"not comparable: different kinds ({kinds})"
-    settings = [{**_essential(cell.protocol), "n": grouped(cell.n)} for _, cell in having]
-    common = shared(settings)
-    keys = sorted({key for s in settings for key in s} - set(common))
-    parts = [f"{key}: {' | '.join(s.get(key, 'none') for s in settings)}" for key in keys]
-    return f"not comparable: protocols differ ({'; '.join(parts)})" if parts else ""
-
-
-def _essential(protocol: Mapping[str, str]) -> dict[str, str]:
-    return {key: text for key, text in protocol.items() if key.split(".")[-1] not in INCIDENTAL}
-
-
-def direction(name: str, unit: str, kind: str) -> int:
-    """1 where higher is better, −1 where lower is, 0 where neither may be said."""
-    likelihood = name.partition(" ")[0].split("-")[0].lower() in LIKELIHOODS
-    if unit == "bits/dim":  # −log p(x): what bounds log p(x) below bounds it above
-        return -1 if likelihood and kind in ("upper bound", "unbiased", "exact") else 0
-    if kind in HIGHER or (likelihood and kind in ("unbiased", "exact")):
-        return 1
-    return -1 if kind in LOWER else 0
-
-
-def mark_best(cells: Sequence[Cell | None], sign: int) -> list[Cell | None]:
-    """Mark the best of the finite figures, and those that cannot be told from it."""
-    finite = [c for c in cells if c and c.value is not None and math.isfinite(c.value)]
-    if sign == 0 or not finite:
-        return list(cells)
-    best = max(finite, key=lambda cell: sign * (cell.value or 0.0))
-
-    def ties(cell: Cell) -> bool:
-        error = math.hypot(cell.stderr or 0.0, best.stderr or 0.0)
-        return abs((cell.value or 0.0) - (best.value or 0.0)) <= TIE * error
-
-    return [Cell(**{**vars(c), "best": ties(c)}) if c and c in finite else c for c in cells]
+    return Line(name, unit, ", ".join(map(kind_text, kinds)), cells, listed(own), differs, section, own)
 
 
 def run_names(runs: Sequence[Run]) -> list[str]:
@@ -164,10 +205,15 @@ def run_names(runs: Sequence[Run]) -> list[str]:
     return [f"{name} ({i})" for i, name in enumerate(names, 1)]
 
 
+def _key(estimate: Mapping[str, Any]) -> tuple[str, str]:
+    return str(estimate.get("name", "")), str(estimate.get("unit") or "")
+
+
 def _cell(run: Run, estimate: Mapping[str, Any]) -> Cell:
-    protocol = flat(estimate.get("protocol") or {})
+    protocol = settings(estimate)
     checksum = (run.env.get("data") or {}).get("checksum")
-    if checksum and not any("checksum" in key for key in protocol):
+    if checksum and not {"checksum", "data.checksum"} & set(protocol):
         protocol["data checksum"] = str(checksum)
     value, stderr, n = (estimate.get(key) for key in ("value", "stderr", "n"))
-    return Cell(value, stderr, str(estimate.get("kind") or "unknown kind"), n, protocol)
+    kind = str(estimate.get("kind") or "unknown kind")
+    return Cell(value, stderr, kind, n, protocol, ends(estimate.get("interval")))

@@ -13,10 +13,14 @@ from advae.report.base import Theme
 from advae.report.curves import collect, curves
 from advae.report.facts import describe_method, environment, facts, protocol_text
 from advae.report.figures import codes, prior_against_aggregated
+from advae.report.judged import judged_plates
+from advae.report.kinds import meanings
 from advae.report.paper import Plate, plate, render
+from advae.report.posteriors import posterior_panels
+from advae.report.sections import headlines, sections
 from advae.report.sheets import image_grid, interpolation_rows, reconstruction_pairs
 from advae.report.study import Study, study
-from advae.report.tables import estimate_rows, grouped, meanings, rounded
+from advae.report.tables import grouped, rounded
 from advae.report.vectors import vector_reconstructions, vectors
 
 if TYPE_CHECKING:
@@ -41,7 +45,8 @@ def write_report(run: Run, model: LatentModel, data: Dataset) -> Path:
     folder = run.path / "figures"
     folder.mkdir(exist_ok=True)
     seen, metrics, estimates = study(model, data), run.metrics(), run.estimates()
-    rows, common = estimate_rows(estimates)
+    tables, common = sections(estimates, run.remarks())
+    single = judged_plates(run, estimates, folder)
     page = render(
         "template.html",
         title=str(run.config.get("recipe") or run.name),
@@ -49,10 +54,12 @@ def write_report(run: Run, model: LatentModel, data: Dataset) -> Path:
         method=describe_method(run.config),
         abstract=abstract(run, data, estimates),
         facts=facts(run, model, data.describe()),
-        estimates=rows,
+        sections=tables,
         common=common,
+        bracketed=any(table.has("interval") for table in tables),
         meanings=meanings(estimates),
         plates=plates(seen, metrics, data, folder),
+        single=list(single.values()),
         last=last_values(metrics),
         use=use(run, model),
         path=str(run.path),
@@ -75,10 +82,13 @@ def abstract(run: Run, data: Dataset, estimates: list[dict[str, Any]]) -> str:
         + (f", for {grouped(steps)} steps." if steps else ".")
     ]
     figures = [
-        f"{row.name} {row.value}{' ± ' + row.stderr if row.stderr else ''} {row.unit} ({row.kind})"
-        for row in estimate_rows(estimates)[0][:3]
+        f"{row.name} {row.value}{' ± ' + row.stderr if row.stderr else ''} {row.unit}".rstrip()
+        + f" ({row.kind})"
+        for row in headlines(estimates)
     ]
-    return " ".join([*sentences, f"Measured: {'; '.join(figures)}." if figures else "Not evaluated yet."])
+    measured = f"Measured: {'; '.join(figures)}." if figures else "Not evaluated yet."
+    warned = any(remark.get("warning") for remark in run.remarks())
+    return " ".join([*sentences, measured, *["Not all figures can be believed: see the warnings."] * warned])
 
 
 def plates(seen: Study, metrics: list[dict[str, Any]], data: Dataset, folder: Path) -> dict[str, Plate]:
@@ -159,7 +169,7 @@ def latent_plates(seen: Study, data: Dataset, folder: Path) -> dict[str, Plate]:
     def draw_codes(theme: Theme) -> Figure:
         return codes(seen.codes, seen.labels, names=getattr(data, "class_names", None), theme=theme)
 
-    return {
+    drawn = {
         "codes": plate(
             draw_codes,
             "Latent codes.",
@@ -177,6 +187,18 @@ def latent_plates(seen: Study, data: Dataset, folder: Path) -> dict[str, Plate]:
             file=folder / "prior.png",
         ),
     }
+    if seen.posteriors is not None:
+        posteriors = seen.posteriors
+        drawn["posteriors"] = plate(
+            lambda theme: posterior_panels(posteriors, theme=theme),
+            "True posteriors, and the encoder’s.",
+            f"For the first {len(posteriors.axes)} of these observations: shaded, the smallest regions that hold 50 %,"
+            " 90 % and 99 % of p(z|x), computed on a grid; dots, draws from q(z|x). Dots outside the shade are"
+            " codes that do not belong to the observation; shade without dots is what the encoder misses. Every"
+            " panel has a window of its own.",
+            file=folder / "posteriors.png",
+        )
+    return drawn
 
 
 def last_values(metrics: list[dict[str, Any]]) -> list[tuple[str, str, str]]:

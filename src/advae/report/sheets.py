@@ -18,6 +18,7 @@ from advae.report.base import DPI, LIGHT, WIDTH, Theme, plain
 Pixels = NDArray[np.uint8]
 MEASURE = int(WIDTH * DPI)  # pixels across the page
 MARGIN = 44  # pixels left of a sheet whose rows have names
+LETTER = 16  # pixels of a letter of such a name, on average
 TITLE = 44  # pixels above a block that has a title
 
 
@@ -38,17 +39,25 @@ def reconstruction_pairs(
 ) -> Figure:
     """Originals [n, C, H, W], and under each its reconstruction; pairs fill bands of ``columns``."""
     columns = columns or columns_for(np.shape(originals)[-1])
-    above, below = (_tiles(v, columns, MARGIN) for v in (originals, reconstructions))
+    return image_pairs(originals, reconstructions, (r"$x$", r"$\hat{x}$"), columns=columns, theme=theme)
+
+
+def image_pairs(
+    uppers: ArrayLike, lowers: ArrayLike, names: tuple[str, str], *, columns: int, theme: Theme = LIGHT
+) -> Figure:
+    """Images [n, C, H, W], under each its partner; pairs fill bands of ``columns``, whose rows have names."""
+    margin = max(MARGIN, *(8 + LETTER * len(name) for name in names if "$" not in name), 0)
+    above, below = (_tiles(v, columns, margin) for v in (uppers, lowers))
     gap = _gap(above.shape[2])
     bands, labels, top = [], [], 0
     for start in range(0, len(above), columns):
         rows = (above[start : start + columns], below[start : start + columns])
         band = _stack([_grid(row, columns) for row in rows], gap)
-        for row, name in enumerate((r"$x$", r"$\hat{x}$")):
+        for row, name in enumerate(names):
             labels.append((8, top + row * (above.shape[1] + gap) + above.shape[1] // 2, name))
         top += len(band) + 4 * gap
         bands.append(band)
-    return _figure(_stack(bands, 4 * gap), theme, labels=labels, left=MARGIN)
+    return _figure(_stack(bands, 4 * gap), theme, labels=labels, left=margin)
 
 
 def interpolation_rows(paths: ArrayLike, ends: ArrayLike | None = None, *, theme: Theme = LIGHT) -> Figure:
@@ -87,12 +96,16 @@ def sheets_beside(sheets: Mapping[str, ArrayLike], *, theme: Theme = LIGHT) -> F
     return _figure(_stack(bands, 40), theme, labels=labels)
 
 
+def as_colours(images: ArrayLike) -> Pixels:
+    """Images [n, C, H, W] as red, green and blue [n, H, W, 3]."""
+    levels = np.nan_to_num(np.asarray(images, dtype=np.float64), nan=0.0)
+    levels = levels[:, :3] if levels.shape[1] >= 3 else levels.mean(axis=1, keepdims=True).repeat(3, axis=1)
+    return levels.clip(0, 255).round().astype(np.uint8).transpose(0, 2, 3, 1)
+
+
 def _tiles(images: ArrayLike, columns: int, margin: int = 0) -> Pixels:
     """Images [n, C, H, W] as opaque tiles [n, h, w, 4], enlarged by the whole factor that fills a row."""
-    levels = np.nan_to_num(np.asarray(images, dtype=np.float64), nan=0.0)
-    channels = levels.shape[1]
-    levels = levels[:, :3] if channels >= 3 else levels.mean(axis=1, keepdims=True).repeat(3, axis=1)
-    colour = levels.clip(0, 255).round().astype(np.uint8).transpose(0, 2, 3, 1)
+    colour = as_colours(images)
     opaque = np.full((*colour.shape[:3], 1), 255, dtype=np.uint8)
     factor = _factor(colour.shape[2], columns, MEASURE - margin)
     return np.concatenate([colour, opaque], axis=-1).repeat(factor, axis=1).repeat(factor, axis=2)

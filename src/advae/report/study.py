@@ -10,6 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from advae.evaluation.observed import Observed
+from advae.evaluation.posterior_grid import posterior_grid
+from advae.report.posteriors import Posteriors
 from advae.report.sheets import columns_for
 
 if TYPE_CHECKING:
@@ -23,6 +26,7 @@ ROWS = 5  # of samples, and of interpolations
 CODES = 2000  # at least so many codes; small data sets give several draws an observation
 OBSERVATIONS = 5000  # at most so many observations are encoded
 BATCH = 500
+POSTERIORS = 6  # observations whose true posterior is drawn
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class Study:
         data: observations, to set beside samples (vectors only).
         paths, ends: interpolations [r, steps, C, H, W] and the observations between which they run.
         codes: draws from q(z|x) [N, d], ``draws`` of them for each observation; labels [N] or None.
+        posteriors: true posteriors of the first originals, and the encoder's draws; None where they have no picture.
     """
 
     images: bool
@@ -49,6 +54,7 @@ class Study:
     ends: Array | None
     codes: Array
     labels: Array | None
+    posteriors: Posteriors | None = None
 
 
 def study(model: LatentModel, data: Dataset) -> Study:
@@ -93,7 +99,18 @@ def _study(model: LatentModel, data: Dataset) -> Study:
         ends=ends,
         codes=codes.float().cpu().numpy(),
         labels=None if labels is None else np.tile(labels, draws),
+        posteriors=_posteriors(model, data, x[:POSTERIORS]),
     )
+
+
+def _posteriors(model: LatentModel, data: Dataset, x: Tensor) -> Posteriors | None:
+    """True posteriors on a grid beside the encoder's draws, for codes of two dimensions."""
+    x = x.to(_device(model))
+    if model.latent != 2 or not model.decode(model.encode(x).rsample()).has_log_prob:
+        return None
+    found = posterior_grid(model, x, bins=Observed(data).scores_bins(model), seed=SEED)
+    shown = _shown(data, x) if len(data.x_shape) == 3 else None
+    return Posteriors(found.axes.numpy(), found.log_density.numpy(), found.samples.numpy(), shown)
 
 
 def _shown(data: Dataset, x: Tensor) -> Array:

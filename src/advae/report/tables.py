@@ -1,76 +1,18 @@
-"""Numbers as a paper prints them, and the tables of estimates: each with its kind and its protocol."""
+"""Numbers and settings as a paper prints them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-ADVERSARIAL = "adversarial estimate"
 LONGEST = 80  # characters of a setting that a table shows
 
-MEANINGS = {
-    "lower bound": "in expectation not above log p(x)",
-    "upper bound": "in expectation not below the true figure (bits/dim are those of −log p(x))",
-    "unbiased": "its expectation is the quantity itself",
-    "exact": "computed in closed form",
-    "error": "a distance to the data; lower is better",
-    ADVERSARIAL: "holds a critic's own estimate of a log ratio, which errs low when the critic is weak: it"
-    " can exceed log p(x), is not a bound, and is not to be compared with bounds",
-}
 
-
-@dataclass(frozen=True)
-class Row:
-    """One estimate, ready for print; ``own`` is what its protocol has that not all rows share."""
-
-    name: str
-    value: str
-    stderr: str
-    unit: str
-    kind: str
-    n: str
-    own: str
-    adversarial: bool
-
-
-def estimate_rows(estimates: Sequence[Mapping[str, Any]]) -> tuple[list[Row], str]:
-    """Rows of a table, and the part of the protocol that is common to all of them."""
-    protocols = [flat(estimate.get("protocol") or {}) for estimate in estimates]
-    common = shared(protocols)
-    rows = []
-    for estimate, protocol in zip(estimates, protocols, strict=True):
-        value, stderr = rounded(estimate.get("value"), estimate.get("stderr"))
-        own = {key: text for key, text in protocol.items() if key not in common}
-        rows.append(
-            Row(
-                name=str(estimate.get("name", "")),
-                value=value,
-                stderr=stderr,
-                unit=str(estimate.get("unit") or ""),
-                kind=kind_text(estimate.get("kind")),
-                n=grouped(estimate.get("n")),
-                own=listed(own),
-                adversarial=estimate.get("kind") == ADVERSARIAL,
-            )
-        )
-    return rows, listed(common)
-
-
-def kind_text(kind: object) -> str:
-    """The kind of an estimate; an adversarial one says what it is not."""
-    return f"{kind}: not a bound" if kind == ADVERSARIAL else str(kind or "unknown kind")
-
-
-def meanings(estimates: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """What the kinds that occur mean."""
-    kinds = {estimate.get("kind") for estimate in estimates}
-    return [(kind, text) for kind, text in MEANINGS.items() if kind in kinds]
-
-
-def rounded(value: Any, stderr: Any = None) -> tuple[str, str]:
+def rounded(value: Any, stderr: Any = None, interval: Any = None) -> tuple[str, str]:
     """A value to the second significant digit of its standard error, and that error.
+
+    Without an error it has the places of its interval, if it has one.
 
     >>> rounded(-84.1234, 0.213)
     ('−84.12', '0.21')
@@ -82,11 +24,54 @@ def rounded(value: Any, stderr: Any = None) -> tuple[str, str]:
         return "—", ""
     if not math.isfinite(number):
         return "not finite", ""
-    error = _number(stderr)
-    if error is None or not math.isfinite(error) or error <= 0:
-        return f"{number:,.4g}".replace("-", "−") if abs(number) < 1e4 else grouped(round(number)), ""
-    places = min(6, max(0, 1 - math.floor(math.log10(error))))
-    return f"{number:,.{places}f}".replace("-", "−"), f"{error:,.{places}f}"
+    places = _places(stderr)
+    if places is not None:
+        return _fixed(number, places), _fixed(float(stderr), places)
+    places = _interval_places(interval)
+    return (_significant(number) if places is None else _fixed(number, places)), ""
+
+
+def interval_text(interval: Any, stderr: Any = None) -> str:
+    """A confidence interval, to the places of the standard error, or of a quarter of its width.
+
+    >>> interval_text([-84.5612, -83.7089], 0.213), interval_text((0.00121, 0.00163)), interval_text(None)
+    ('[−84.56, −83.71]', '[0.00121, 0.00163]', '')
+    """
+    found = ends(interval)
+    if found is None:
+        return ""
+    places = _places(stderr)
+    places = _interval_places(interval) if places is None else places
+    texts = [_significant(end) if places is None else _fixed(end, places) for end in found]
+    return f"[{', '.join(texts)}]"
+
+
+def ends(interval: Any) -> tuple[float, float] | None:
+    """Both ends of an interval; None where it has not two that are finite."""
+    given = [_number(end) for end in interval] if isinstance(interval, (list, tuple)) else []
+    finite = [end for end in given if end is not None and math.isfinite(end)]
+    return (finite[0], finite[1]) if len(finite) == len(given) == 2 else None
+
+
+def _places(error: Any) -> int | None:
+    """Decimal places up to the second significant digit of an error; None where there is no error."""
+    number = _number(error)
+    if number is None or not math.isfinite(number) or number <= 0:
+        return None
+    return min(6, max(0, 1 - math.floor(math.log10(number))))
+
+
+def _interval_places(interval: Any) -> int | None:
+    found = ends(interval)
+    return None if found is None else _places((found[1] - found[0]) / 4)
+
+
+def _fixed(number: float, places: int) -> str:
+    return f"{number:,.{places}f}".replace("-", "−")
+
+
+def _significant(number: float) -> str:
+    return f"{number:,.4g}".replace("-", "−") if abs(number) < 1e4 else grouped(round(number))
 
 
 def grouped(count: Any) -> str:

@@ -18,10 +18,20 @@ class Progress:
         start: steps done before.
         quiet: show nothing.
         label: what is being done.
+        passing: one of several stages: nothing stays of its bar, nor is said if it takes no time to speak of.
     """
 
-    def __init__(self, total: int, start: int = 0, quiet: bool = False, label: str = "training") -> None:
+    def __init__(
+        self,
+        total: int,
+        start: int = 0,
+        quiet: bool = False,
+        label: str = "training",
+        passing: bool = False,
+    ) -> None:
         self.total, self.start, self.step, self.quiet, self.label = total, start, start, quiet, label
+        self.passing = passing
+        self._said: int | None = None
         self.terminal = sys.stderr.isatty() and not quiet
         self._began = self._line = time.monotonic()
         self._text = ""
@@ -40,6 +50,7 @@ class Progress:
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[figures]}"),
                 console=Console(stderr=True),
+                transient=self.passing,
             )
             self._bar.start()
             self._task = self._bar.add_task("", total=self.total, completed=self.start, rate="–", figures="")
@@ -50,7 +61,7 @@ class Progress:
     ) -> None:
         if self.terminal:
             self._bar.stop()
-        elif not self.quiet and kind is None:
+        elif not self.quiet and kind is None and not (self.passing and self._said in (None, self.step)):
             self._print()
 
     @property
@@ -70,11 +81,12 @@ class Progress:
             self._print()
 
     def _print(self) -> None:
-        self._line = time.monotonic()
+        self._line, self._said = time.monotonic(), self.step
         left = (self.total - self.step) / max(1e-9, self.rate)
         minutes, seconds = divmod(round(left), 60)
+        what = f"{self.label}: " if self.passing else ""
         print(
-            f"step {self.step}/{self.total}  {self.rate:.0f} steps/s  {minutes}:{seconds:02d} left  {self._text}",
+            f"{what}step {self.step}/{self.total}  {self.rate:.0f} steps/s  {minutes}:{seconds:02d} left  {self._text}",
             file=sys.stderr,
             flush=True,
         )

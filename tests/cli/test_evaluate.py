@@ -1,0 +1,81 @@
+"""``advae evaluate`` as processes: several that share the images, and one that is killed and called again."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SRC = Path(__file__).resolve().parents[2] / "src"
+OPTIONS = ("--likelihood", "elbo,ais", "--chains", "24", "--temperatures", "40", "--checks", "none", "--json")
+
+
+def command(run: Path, **env: str) -> subprocess.Popen[str]:
+    """``advae evaluate RUN`` begun in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "advae", "evaluate", str(run), *OPTIONS, "--device", "cpu"],
+        env=os.environ | {"PYTHONPATH": str(SRC), "OMP_NUM_THREADS": "1"} | env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def figures(run: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((run / "eval" / "estimates.json").read_text())["estimates"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def unbroken(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What one process finds that nobody stops."""
+    run = shutil.copytree(trained, tmp_path_factory.mktemp("one") / "run")
+    process = command(run)
+    assert process.wait(120) == 0, process.stderr
+    return figures(run)
+
+
+def test_two_processes_find_what_one_does(
+    trained: Path, unbroken: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """As torchrun starts them. To rounding: a mean over images is summed in the same order, so it is exact."""
+    run = shutil.copytree(trained, tmp_path / "run")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    both = [command(run, **shared, RANK=str(r), LOCAL_RANK=str(r)) for r in range(2)]
+    outputs = [process.communicate(timeout=180) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert json.loads(outputs[0][0])["estimates"] == unbroken and outputs[1][0] == ""
+    assert figures(run) == unbroken
+    assert not (run / "eval" / "unfinished").exists()
+
+
+def test_killed_and_called_again_it_ends_with_the_same_figures(
+    trained: Path, unbroken: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """SIGKILL as soon as some part of the images is finished: nothing is lost but time."""
+    run = shutil.copytree(trained, tmp_path / "run")
+    shutil.rmtree(run / "eval")
+    process = command(run)
+    deadline = time.monotonic() + 120
+    while not list(run.glob("eval/unfinished/*/*.done")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait(30)
+    assert not (run / "eval" / "estimates.json").exists()
+    again = command(run)
+    output = again.communicate(timeout=180)
+    assert again.returncode == 0, output
+    assert figures(run) == unbroken

@@ -1,0 +1,192 @@
+"""Models whose critics, log ratios and KLs are known, and images for them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from advae.data import Dataset, Split, make_protocol
+from advae.distributions import Distribution
+from advae.distributions.implicit import Implicit
+from advae.distributions.normal import Normal
+from advae.evaluation.estimate import Estimate, Estimates, Remark
+from advae.evaluation.observed import Observed
+from advae.methods import Method
+from advae.methods.ali import ALI
+from advae.methods.asvae import ASVAE
+from advae.methods.avb import AVB, VARIANCE_FLOOR
+from advae.methods.bavae import BAVAE
+from advae.model import LatentModel
+from truth.linear_gaussian import Exact, Gauss, Truth, make
+from truth.test_linear_gaussian import ali_residual, avb_critic, bavae_critics, f1, f2
+
+SIGMAS = 5.0  # standard errors; a file of 100 comparisons then fails by chance with probability 6e-5
+IMAGES = 2000
+Function = Callable[[Tensor, Tensor], Tensor]
+
+
+def data_of(x: Tensor, train: Tensor) -> Dataset:
+    """Real vectors, observed as they are."""
+    test, learned = Split("test", x), Split("train", train)
+    protocol = make_protocol("standardise", test)
+    protocol.mean, protocol.std = torch.zeros(x.shape[1]), torch.ones(x.shape[1])  # type: ignore[attr-defined]
+    return Dataset("toy", "toy", tuple(x.shape[1:]), learned, test, test, protocol, "0")
+
+
+def with_critics(model: LatentModel, method: Method, functions: dict[str, Function]) -> LatentModel:
+    model.critics = nn.ModuleDict({role: Exact(f, 4) for role, f in functions.items()})
+    model.info["method"] = method.spec()
+    return model.eval()
+
+
+def assert_is(estimate: Estimate, exact: float, rounding: float = 1e-5) -> None:
+    """Within SIGMAS standard errors; ``rounding`` where critics answer in float32 and nothing else is random."""
+    assert abs(estimate.value - exact) <= SIGMAS * estimate.stderr + rounding, (estimate, exact)
+
+
+def only(found: Estimates) -> Remark:
+    assert len(found.remarks) == 1
+    return found.remarks[0]
+
+
+def pairs_kl(t: Truth, role: str) -> Tensor:
+    """The KL(P‖Q) of each contrast."""
+    zero = torch.zeros(t.n, t.d)
+    apart = torch.cat([torch.cat([t.data.cov, zero], 1), torch.cat([zero.T, t.q_z.cov], 1)])
+    return {
+        "prior": t.kl(),
+        "f1": t.kl() + t.data.kl(t.p_x),
+        "f2": t.p.kl(Gauss(torch.cat([t.data.mean, t.q_z.mean]), apart)),
+        "pairs": t.q_z.entropy() - t.q.entropy() - t.expected_log_p(),
+        "joint": t.q.kl(t.p),
+    }[role]
+
+
+def diagonal_kl(t: Truth) -> Tensor:
+    """KL(q(z̄|x) ‖ N(0, I)) where z̄ has its variances, with AVB's small constant, taken out."""
+    A = torch.diag((t.t2.diagonal() + VARIANCE_FLOOR).rsqrt())
+    return Gauss(torch.zeros(t.d), A @ t.t2 @ A.T).kl(t.prior)
+
+
+CASES: dict[
+    str, tuple[Method, Callable[[Truth], dict[str, Function]], dict[str, Callable[[Truth], Tensor]], bool]
+] = {
+    "avb prior": (
+        AVB(known="none"),
+        avb_critic("prior", False),
+        {"critic": lambda t: pairs_kl(t, "prior")},
+        True,
+    ),
+    "avb diagonal": (
+        AVB(contrast="diagonal"),
+        avb_critic("diagonal", True),
+        {"critic": diagonal_kl},
+        True,
+    ),
+    "avb density": (
+        AVB(),
+        avb_critic("prior", True),
+        {"critic": lambda t: pairs_kl(t, "prior")},
+        False,
+    ),
+    "asvae": (
+        ASVAE(),
+        lambda t: f1(True)(t) | f2(False)(t),
+        {"f1": lambda t: pairs_kl(t, "f1"), "f2": lambda t: pairs_kl(t, "f2")},
+        False,
+    ),
+    "bavae": (
+        BAVAE(ceiling=50),
+        bavae_critics(False),
+        {"prior": lambda t: pairs_kl(t, "prior"), "pairs": lambda t: pairs_kl(t, "pairs")},
+        True,
+    ),
+    "ali": (
+        ALI(known="none"),
+        lambda t: {"critic": ali_residual(t, False)},
+        {"critic": lambda t: pairs_kl(t, "joint")},
+        False,
+    ),
+}
+
+
+def optimal(
+    name: str, change: Callable[[Function], Function] = lambda f: f
+) -> tuple[LatentModel, Truth, Observed]:
+    """A method's model with its optimal critics, changed as said, its truth, and images."""
+    method, functions, _, correlated = CASES[name]
+    model, data = make(correlated)
+    truth = Truth(model, data).frozen()
+    with_critics(model, method, {role: change(f) for role, f in functions(truth).items()})
+    x = data.rsample(2 * IMAGES)
+    return model, truth, Observed(data_of(x[:IMAGES], x[IMAGES:]))
+
+
+class Shifted(nn.Module):
+    """``N(m(x), I)`` without a density."""
+
+    def __init__(self, m: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.m, self.weight = m, nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Distribution:
+        mean = self.m(x)
+        return Implicit(lambda n: mean + torch.randn(n, *mean.shape), len(x), mean.shape[1:])
+
+
+class Plain(nn.Module):
+    """``N(z, I)`` in the first coordinates of x."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.n = n
+
+    def forward(self, z: Tensor) -> Distribution:
+        return Normal(nn.functional.pad(z, (0, self.n - z.shape[1])), torch.zeros(1))
+
+
+D = 2
+
+
+def shifted(
+    m: Callable[[Tensor], Tensor], n: int = D, change: Callable[[Tensor], Tensor] = lambda T: T
+) -> LatentModel:
+    """AVB contrasted with the prior; the log ratio is m·z − |m|²/2, changed as said."""
+
+    def T(x: Tensor, z: Tensor) -> Tensor:
+        return change((m(x) * z).sum(1) - 0.5 * m(x).square().sum(1))
+
+    model = LatentModel(Shifted(m), Plain(n), x_shape=(n,), latent=D)
+    return with_critics(model, AVB(known="none"), {"critic": T})
+
+
+def images(n: int = D) -> Observed:
+    x = torch.randn(2 * IMAGES, n)
+    return Observed(data_of(x[:IMAGES], x[IMAGES:]))
+
+
+def exact_posterior(model: LatentModel) -> None:
+    """A decoder without rotation, s = 0.4, and the encoder that inverts it."""
+    w, s = torch.tensor([1.2, 0.8]), 0.4
+    variance = 1 / (1 + w**2 / s**2)
+    for net, weight, scale in (
+        (model.decoder, w, torch.full((2,), s)),
+        (model.encoder, variance * w / s**2, variance.sqrt()),
+    ):
+        net.weight.data, net.bias.data, net.log_scale.data = torch.diag(weight), torch.zeros(2), scale.log()
+
+
+def nats_in(text: str, pattern: str) -> float:
+    match = re.search(pattern, text)
+    assert match, text
+    return float(match[1])
+
+
+def calibrated_pairs(sets: int, n: int, draws: int = 1) -> tuple[Tensor, Tensor]:
+    """Log ratios of N(m, 1) to N(0, 1) at draws of both, m of each image; ``[sets, n, draws]``."""
+    m = 0.5 + 2 * torch.rand(sets, n, 1)
+    noise = torch.randn(2, sets, n, draws)
+    return 0.5 * m**2 + m * noise[0], -0.5 * m**2 + m * noise[1]

@@ -1,0 +1,300 @@
+"""Feature networks: the classifier that is trained and kept, and the Inception network's protocol."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from advae.data import DataOptions, Dataset, load_data
+from advae.errors import CheckpointError, ConfigError
+from advae.evaluation import classifier as module
+from advae.evaluation import features
+from advae.evaluation.classifier import RECORD, WEIGHTS, Classifier, classifier
+from advae.evaluation.features import cache_folder, feature_network
+from advae.evaluation.inception import Inception, block_8, read_inception, resized
+from advae.evaluation.work import fingerprint
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return load_data(DataOptions(source="digits", protocol="grey"))
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A twentieth of the steps: it then names most digits rightly."""
+    monkeypatch.setattr(module, "LEAST", 15)
+    monkeypatch.setattr(module, "EPOCHS", 1)
+
+
+def never(*args: object) -> None:
+    raise AssertionError("trained again")
+
+
+# --- the classifier -----------------------------------------------------------------------------------------
+
+
+def test_classifier_is_trained_once_and_kept(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = classifier(data, tmp_path)
+    assert first.accuracy > 0.5 and first.n == 180 and first.split == "test"
+    assert first.kept == tmp_path / "classifiers" / f"{data.checksum}-v{module.VERSION}"
+    named = first.network(data.test.raw(range(180)).float())[1].argmax(1)
+    assert first.accuracy == pytest.approx((named == data.test.labels).double().mean().item(), abs=1e-12)
+    monkeypatch.setattr(module, "_trained", never)
+    again = classifier(data, tmp_path)
+    assert replace(again, network=first.network) == first
+    assert fingerprint(again.network) == fingerprint(first.network)
+    assert not again.network.training
+
+
+@pytest.mark.parametrize(
+    "damage", ["flipped bit", "cut weights", "cut record", "no weights", "edited record"]
+)
+def test_damaged_classifier_is_trained_anew_and_comes_out_the_same(
+    damage: str, data: Dataset, tmp_path: Path
+) -> None:
+    first = classifier(data, tmp_path)
+    assert first.kept is not None
+    weights, record = first.kept / WEIGHTS, first.kept / RECORD
+    if damage == "flipped bit":
+        content = bytearray(weights.read_bytes())
+        content[-5] ^= 1
+        weights.write_bytes(content)
+    elif damage == "cut weights":
+        weights.write_bytes(weights.read_bytes()[:1000])
+    elif damage == "cut record":
+        record.write_text(record.read_text()[:40])
+    elif damage == "no weights":
+        weights.unlink()
+    else:
+        record.write_text(json.dumps({**json.loads(record.read_text()), "accuracy": "high"}))
+    again = classifier(data, tmp_path)
+    assert fingerprint(again.network) == fingerprint(first.network)
+    assert again.accuracy == first.accuracy
+    assert json.loads(record.read_text())["accuracy"] == first.accuracy
+
+
+def test_classifier_of_other_data_is_another(data: Dataset, tmp_path: Path) -> None:
+    classifier(data, tmp_path)
+    folder = tmp_path / "classifiers"
+    classifier(replace(data, checksum="0123"), tmp_path)
+    drawn = load_data(DataOptions(source="digits", protocol="binarise-static", binarise_seed=3))
+    classifier(drawn, tmp_path)
+    assert sorted(path.name.removeprefix(data.checksum) for path in folder.iterdir()) == sorted(
+        [f"0123-v{module.VERSION}", f"-v{module.VERSION}", f"-binarised-3-v{module.VERSION}"]
+    )
+
+
+def test_training_leaves_the_random_state_alone(data: Dataset, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    classifier(data, tmp_path)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_unknown_labels_are_neither_learned_nor_counted(data: Dataset, tmp_path: Path) -> None:
+    labels = data.test.labels
+    assert labels is not None
+    half = replace(data, test=replace(data.test, labels=torch.where(torch.arange(180) < 90, labels, -1)))
+    assert classifier(half, tmp_path).n == 90
+    none = replace(data, test=replace(data.test, labels=None))
+    assert classifier(none, tmp_path / "none").split == "validation"
+
+
+def test_a_folder_that_cannot_be_written_is_said(data: Dataset, tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")  # a file where the folder should be
+    network = feature_network("classifier", data, cache=blocked)
+    assert any("could not be kept" in remark.text for remark in network.found.remarks)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 64, 64), (1, 13, 40), (2, 5, 3)])
+def test_classifier_takes_images_of_any_size(shape: tuple[int, int, int]) -> None:
+    found, logits = Classifier(shape, 7).eval()(torch.full((2, *shape), 255.0))
+    assert found.shape == (2, module.FEATURES) and logits.shape == (2, 7)
+    assert sum(p.numel() for p in Classifier(shape, 7).parameters()) < 1_000_000
+
+
+def test_accuracy_is_an_estimate_and_low_accuracy_a_remark(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = feature_network("classifier", data, cache=tmp_path)
+    accuracy = network.found.named("accuracy[digits-classifier]")
+    p = accuracy.value
+    assert accuracy.kind == "diagnostic" and accuracy.n == 180 and accuracy.section == "samples"
+    assert accuracy.stderr == pytest.approx((p * (1 - p) / 180) ** 0.5)
+    trained = classifier(data, tmp_path)
+    for known, expected in ((0.97, []), (0.8, [False]), (0.3, [True])):
+        remarks = features._remarks("digits-classifier", replace(trained, accuracy=known))
+        assert [remark.warning for remark in remarks] == expected
+
+
+def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("ADVAE_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert cache_folder() == Path.home() / ".cache" / "advae"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "advae"
+    monkeypatch.setenv("ADVAE_CACHE", str(tmp_path / "mine"))
+    assert cache_folder() == tmp_path / "mine"
+    assert cache_folder(tmp_path / "given") == tmp_path / "given"
+
+
+# --- errors -------------------------------------------------------------------------------------------------
+
+
+def test_errors_say_what_to_do(data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bare = replace(data, train=replace(data.train, labels=None))
+    with pytest.raises(ConfigError, match="--features inception"):
+        feature_network("classifier", bare, cache=tmp_path)
+    with pytest.raises(ConfigError, match="no held-out example has a label"):
+        unlabelled = {"test": replace(data.test, labels=None), "validation": replace(data.test, labels=None)}
+        feature_network("classifier", replace(data, **unlabelled), cache=tmp_path)
+    with pytest.raises(ConfigError, match="did you mean 'inception'"):
+        feature_network("inceptoin", data, cache=tmp_path)
+    with pytest.raises(ConfigError, match="need images"):
+        feature_network("classifier", replace(data, x_shape=(64,)), cache=tmp_path)
+    with pytest.raises(ConfigError, match="2 channels"):
+        feature_network("inception", replace(data, x_shape=(2, 8, 8)), cache=tmp_path)
+    monkeypatch.setattr(features, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"advae\[fidelity\]"):
+        feature_network("inception", data, cache=tmp_path)
+    pickled = tmp_path / "inception.pth"
+    pickled.write_bytes(b"")
+    with pytest.raises(CheckpointError, match="pickled"):
+        feature_network(str(pickled), data, cache=tmp_path)
+    with pytest.raises(CheckpointError, match="no such file"):
+        feature_network(str(tmp_path / "absent.safetensors"), data, cache=tmp_path)
+
+
+# --- the Inception network ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def inception() -> Iterator[Inception]:
+    torch.manual_seed(0)
+    yield Inception().eval().requires_grad_(False)
+
+
+def test_resize_is_that_of_tensorflow_1() -> None:
+    """Output i from input ``i · in / out``: 2 pixels to 4 at 0, ½, 1 and 1½, where the last repeats the edge.
+
+    With half-pixel centres they would lie at −¼, ¼, ¾ and 1¼. From 4 to 2, pixels 0 and 2 are taken as they are: no
+    smoothing.
+    """
+    image = torch.tensor([[[[0.0, 8.0], [16.0, 40.0]]]])
+    rows = [[0, 4, 8, 8], [8, 16, 24, 24], [16, 28, 40, 40], [16, 28, 40, 40]]
+    torch.testing.assert_close(resized(image, 4), torch.tensor([[rows]], dtype=torch.float32))
+    ramp = torch.arange(16.0).reshape(1, 1, 4, 4)
+    torch.testing.assert_close(resized(ramp, 2), torch.tensor([[[[0.0, 2.0], [8.0, 10.0]]]]))
+    wide = resized(torch.arange(6.0).reshape(1, 1, 2, 3), 299)
+    assert wide.shape == (1, 1, 299, 299)
+    assert wide[0, 0, 0, 298].item() == 2 and wide[0, 0, 298, 0].item() == 3  # the edges are reached
+
+
+def test_inception_has_the_published_size(inception: Inception) -> None:
+    """torchvision documents 27,161,264 parameters for its own, of which 3,326,696 are the auxiliary classifier's; eight
+    more classes have 8 · 2,049."""
+    assert sum(p.numel() for p in inception.parameters()) == 27_161_264 - 3_326_696 + 8 * 2049
+    names = set(inception.state_dict())
+    assert {"Conv2d_1a_3x3.conv.weight", "Mixed_5b.branch3x3dbl_3.bn.running_var", "fc.bias"} <= names
+    assert inception.Mixed_7c.branch_pool.conv.weight.shape == (192, 2048, 1, 1)  # type: ignore[union-attr]
+
+
+def test_inception_gives_features_and_logits_without_bias(inception: Inception) -> None:
+    images = torch.randint(0, 256, (2, 3, 20, 30)).float()
+    found, logits = inception(images)
+    assert found.shape == (2, 2048) and logits.shape == (2, 1008)
+    torch.testing.assert_close(logits, found @ inception.fc.weight.T)
+    assert inception.Mixed_7b.pool == "mean" and inception.Mixed_7c.pool == "max"
+
+
+def test_means_leave_the_padding_out_and_the_last_block_takes_a_maximum() -> None:
+    mean, maximum = block_8(4, "mean"), block_8(4, "max")
+    for block in (mean, maximum):
+        block.branch_pool = nn.Identity()
+    ones, point = torch.ones(1, 4, 5, 5), torch.zeros(1, 4, 5, 5)
+    point[..., 2, 2] = 9
+    torch.testing.assert_close(mean._pooled(ones), ones)  # with the padding a corner would have 4/9
+    assert mean._pooled(point)[0, 0, 1, 1] == 1
+    assert maximum._pooled(point)[0, 0, 1, 1] == 9
+
+
+def test_weights_of_a_file_are_used_and_those_of_another_network_refused(
+    inception: Inception, data: Dataset, tmp_path: Path
+) -> None:
+    path = tmp_path / "weights.safetensors"
+    weights = {k: v for k, v in inception.state_dict().items() if "num_batches" not in k}
+    save_file(weights, path)  # as the usual conversion has them
+    network = feature_network(str(path), data, cache=tmp_path)
+    assert network.name == "inception"
+    grey = data.test.raw(range(3)).float()
+    found, logits = network.compute(grey)
+    theirs, _ = inception(grey.repeat(1, 3, 1, 1))  # grey in all three channels
+    torch.testing.assert_close(found, theirs)
+    assert logits.shape == (3, 1008)
+    save_file({**weights, "fc.weight": torch.zeros(1000, 2048), "fc.bias": torch.zeros(1000)}, path)
+    with pytest.raises(CheckpointError, match="published Fréchet distances"):
+        read_inception(path)
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        read_inception(path)
+
+
+def test_weights_from_torch_fidelity_are_kept_and_nothing_is_unpickled(
+    inception: Inception, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for the package, whose constructor reads a pickle of tensors, as the real one does."""
+    import os
+    from types import SimpleNamespace
+
+    asked = []
+
+    class Extractor:
+        def __init__(self, name: str, features_list: list[str]) -> None:
+            asked.append(os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD"))
+
+        def state_dict(self) -> dict[str, torch.Tensor]:
+            return inception.state_dict()
+
+    monkeypatch.setattr(features, "find_spec", lambda name: object())
+    monkeypatch.setattr(
+        features, "import_module", lambda name: SimpleNamespace(FeatureExtractorInceptionV3=Extractor)
+    )
+    monkeypatch.delenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", raising=False)
+    for _ in range(2):
+        network = feature_network("inception", data, cache=tmp_path)
+    assert asked == ["1"]  # once, and torch was told to read tensors only
+    assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
+    kept = load_file(tmp_path / features.KEPT)
+    assert torch.equal(kept["fc.weight"], inception.fc.weight)
+    assert network.protocol["weights"] == fingerprint(inception)[:16]
+
+
+def test_inception_is_that_of_torch_fidelity(inception: Inception, tmp_path: Path) -> None:
+    """Under random weights and statistics; to float32's rounding through 94 convolutions."""
+    theirs = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
+    for name, tensor in inception.state_dict().items():
+        if name.endswith("running_mean"):
+            tensor.normal_(0, 0.1)
+        elif name.endswith("running_var"):
+            tensor.uniform_(0.5, 1.5)
+    torch.save(inception.state_dict(), tmp_path / "weights.pth")
+    extractor = theirs.FeatureExtractorInceptionV3(
+        "inception", ["2048", "logits_unbiased"], str(tmp_path / "weights.pth")
+    )
+    images = torch.randint(0, 256, (2, 3, 32, 48), dtype=torch.uint8)
+    found, logits = extractor(images)
+    mine, my_logits = inception(images.float())
+    torch.testing.assert_close(mine, found, rtol=1e-4, atol=1e-5 * float(found.abs().max()))
+    torch.testing.assert_close(my_logits, logits, rtol=1e-4, atol=1e-5 * float(logits.abs().max()))
