@@ -12,16 +12,13 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import math
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from known_gaussian import CODES, DRAWS, IMAGES, REPEATS, D, Linear, N, codes, learned, made, measure, truth
-from torch import Tensor
+from known_gaussian import CODES, DRAWS, IMAGES, REPEATS, D, N, made, measure, truth
+from linear_gaussian_page import figure, page
 
 import advae
 from advae.errors import AdvaeError
@@ -103,16 +100,26 @@ def one(choice: str, seed: int, folder: Path, steps: int | None, again: bool) ->
     result: dict[str, Any] = {"method": choice, "seed": seed}
     try:
         run = trained(choice, seed, folder, steps)
-    except AdvaeError as error:
-        return result | {"error": str(error)}
-    last = [row for row in run.metrics() if row["split"] == "train"][-1]
-    result |= {"steps": last["step"], "seconds": last["time"], **measure(run)}
-    config, env = run.config, run.env
-    config["data"].pop("source")  # where it lies; the checksum says what it is
-    result |= {"config": {key: config[key] for key in ("data", "model", "method", "train")}}
-    result |= {"device": env["device"], "versions": env["versions"], "checksum": env["data"]["checksum"]}
+        result |= described(run) | measure(run)
+    except AdvaeError as error:  # a run that failed is a result as well
+        result |= {"error": str(error)}
     write_json(kept, result)
     return result
+
+
+def described(run: Any) -> dict[str, Any]:
+    """How a run was trained and on what."""
+    config, env = run.config, run.env
+    last = [row for row in run.metrics() if row["split"] == "train"][-1]
+    config["data"].pop("source")  # where it lies; the checksum says what it is
+    return {
+        "steps": last["step"],
+        "seconds": last["time"],
+        "config": {key: config[key] for key in ("data", "model", "method", "train")},
+        "device": env["device"],
+        "versions": env["versions"],
+        "checksum": env["data"]["checksum"],
+    }
 
 
 def found_in(folder: Path) -> list[dict[str, Any]]:
@@ -121,53 +128,7 @@ def found_in(folder: Path) -> list[dict[str, Any]]:
     return [read_json(path) for path in kept if path.exists()]
 
 
-# --- the page -----------------------------------------------------------------------------------------------
-
-
-def spread(runs: list[dict[str, Any]], value: Callable[[dict[str, Any]], float], form: str) -> str:
-    """Median over seeds and, in brackets, the one farthest from zero."""
-    values = [value(r) for r in runs]
-    return f"{np.median(values):{form}} [{max(values, key=abs):{form}}]" if values else "–"
-
-
-COLUMNS: dict[str, tuple[Callable[[dict[str, Any]], float], str]] = {
-    "std, %": (lambda r: 100 * r["true"]["std"], ".1f"),
-    "mean, sd": (lambda r: r["true"]["mean"], ".3f"),
-    "covariance, %": (lambda r: 100 * r["true"]["cov"], ".1f"),
-    "std, own, %": (lambda r: 100 * r["own"]["std"], ".1f"),
-    "mean, own, sd": (lambda r: r["own"]["mean"], ".3f"),
-    "covariance, own, %": (lambda r: 100 * r["own"]["cov"], ".1f"),
-    "evidence gap, nats": (lambda r: r["evidence_gap"], ".4f"),
-    "inference gap, nats": (lambda r: r["inference_gap"], ".4f"),
-    "code, nats": (lambda r: r["kl"], ".2f"),
-    "minutes": (lambda r: r["seconds"] / 60, ".1f"),
-}
-
-
-def table(head: list[str], rows: list[list[str]]) -> list[str]:
-    """A Markdown table."""
-    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
-
-
-def distances(by: dict[str, list[dict[str, Any]]]) -> list[str]:
-    rows = []
-    for choice, runs in by.items():
-        good = [r for r in runs if "error" not in r]
-        cells = [spread(good, value, form) for value, form in COLUMNS.values()]
-        rows.append([CHOICES[choice][0], f"{len(good)} of {len(runs)}", *cells])
-    return table(["", "trained", *COLUMNS], rows)
-
-
-def critics(by: dict[str, list[dict[str, Any]]]) -> list[str]:
-    rows = []
-    for choice, runs in by.items():
-        judged = [r["critic"] for r in runs if r.get("critic")]
-        if judged:
-            exact = float(np.median([c["exact"] for c in judged]))
-            claim = float(np.median([c["claimed"] for c in judged]))
-            error = spread(judged, lambda c: c["claimed"] - c["exact"], "+.4f")
-            rows.append([CHOICES[choice][0], judged[0]["of"], f"{claim:.4f}", f"{exact:.4f}", error])
-    return table(["", "divergence", "claimed, nats", "is, nats", "claimed − is"], rows)
+# --- results ------------------------------------------------------------------------------------------------
 
 
 def reached(choice: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -176,98 +137,16 @@ def reached(choice: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
     found = max(float(np.median([r[which]["std"] for r in runs])) for which in ("own", "true"))
     gap = float(np.median([r["evidence_gap"] for r in runs]))
     met = found <= std and gap <= evidence
-    return {"method": choice, "std": [std, found], "evidence": [evidence, gap], "met": met}
-
-
-def targets(by: dict[str, list[dict[str, Any]]]) -> list[str]:
-    rows = []
-    for choice in TARGETS:
-        if choice in by:
-            t = reached(choice, [r for r in by[choice] if "error" not in r])
-            cells = [f"{100 * v:.1f} %" for v in t["std"]] + [f"{v:.4g} nat" for v in t["evidence"]]
-            rows.append([CHOICES[choice][0], *cells, "met" if t["met"] else "not met"])
-    return table(["", "std within", "reached", "evidence within", "reached", ""], rows)
-
-
-def page(runs: list[dict[str, Any]]) -> str:
-    """The results as Markdown."""
-    by = {choice: [r for r in runs if r["method"] == choice] for choice in CHOICES}
-    by = {choice: mine for choice, mine in by.items() if mine}
-    exact = truth()[0]
-    stds = torch.linalg.eigvalsh(exact.C).sqrt()
-    rate = -float(stds.log().sum())
-    given = {"small": f"{stds[0]:.2f}", "large": f"{stds[1]:.2f}", "rate": f"{rate:.2f}"}
-    parts = {"distances": distances(by), "critics": critics(by), "targets": targets(by)}
-    return PAGE.format(**given, **{name: "\n".join(lines) for name, lines in parts.items()})
-
-
-PAGE = """# Every method on data whose posterior and evidence are known
-
-TODO
-"""
-
-
-# --- the figure ---------------------------------------------------------------------------------------------
-
-
-def figure(folder: Path, runs: list[dict[str, Any]]) -> bytes:
-    """Codes of four test examples by each method, over the exact posteriors."""
-    from advae.report.base import LIGHT, WIDTH, new_figure, png
-
-    done = {r["method"] for r in runs if r["seed"] == SHOWN and "error" not in r}
-    shown = [choice for choice in CHOICES if choice in done]
-    with LIGHT.context():
-        sheet = new_figure(WIDTH, 3.9)
-        panels = list(sheet.subplots(2, 4, sharex=True, sharey=True).flat)
-        for panel, choice in zip(panels, shown, strict=False):
-            z, exact, x = drawn(folder / choice / f"s{SHOWN}")
-            for colour, points, centre in zip(LIGHT.classes, z.unbind(1), exact.mean(x), strict=False):
-                panel.scatter(*points.T.numpy(), s=3.0, color=colour, alpha=0.45, lw=0)
-                for share in (0.5, 0.95):
-                    panel.plot(*contour(centre, exact.C, share), color=LIGHT.ink, lw=0.7)
-            panel.set(title=CHOICES[choice][0], aspect="equal", xlim=(-2.7, 2.7), ylim=(-2.7, 2.7))
-            panel.set(xticks=[-2, 0, 2], yticks=[-2, 0, 2])
-        for panel in panels[len(shown) :]:
-            panel.set_axis_off()
-        panels[-1].text(-2.3, 0, KEY, va="center", color=LIGHT.muted, fontsize=8.5, linespacing=1.5)
-        return png(sheet)
-
-
-KEY = """A colour: the codes that
-the encoder draws for one
-test example.
-
-Ellipses: half and 95 % of
-the exact posterior."""
-
-
-def drawn(path: Path) -> tuple[Tensor, Linear, Tensor]:
-    """300 codes ``[300, 4, d]`` of four test examples, turned as the exact model's; that model; the examples.
-
-    The examples are those whose exact posterior means are nearest to four places well apart.
-    """
-    torch.manual_seed(0)
-    run = advae.Run.open(path)
-    model, data = run.model(), advae.load_data(advae.DataOptions(**run.config["data"]))
-    exact = truth()[0].observed(data.protocol.mean, data.protocol.std)
-    held_out = data.protocol.observe(data.test.values)
-    places = 1.15 * torch.tensor([[-1, -1], [-1, 1], [1, -1], [1, 1]], dtype=torch.float64)
-    x = held_out[torch.cdist(places, exact.mean(held_out)).argmin(1)]
-    R = learned(model).turn(exact)
-    return codes(model, x, 512)[:300] @ R.T, exact, x
-
-
-def contour(centre: Tensor, C: Tensor, share: float) -> np.ndarray:
-    """The ellipse that holds a share of ``N(centre, C)``, ``[2, 181]``: of radius √(−2 log(1 − share))."""
-    t = torch.linspace(0, 2 * math.pi, 181, dtype=torch.float64)
-    circle = math.sqrt(-2 * math.log(1 - share)) * torch.stack([t.cos(), t.sin()])
-    return (centre[:, None] + torch.linalg.cholesky(C) @ circle).numpy()
+    return {"method": CHOICES[choice][0], "std": [std, found], "evidence": [evidence, gap], "met": met}
 
 
 def publish(folder: Path) -> None:
     """Write the three files of results from all runs so far."""
     runs, exact = found_in(folder), truth()[0]
+    by = {name: [r for r in runs if r["method"] == choice] for choice, (name, _) in CHOICES.items()}
+    by = {name: mine for name, mine in by.items() if mine}
     good = {c: [r for r in runs if r["method"] == c and "error" not in r] for c in TARGETS}
+    targets = [reached(choice, mine) for choice, mine in good.items() if mine]
     about = {
         "data": {
             "draws": DRAWS,
@@ -277,13 +156,15 @@ def publish(folder: Path) -> None:
             "sha256": hashlib.sha256((folder / "data.npy").read_bytes()).hexdigest(),
         },
         "protocol": {"images": IMAGES, "codes": CODES, "repeats": REPEATS},
-        "targets": [reached(choice, mine) for choice, mine in good.items() if mine],
+        "targets": targets,
         "runs": runs,
     }
+    shown = {name: folder / choice / f"s{SHOWN}" for choice, (name, _) in CHOICES.items()}
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{NAME}.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n")
-    (RESULTS / f"{NAME}.md").write_text(page(runs))
-    write_atomically(RESULTS / f"{NAME}.png", figure(folder, runs))
+    write_atomically(RESULTS / f"{NAME}.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(RESULTS / f"{NAME}.md", page(by, targets, SHOWN))
+    picture = figure({name: path for name, path in shown.items() if (path / "measured.json").exists()})
+    write_atomically(RESULTS / f"{NAME}.png", picture)
 
 
 def main() -> None:
@@ -292,7 +173,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("runs") / NAME)
     parser.add_argument("--methods", nargs="*", choices=list(CHOICES), default=list(CHOICES))
-    parser.add_argument("--seeds", nargs="*", type=int, default=list(SEEDS))
+    parser.add_argument("--seeds", nargs="*", type=int, choices=SEEDS, default=list(SEEDS))
     parser.add_argument("--steps", type=int, help=f"instead of {BASE['train']['steps']}")
     parser.add_argument("--again", action="store_true", help="measure finished runs again")
     args = parser.parse_args()
@@ -300,10 +181,8 @@ def main() -> None:
     for seed in args.seeds:
         for choice in args.methods:
             r = one(choice, seed, args.out, args.steps, args.again)
-            print(
-                choice, seed, r.get("error") or (r["own"], r["true"]["std"], r["evidence_gap"], r["critic"])
-            )
-            sys.stdout.flush()
+            seen = r.get("error") or (r["true"]["std"], r["true"]["mean"], r["evidence_gap"])
+            print(choice, seed, seen, flush=True)
     publish(args.out)
 
 

@@ -13,6 +13,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from advae.report.tables import rounded
 from advae.run import Run
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -37,38 +38,69 @@ def record(run: Run) -> dict[str, Any]:
         "model": config["model"],
         "train": config["train"],
         "estimates": run.estimates(),
+        "remarks": run.remarks(),
         "last_validation": {key: value for key, value in last["validation"].items() if "/" in key},
     }
 
 
 def page(title: str, records: list[dict[str, Any]]) -> str:
-    """The table as Markdown."""
-    names = list(dict.fromkeys(e["name"] for r in records for e in r["estimates"]))
-    kinds = {e["name"]: f"{e['unit']}, {e['kind']}" for r in records for e in r["estimates"]}
-    lines = [f"# {title}", "", "| | " + " | ".join(r["recipe"] for r in records) + " |"]
-    lines.append("| --- |" + " --- |" * len(records))
-    for name in names:
-        found = [next((e for e in r["estimates"] if e["name"] == name), None) for r in records]
-        cells = [f"{e['value']:.2f} ± {e['stderr']:.2f}" if e else "–" for e in found]
-        lines.append(f"| {name} ({kinds[name]}) | " + " | ".join(cells) + " |")
-    for key in ("critic/accuracy", "critic/saturation"):
-        cells = [r["last_validation"].get(f"validation/{key}") for r in records]
-        if any(c is not None for c in cells):
-            shown = " | ".join("–" if c is None else f"{c:.3f}" for c in cells)
-            lines.append(f"| {key}, validation | {shown} |")
-    for key in ("published", "steps", "batch", "seed", "device"):
-        lines.append(f"| {key} | " + " | ".join(str(r[key]) or "–" for r in records) + " |")
-    lines.append("| minutes | " + " | ".join(f"{r['seconds'] / 60:.0f}" for r in records) + " |")
-    e = records[0]["estimates"][0]
-    protocol = e["protocol"]
+    """The tables as Markdown, one a section, then what the figures mean."""
+    lines = [f"# {title}", "", *head(records)]
+    for section in ("likelihood", "reconstruction", "posterior", "critics", "samples"):
+        lines += table(section, records)
+    for record in records:
+        lines += [f"**{record['recipe']}**", ""] if record["remarks"] else []
+        lines += [f"- *{r['about']}*: {r['text']}" for r in record["remarks"]] + [""]
+    shared = set.intersection(*(settings(e) for r in records for e in r["estimates"]))
     lines += [
-        "",
-        f"{protocol['data']}, {protocol['split']} split, {e['n']} images, observed as {protocol['observation']};"
-        " ± is the standard error over images. An adversarial estimate contains the critic's opinion of a KL:"
-        " it is not a bound, and is not to be compared with one.",
+        f"Common to all figures: {', '.join(sorted(shared))}. ± is the standard error over images. An adversarial"
+        " estimate contains the critic's opinion of a KL: it is not a bound, and is not to be compared with one."
+        " Every figure's whole protocol is in the JSON file beside this page.",
         "",
     ]
     return "\n".join(lines)
+
+
+def head(records: list[dict[str, Any]]) -> list[str]:
+    """What was trained."""
+    lines = ["| | " + " | ".join(r["recipe"] for r in records) + " |", "| --- |" + " --- |" * len(records)]
+    for key in ("published", "steps", "batch", "seed", "device"):
+        lines.append(f"| {key} | " + " | ".join(str(r[key]) or "–" for r in records) + " |")
+    minutes = " | ".join(f"{r['seconds'] / 60:.0f}" for r in records)
+    return [*lines, f"| minutes | {minutes} |", ""]
+
+
+def table(section: str, records: list[dict[str, Any]]) -> list[str]:
+    """The figures of one section, a run a column."""
+    found = [{e["name"]: e for e in r["estimates"] if e["section"] == section} for r in records]
+    names = list(dict.fromkeys(name for each in found for name in each))
+    if not names:
+        return []
+    lines = [
+        f"## {section.capitalize()}",
+        "",
+        "| | kind | n | " + " | ".join(r["recipe"] for r in records) + " |",
+    ]
+    lines.append("| --- | --- | --- |" + " --- |" * len(records))
+    for name in names:
+        cells = [each.get(name) for each in found]
+        one = next(cell for cell in cells if cell)
+        kind = ", ".join(filter(None, (one["unit"], one["kind"])))
+        lines.append(f"| {name} | {kind} | {one['n']:,} | " + " | ".join(map(cell_text, cells)) + " |")
+    return [*lines, ""]
+
+
+def cell_text(estimate: dict[str, Any] | None) -> str:
+    """A figure with its error."""
+    if estimate is None:
+        return "–"
+    value, error = rounded(estimate["value"], estimate["stderr"])
+    return f"{value} ± {error}" if error else value
+
+
+def settings(estimate: dict[str, Any]) -> set[str]:
+    """Its protocol, as names and values."""
+    return {f"{key} {value}" for key, value in estimate["protocol"].items() if not isinstance(value, dict)}
 
 
 def main() -> None:

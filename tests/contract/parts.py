@@ -19,8 +19,14 @@ SMALL: dict[str, Any] = {
     "channels": [3, 4],
     "z_hidden": [5],
     "features": 6,
+    "groups": [[3], [4, 4]],
+    "heads": [3],
+    "blocks": 1,
     "functions": 3,
     "moment_samples": 16,
+    "length": 3,
+    "transforms": 2,
+    "context": 1,
 }
 """Values for options of these names wherever a class has them; what it has not is left out."""
 

@@ -79,6 +79,32 @@ def everything() -> list[Any]:
     return [n for n in nets + critics if n[2](n[1], *n[3]) is not None]
 
 
+def both_ways(name: str, **options: Any) -> list[tuple[Any, torch.Tensor]]:
+    """The network from images and to images, as far as it is made for that, with an input for each."""
+    ways = [((1, 7, 9), (2, 3)), ((3,), (2, 1, 7, 9))]
+    nets = [(parts.network(name, a, b, **options), torch.randn(B, *a)) for a, b in ways]
+    return [(net, x) for net, x in nets if net is not None]
+
+
+@every_network
+def test_noise_reaches_every_output(name: str) -> None:
+    """In evaluation mode, where batch normalisation does not undo what is common to a batch."""
+    for net, x in both_ways(name, noise=4):
+        net.eval()
+        a, b = net(x, torch.randn(B, 4)), net(x, torch.randn(B, 4))
+        assert bool((a != b).flatten(1).any(1).all())
+
+
+@every_network
+def test_evaluated_examples_do_not_depend_on_each_other(name: str) -> None:
+    """Batch normalisation then uses its running statistics."""
+    for net, x in both_ways(name):
+        net(2 * x + 1)  # a step of training, for running statistics that are not where they started
+        net.eval()
+        alone = torch.cat([net(x[i : i + 1]) for i in range(B)])
+        torch.testing.assert_close(net(x), alone, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize(("registry", "name", "make", "shapes"), everything())
 def test_dropout_and_norms_are_active_when_asked_for(
     registry: Any, name: str, make: Any, shapes: Any
@@ -97,6 +123,25 @@ def test_dropout_and_norms_are_active_when_asked_for(
     if "batch_norm" in known:
         net = make(name, *shapes, batch_norm=True)
         assert any(isinstance(m, nn.BatchNorm2d) for m in net.modules())
+    if "norm" in known:
+        check_norms({norm: make(name, *shapes, norm=norm) for norm in norms(registry)})
+
+
+def norms(registry: Any) -> list[str]:
+    return ["none", "batch", "layer", *(["spectral"] if registry is CRITICS else [])]
+
+
+def check_norms(nets: dict[str, Any]) -> None:
+    """Each choice gives its own layers and no other; a bias before batch normalisation would do nothing."""
+    kinds = {"batch": nn.BatchNorm2d, "layer": nn.GroupNorm}
+    convs = nn.Conv2d | nn.ConvTranspose2d
+    for norm, net in nets.items():
+        present = {kind for kind, cls in kinds.items() if any(isinstance(m, cls) for m in net.modules())}
+        assert present == {norm} & set(kinds)
+        weighted = [m for m in net.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+        assert [is_parametrized(m, "weight") for m in weighted] == [norm == "spectral"] * len(weighted)
+        bare = [m for m in net.modules() if isinstance(m, convs) and m.bias is None]
+        assert len(bare) == sum(isinstance(m, nn.BatchNorm2d) for m in net.modules())
 
 
 @pytest.mark.parametrize(("registry", "name", "make", "shapes"), everything())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from importlib import import_module
 
 import pytest
 import torch
@@ -226,7 +227,7 @@ def test_a_single_image_at_the_end_has_a_partner() -> None:
 
 
 def test_as_many_codes_as_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    from advae.evaluation import critics as module
+    module = import_module("advae.evaluation.critics")
 
     monkeypatch.setattr(module, "AT_ONCE", 20)  # 2 draws of 7 images at a time
     assert _codes(Normal(torch.zeros(7, 3), torch.zeros(1)), 13).shape == (13, 7, 3)

@@ -107,6 +107,10 @@ def test_unknown_labels_are_neither_learned_nor_counted(data: Dataset, tmp_path:
     assert labels is not None
     half = replace(data, test=replace(data.test, labels=torch.where(torch.arange(180) < 90, labels, -1)))
     assert classifier(half, tmp_path).n == 90
+    learned = data.train.labels
+    assert learned is not None
+    some = replace(data.train, labels=torch.where(torch.arange(1455) % 2 == 0, learned, -1))
+    assert classifier(replace(half, train=some), tmp_path / "some").accuracy > 0.5
     none = replace(data, test=replace(data.test, labels=None))
     assert classifier(none, tmp_path / "none").split == "validation"
 
@@ -182,8 +186,18 @@ def test_errors_say_what_to_do(data: Dataset, tmp_path: Path, monkeypatch: pytes
 
 @pytest.fixture(scope="module")
 def inception() -> Iterator[Inception]:
+    """Random weights of a size that lets the image through 94 convolutions, and random statistics."""
     torch.manual_seed(0)
-    yield Inception().eval().requires_grad_(False)
+    network = Inception().eval().requires_grad_(False)
+    for part in network.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
+        elif isinstance(part, nn.BatchNorm2d):
+            part.running_mean.normal_(0, 0.1)  # type: ignore[union-attr]
+            part.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
+            part.weight.uniform_(0.8, 1.2)
+            part.bias.normal_(0, 0.1)
+    yield network
 
 
 def test_resize_is_that_of_tensorflow_1() -> None:
@@ -212,11 +226,23 @@ def test_inception_has_the_published_size(inception: Inception) -> None:
 
 
 def test_inception_gives_features_and_logits_without_bias(inception: Inception) -> None:
-    images = torch.randint(0, 256, (2, 3, 20, 30)).float()
+    images = torch.randint(0, 256, (2, 3, 20, 30)) * torch.tensor([0.2, 1.0]).reshape(2, 1, 1, 1)
     found, logits = inception(images)
     assert found.shape == (2, 2048) and logits.shape == (2, 1008)
+    assert (found[0] - found[1]).norm() > 0.05 * found[0].norm()  # else the image would not matter
     torch.testing.assert_close(logits, found @ inception.fc.weight.T)
+    stretched, _ = inception(128 + 0.5 * (images - 128))
+    assert (stretched - found).norm() > 0.05 * found.norm()
     assert inception.Mixed_7b.pool == "mean" and inception.Mixed_7c.pool == "max"
+
+
+def test_inception_sees_grey_levels_from_minus_1_to_1(inception: Inception) -> None:
+    """(v − 128)/128 of each: 0, 128 and 255 become −1, 0 and 127/128."""
+    seen: list[torch.Tensor] = []
+    hook = inception.Conv2d_1a_3x3.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    inception(torch.tensor([0.0, 128.0, 255.0]).reshape(1, 3, 1, 1).expand(1, 3, 8, 8))
+    hook.remove()
+    assert seen[0].amin((0, 2, 3)).tolist() == seen[0].amax((0, 2, 3)).tolist() == [-1, 0, 127 / 128]
 
 
 def test_means_leave_the_padding_out_and_the_last_block_takes_a_maximum() -> None:
@@ -282,13 +308,8 @@ def test_weights_from_torch_fidelity_are_kept_and_nothing_is_unpickled(
 
 
 def test_inception_is_that_of_torch_fidelity(inception: Inception, tmp_path: Path) -> None:
-    """Under random weights and statistics; to float32's rounding through 94 convolutions."""
+    """Under random weights and statistics; to what rounding in float32 becomes through 94 convolutions."""
     theirs = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
-    for name, tensor in inception.state_dict().items():
-        if name.endswith("running_mean"):
-            tensor.normal_(0, 0.1)
-        elif name.endswith("running_var"):
-            tensor.uniform_(0.5, 1.5)
     torch.save(inception.state_dict(), tmp_path / "weights.pth")
     extractor = theirs.FeatureExtractorInceptionV3(
         "inception", ["2048", "logits_unbiased"], str(tmp_path / "weights.pth")

@@ -20,7 +20,7 @@ from advae.evaluation import linear
 from advae.evaluation.linear import Plane, principal_plane
 from advae.evaluation.observed import Observed
 from advae.evaluation.reconstruction import reconstruction, reconstructions, rmse
-from advae.evaluation.similarity import psnr, squared_error, ssim, window_width
+from advae.metrics.similarity import psnr, squared_error, ssim, window_width
 from advae.model import LatentModel
 from evaluation.toy import NOISE, N, data_of, toy_model
 

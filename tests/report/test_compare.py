@@ -190,10 +190,8 @@ def test_no_run_is_best_by_its_own_critic_or_alone(fakes: ModuleType) -> None:
     assert best(compared(fakes, estimate(-84.0))) == [False]
 
 
-def test_evaluation_seeds_may_differ_and_what_was_found_with_a_figure(fakes: ModuleType) -> None:
+def test_evaluation_seeds_may_differ(fakes: ModuleType) -> None:
     assert best(compared(fakes, estimate(-84.0, seed=0), estimate(-85.0, seed=1))) == [True, False]
-    found = [estimate(value, "error", excess_of_replicates=value / 9) for value in (9.0, 5.0)]
-    assert best(compared(fakes, *found)) == [False, True]
 
 
 def test_files_of_a_comparison(fakes: ModuleType, tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ from scipy import stats
 from scipy.linalg import sqrtm
 from torch import Tensor
 
-from advae.evaluation import manifold, moments
-from advae.evaluation.bootstrap import Figure, halves
-from advae.evaluation.copying import copying, mann_whitney, nearest_of, share_of_copies, verdict
-from advae.evaluation.manifold import neighbours, prdc, radii_in_halves
-from advae.evaluation.moments import (
+from advae.metrics import manifold, moments
+from advae.metrics.bootstrap import Figure, halves
+from advae.metrics.copying import copying, mann_whitney, nearest_of, share_of_copies, verdict
+from advae.metrics.manifold import neighbours, prdc, radii_in_halves
+from advae.metrics.moments import (
     SPLIT_FROM,
     Moments,
     frechet,
@@ -220,7 +220,7 @@ def test_real_data_against_real_data_have_the_coverage_of_the_paper() -> None:
 
     A share p of n independent images has the variance p (1 − p)/n; twice that, for they share the judged images.
     """
-    n = 4000
+    n = 2500
     expected = 1 - math.prod((n - i) / (2 * n - i) for i in range(1, 6))
     found = prdc(torch.randn(n, 4), torch.randn(n, 4), halves(n, 100, 0))["coverage"]
     assert found.value == pytest.approx(
@@ -267,9 +267,9 @@ def test_interval_of_a_mean_covers_it_at_95_percent() -> None:
 
 
 def test_interval_of_a_frechet_distance_covers_its_mean_at_this_number_of_images() -> None:
-    """Its bias, larger than its noise, is not taken for noise: of 150 intervals at least 0.88 · 150 cover the mean of all.
+    """Its bias, larger than its noise, is not taken for noise: of 150 intervals 132 or more cover the mean.
 
-    That is four standard deviations below 0.95; the 2.5 % points of 60 replicates lie inward by 2 %, of which one is
+    0.88 is four standard deviations below 0.95; the 2.5 % points of 60 replicates lie inward by 2 %, of which one is
     left. The mean itself is known to a twelfth of the noise.
     """
     reference, d = torch.randn(2000, 10), 10

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from advae.cli.base import SPLITS, Parser, add_model, add_output, add_run, count, one_of, seed
 from advae.cli.output import print_estimates, print_json, say
 from advae.cli.subject import allow_packages, run_data, watched
-from advae.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +59,9 @@ def parser() -> Parser:
     add("--samples", metavar="LIST", default="", help=text)
     text = "whose features samples are judged by: classifier (of the data's labels), inception, or a weights file"
     add("--features", metavar="NAME", default="classifier", help=text)
-    add("--generated", metavar="N", type=count, help="samples judged (as many as test images, at most 10,000)")
+    add(
+        "--generated", metavar="N", type=count, help="samples judged (as many as test images, at most 10,000)"
+    )
     text = "of posterior and critics, or none (both)"
     add("--checks", metavar="LIST", default="posterior,critics", help=text)
     add_model(made)

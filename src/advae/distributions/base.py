@@ -45,9 +45,12 @@ class Distribution:
         """
         raise NotImplementedError
 
-    def rsample_and_log_prob(self) -> tuple[Tensor, Tensor]:
-        """A draw and its log density, for families in which both together are cheaper."""
-        value = self.rsample()
+    def rsample_and_log_prob(self, sample_shape: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
+        """A draw ``[*sample_shape, B, *event]`` and its log density ``[*sample_shape, B]``.
+
+        For a flow both together cost no more than the draw, and much less than :meth:`log_prob` of any other value.
+        """
+        value = self.rsample(sample_shape)
         return value, self.log_prob(value)
 
     @property

@@ -7,35 +7,41 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from advae.evaluation.adversarial import adversarial_elbo
+from advae.evaluation.ais import Annealing, ais, bdmc
+from advae.evaluation.battery import evaluate
+from advae.evaluation.bounds import elbo, iwae
+from advae.evaluation.critics import critics
+from advae.evaluation.estimate import Estimate, Estimates, Remark
+from advae.evaluation.exact import exact
+from advae.evaluation.observed import Observed
+from advae.evaluation.posterior import posterior
+from advae.evaluation.posterior_grid import posterior_grid
+from advae.evaluation.reconstruction import reconstruction, reconstructions, rmse
+from advae.evaluation.record import evaluate_run
+from advae.evaluation.samples import samples
+from advae.evaluation.work import Work
 
-_HOME = {
-    "Annealing": "ais",
-    "Estimate": "estimate",
-    "Estimates": "estimate",
-    "Remark": "estimate",
-    "Work": "work",
-    "adversarial_elbo": "adversarial",
-    "ais": "ais",
-    "bdmc": "ais",
-    "critics": "critics",
-    "elbo": "bounds",
-    "evaluate": "battery",
-    "exact": "exact",
-    "iwae": "bounds",
-    "posterior": "posterior",
-    "posterior_grid": "posterior_grid",
-    "reconstructions": "reconstruction",
-    "reconstruction": "reconstruction",
-    "rmse": "reconstruction",
-    "samples": "samples",
-}
-
-__all__ = list(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+__all__ = [
+    "Annealing",
+    "Estimate",
+    "Estimates",
+    "Observed",
+    "Remark",
+    "Work",
+    "adversarial_elbo",
+    "ais",
+    "bdmc",
+    "critics",
+    "elbo",
+    "evaluate",
+    "evaluate_run",
+    "exact",
+    "iwae",
+    "posterior",
+    "posterior_grid",
+    "reconstruction",
+    "reconstructions",
+    "rmse",
+    "samples",
+]

@@ -149,11 +149,14 @@ def bdmc(
 
 def gap_remark(gap: Estimate) -> Remark:
     """What the gap says of AIS figures made in the same way."""
-    text = f"On images made by the model the two sides of log p(x) lie {gap.value:.2f} ± {gap.stderr:.2f} nats apart:"
+    apart = f"{gap.value:.2f} ± {gap.stderr:.2f} nats".replace("-", "−")
+    text = f"On images made by the model the two sides of log p(x) lie {apart} apart:"
     if gap.value > MAX_GAP:
         more = "AIS under these settings may be too low by as much; give it more temperatures or chains."
         return Remark("bdmc", f"{text} {more}", warning=True)
-    return Remark("bdmc", f"{text} AIS under these settings is at most about that much too low.")
+    if gap.value < 2 * gap.stderr:
+        return Remark("bdmc", f"{text} no error of AIS can be seen there under these settings.")
+    return Remark("bdmc", f"{text} there AIS is at most about that much too low under these settings.")
 
 
 PathOf = Callable[[int], Path]

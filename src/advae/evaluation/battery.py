@@ -178,7 +178,9 @@ def sharpest(found: Estimates) -> Estimate | None:
 
 def first(found: Estimates, name: str) -> Estimate | None:
     """The first figure of this name, whatever its proposal or number of draws, with its value for each image."""
-    return next((e for e in found if e.name.startswith(name) and e.kind != "adversarial estimate" and e.each), None)
+    return next(
+        (e for e in found if e.name.startswith(name) and e.kind != "adversarial estimate" and e.each), None
+    )
 
 
 def _samples(model: LatentModel, observed: Observed, asked: Asked, work: Work) -> Estimates:

@@ -14,7 +14,9 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
+from torch.distributions import MultivariateNormal
 
+from advae.distributions import Distribution
 from advae.evaluation.estimate import Estimate, from_images
 from advae.evaluation.observed import Observed, Part, likelihood, scored_as
 from advae.evaluation.proposals import Proposal, chosen, propose, suffix
@@ -34,11 +36,19 @@ def log_weights(
     at_once = max(1, batch // len(x))
     for start in range(0, draws, at_once):
         count = min(at_once, draws - start)
-        z = r.rsample((count,))
+        z, log_r = drawn(r, count)
         p = likelihood(model.decode(z.flatten(0, 1)), bins)
         log_p = p.log_prob(x.repeat(count, *[1] * (x.dim() - 1))).reshape(count, len(x))
-        parts.append(log_p + model.prior.log_prob(z) - r.log_prob(z))
+        parts.append(log_p + model.prior.log_prob(z) - log_r)
     return torch.cat(parts)
+
+
+def drawn(r: Distribution | MultivariateNormal, count: int) -> tuple[Tensor, Tensor]:
+    """Codes ``[count, B, d]`` from a proposal and ``log r [count, B]``: together, for a flow need not be inverted."""
+    if isinstance(r, Distribution):
+        return r.rsample_and_log_prob((count,))
+    z = r.rsample((count,))
+    return z, r.log_prob(z)
 
 
 def elbo(

@@ -18,8 +18,8 @@ from advae.distributions.normal import Normal
 from advae.errors import ConfigError, NotFiniteError
 from advae.evaluation.estimate import Estimate, Estimates, Kind, Remark, from_images
 from advae.evaluation.observed import Observed, Part
-from advae.evaluation.two_samples import FEWEST, SWAPS, blocks, c2st, mmd
 from advae.evaluation.work import ALONE, Work
+from advae.metrics.two_samples import FEWEST, SWAPS, blocks, c2st, mmd
 from advae.model import LatentModel, seeded
 
 CODES = 10_000  # compared with draws from the prior

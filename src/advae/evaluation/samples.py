@@ -17,15 +17,15 @@ from torch import Tensor
 
 from advae.data import mix
 from advae.errors import ConfigError, nearest
-from advae.evaluation.bootstrap import Figure, check_replicates, halves
-from advae.evaluation.copying import Copying, copying, verdict
 from advae.evaluation.estimate import Estimate, Estimates, Kind, Remark
 from advae.evaluation.features import Features, feature_network
-from advae.evaluation.manifold import NEIGHBOUR, WIDER, prdc
-from advae.evaluation.moments import SPLIT_FROM, SPLITS, frechet_distance, inception_score, kernel_distance
 from advae.evaluation.observed import Observed
 from advae.evaluation.seen import Images, features_of, sampled, stored
 from advae.evaluation.work import ALONE, Work
+from advae.metrics.bootstrap import Figure, check_replicates, halves
+from advae.metrics.copying import Copying, copying, verdict
+from advae.metrics.manifold import NEIGHBOUR, WIDER, prdc
+from advae.metrics.moments import SPLIT_FROM, SPLITS, frechet_distance, inception_score, kernel_distance
 from advae.model import LatentModel
 
 METRICS = ("fid", "kid", "is", "prdc", "neighbours")
@@ -176,8 +176,8 @@ def _fid(s: Setting, side: Side) -> list[Estimate]:
     m, width = side.features.shape
     drawn = s.halves(m, min(s.bootstrap, WIDE_REPLICATES) if width > WIDE else None)
     found = frechet_distance(s.reference, side.features, drawn)
-    reference = f"{len(s.reference)} training images"
-    return [s.estimate("FID", found, "error", side, m, reference=reference, excess_of_halves=found.excess)]
+    figure = s.estimate("FID", found, "error", side, m, reference=f"{len(s.reference)} training images")
+    return [replace(figure, each={"excess_of_halves": torch.tensor(found.excess)})]
 
 
 def _kid(s: Setting, side: Side) -> list[Estimate]:
@@ -214,7 +214,7 @@ COMPUTED: dict[str, Callable[[Setting, Side], list[Estimate]]] = {
 
 
 def _copying(s: Setting, made: Side, held: Side, samples: Images, train: Images) -> Estimates:
-    """z, ratio and copies of :class:`~advae.evaluation.copying.Copying`, with pictures of the nearest pairs."""
+    """z, ratio and copies of :class:`~advae.metrics.copying.Copying`, with pictures of the nearest pairs."""
     found = copying(s.reference, held.features, made.features)
     closest = found.distance.argsort()[:SHOWN]
     each = {

@@ -79,7 +79,7 @@ class Symmetric(Method):
         kl_weight: float | Tensor = 1.0,
     ) -> Losses:
         q, z_p = model.encode(x), model.prior.rsample(x.shape[:1])
-        z, p_p = q.rsample(), model.decode(z_p)
+        (z, log_q), p_p = q.rsample_and_log_prob(), model.decode(z_p)
         x_p = p_p.rsample()  # x_θ(z, ξ); a Bernoulli decoder gives its relaxation
         q_p, p = model.encode(x_p), model.decode(z)
         reconstruction, z_reconstruction = -p.log_prob(x), -q_p.log_prob(z_p)
@@ -96,7 +96,7 @@ class Symmetric(Method):
             x_other = another(x)
             contrasts["f2"] = logistic_contrast(f2, self.f2(model, x_other, z, p))  # (6)
             terms.append(z_reconstruction + kl_weight * f2)  # (11), second half
-        report["kl"] = q.fixed().log_prob(z) - model.prior.log_prob(z)
+        report["kl"] = log_q - model.prior.log_prob(z)
         return self.collect(players, terms, contrasts, report)
 
     def collect(

@@ -19,13 +19,14 @@ from advae.registry import Registry
 NETWORKS: Registry[type[nn.Module]] = Registry("network", "advae.networks", nn.Module)
 CRITICS: Registry[type[nn.Module]] = Registry("critic", "advae.networks", nn.Module)
 
-Activation = Literal["relu", "leaky-relu", "elu", "silu", "tanh"]
+Activation = Literal["relu", "leaky-relu", "elu", "silu", "softplus", "tanh"]
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "leaky-relu": lambda: nn.LeakyReLU(0.2),
     "elu": nn.ELU,
     "silu": nn.SiLU,
+    "softplus": nn.Softplus,
     "tanh": nn.Tanh,
 }
 

@@ -9,9 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from advae.errors import ConfigError
 from advae.networks.base import (
-    ACTIVATIONS,
     CRITICS,
     NETWORKS,
     Activation,
@@ -19,40 +17,8 @@ from advae.networks.base import (
     with_noise,
     xavier,
 )
+from advae.networks.blocks import finish, halvings, image_shape, strides_down, transposed
 from advae.networks.mlp import layers
-
-
-def half(size: int) -> int:
-    """The size after a convolution of stride 2 with padding: half, rounded up."""
-    return (size + 1) // 2
-
-
-def image_shape(shape: Sequence[int], what: str) -> tuple[int, int, int]:
-    """``(C, H, W)``, or a clear error for data that are not images."""
-    if len(shape) < 3:
-        raise ConfigError(
-            f"a convolutional {what} needs images",
-            given=f"data of shape {tuple(shape)}",
-            expected="[C, H, W]",
-            remedy="use the network 'mlp'",
-        )
-    *channels, height, width = shape
-    return math.prod(channels), height, width
-
-
-def downscaling(
-    channels: Sequence[int], kernel: int, activation: Activation, batch_norm: bool, dropout: float
-) -> nn.Sequential:
-    """Convolutions of stride 2, each with (batch normalisation and) an activation."""
-    modules: list[nn.Module] = []
-    for a, b in pairwise(channels):
-        modules.append(nn.Conv2d(a, b, kernel, stride=2, padding=kernel // 2, bias=not batch_norm))
-        if batch_norm:
-            modules.append(nn.BatchNorm2d(b))
-        modules.append(ACTIVATIONS[activation]())
-        if dropout:
-            modules.append(nn.Dropout(dropout))
-    return nn.Sequential(*modules)
 
 
 @NETWORKS.register("conv")
@@ -87,9 +53,9 @@ class Conv(nn.Module):
         super().__init__()
         c, h, w = image_shape(in_shape, "encoder")
         self.out_shape = tuple(out_shape)
-        self.features = downscaling([c, *channels], kernel, activation, batch_norm, dropout)
-        for _ in channels:
-            h, w = half(h), half(w)
+        after = finish(activation, "batch" if batch_norm else "none", dropout)
+        self.features = strides_down([c, *channels], kernel, after, bias=not batch_norm)
+        h, w = halvings(h, w, len(channels))[-1]
         self.head = layers(
             [(channels[-1] if channels else c) * h * w + noise, *hidden, math.prod(out_shape)],
             activation,
@@ -134,30 +100,15 @@ class Deconv(nn.Module):
         super().__init__()
         c, h, w = image_shape(out_shape, "decoder")
         self.out_shape = tuple(out_shape)
-        sizes = [(h, w)]
-        for _ in channels:
-            sizes.append((half(sizes[-1][0]), half(sizes[-1][1])))
-        sizes.reverse()
+        sizes = halvings(h, w, len(channels))[::-1]
         self.map_shape = (channels[0], *sizes[0])
         widths = [math.prod(in_shape) + noise, *hidden, math.prod(self.map_shape)]
         self.head = layers(widths, activation, dropout, last_active=True)
+        after = finish(activation, "batch" if batch_norm else "none", dropout)
         modules: list[nn.Module] = []
-        outputs = [*channels[1:], c]
-        for i, (a, b) in enumerate(zip(channels, outputs, strict=True)):
-            last = i == len(channels) - 1
-            # A map of size s grows to 2s or, where the target is odd, to 2s − 1.
-            extra = (1 - sizes[i + 1][0] % 2, 1 - sizes[i + 1][1] % 2)
-            modules.append(
-                nn.ConvTranspose2d(
-                    a, b, kernel, 2, kernel // 2, output_padding=extra, bias=last or not batch_norm
-                )
-            )
-            if not last:
-                if batch_norm:
-                    modules.append(nn.BatchNorm2d(b))
-                modules.append(ACTIVATIONS[activation]())
-                if dropout:
-                    modules.append(nn.Dropout(dropout))
+        for (a, b), size in zip(pairwise(channels), sizes[1:-1], strict=True):
+            modules += [transposed(a, b, kernel, size, bias=not batch_norm), *after(b)]
+        modules.append(transposed(channels[-1], c, kernel, sizes[-1]))
         self.upscaling = nn.Sequential(*modules)
         xavier(self)
 
@@ -205,9 +156,8 @@ class ConvCritic(nn.Module):
         super().__init__()
         self.gain = gain
         c, h, w = image_shape(x_shape, "critic")
-        self.features = downscaling([c, *channels], kernel, activation, False, dropout)
-        for _ in channels:
-            h, w = half(h), half(w)
+        self.features = strides_down([c, *channels], kernel, finish(activation, dropout=dropout))
+        h, w = halvings(h, w, len(channels))[-1]
         self.pool = pool
         width = (channels[-1] if channels else c) * (1 if pool else h * w)
         self.z_features = layers([math.prod(z_shape), *z_hidden], activation, last_active=True)

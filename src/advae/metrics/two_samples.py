@@ -14,13 +14,13 @@ The classifier test is that of Lopez-Paz and Oquab (2017): accuracy on a half th
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from advae.data import mix
-from advae.evaluation.work import Ticks
 
 BLOCK = 1024  # rows of H at a time: 33 MB for the four kernels of a block in float64
 SWAPS = 199  # random ways of swapping: the p-value counts in steps of 1/200
@@ -55,7 +55,9 @@ def kernel(a: Tensor, b: Tensor) -> Tensor:
     return total / 5
 
 
-def mmd(x: Tensor, y: Tensor, *, swaps: int = SWAPS, seed: int = 0, tick: Ticks = lambda n: None) -> Mmd:
+def mmd(
+    x: Tensor, y: Tensor, *, swaps: int = SWAPS, seed: int = 0, tick: Callable[[int], None] = lambda n: None
+) -> Mmd:
     """The discrepancy of two samples of one size.
 
     Args:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from advae.evaluation.bootstrap import Figure, figure, with_whole
+from advae.metrics.bootstrap import Figure, figure, with_whole
 
 ROWS = 512  # of a kernel matrix at a time: 40 MB against 10,000 columns
 SPLITS, SPLIT_FROM = 10, 5000  # the published inception score is a mean over 10 parts, of 5,000 images each

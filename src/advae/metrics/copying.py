@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from advae.evaluation.manifold import centred, rows, squared_distances
+from advae.metrics.manifold import centred, rows, squared_distances
 
 CLEAR = 3.0  # standard errors from which on a difference is no chance: 0.3 % of honest models go beyond, either way
 MATERIAL = 0.1  # copies worth a warning: training and held-out images are never quite interchangeable (docs/metrics.md)

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from advae.evaluation.bootstrap import FEWEST, Figure, figure, with_whole
+from advae.metrics.bootstrap import FEWEST, Figure, figure, with_whole
 
 ROWS = 512  # of a matrix of distances at a time: 40 MB against 10,000 columns
 NEIGHBOUR, WIDER = 3, 5  # k as published: of precision and recall, of density and coverage

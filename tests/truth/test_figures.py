@@ -1,0 +1,230 @@
+"""The papers' networks at the papers' sizes: every map's shape, what follows it, and the count of parameters."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from advae.distributions import HEADS
+from advae.model import build_model
+from advae.networks import CRITICS, NETWORKS
+from advae.training.config import resolve
+from truth.figures import FACES, FIGURES, MNIST, Figure, fc
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+B = 2
+
+every_figure = pytest.mark.parametrize("name", FIGURES)
+CONVOLUTIONS = nn.Conv2d | nn.ConvTranspose2d
+
+
+def built(figure: Figure) -> Any:
+    spec = {"name": figure.name, **figure.options}
+    a, b = figure.shapes
+    if figure.kind == "critic":
+        return CRITICS.build(spec, x_shape=a, z_shape=b)
+    return NETWORKS.build(spec, in_shape=a, out_shape=b, noise=figure.noise)
+
+
+def called(net: Any, figure: Figure) -> Tensor:
+    a, b = figure.shapes
+    if figure.kind == "critic":
+        return net(torch.randn(B, *a), torch.randn(B, *b))
+    return net(torch.randn(B, *a), torch.randn(B, figure.noise) if figure.noise else None)
+
+
+@every_figure
+def test_every_map_has_the_figures_channels_and_size(name: str) -> None:
+    figure = FIGURES[name]
+    net, seen = built(figure), []
+    for module in net.modules():
+        if isinstance(module, CONVOLUTIONS):
+            module.register_forward_hook(lambda m, args, out: seen.append(tuple(out.shape)))
+    with torch.no_grad():
+        out = called(net, figure)
+    assert seen == [(B, channels, size, size) for channels, size in figure.maps]
+    assert out.shape == ((B,) if figure.kind == "critic" else (B, *figure.shapes[1]))
+    assert bool(torch.isfinite(out).all())
+
+
+@every_figure
+def test_the_count_of_parameters_is_the_figures_and_the_docs(name: str) -> None:
+    figure = FIGURES[name]
+    assert sum(p.numel() for p in built(figure).parameters()) == figure.count
+    assert f"{figure.count:,}" in (DOCS / figure.page).read_text(), (
+        f"{figure.page} should say {figure.count:,}"
+    )
+
+
+def test_the_basis_networks_of_figure_8() -> None:
+    """m = 32 networks: 64 numbers, three hidden layers of 128, d = 32."""
+    head = HEADS.build({"name": "noise-basis"}, event_shape=(32,))
+    count = 32 * fc(64, 128, 128, 128, 32)
+    assert sum(p.numel() for p in head.parameters()) == count
+    assert f"{count:,}" in (DOCS / "avb.md").read_text()
+
+
+ASVAE = [name for name, figure in FIGURES.items() if figure.name in ("asvae-encoder", "asvae-decoder")]
+
+
+@pytest.mark.parametrize("name", ASVAE)
+def test_batch_normalisation_and_relu_follow_every_convolution_but_a_decoders_last(name: str) -> None:
+    net = built(FIGURES[name])
+    rows = [m for m in net.modules() if isinstance(m, nn.Sequential)]
+    follow = [
+        tuple(type(m) for m in row[i + 1 : i + 3])
+        for row in rows
+        for i, module in enumerate(row)
+        if isinstance(module, CONVOLUTIONS)
+    ]
+    bare = sum(f != (nn.BatchNorm2d, nn.ReLU) for f in follow)
+    assert len(follow) == len(FIGURES[name].maps)
+    assert bare == (0 if "encoder" in name else len(net.heads)) == follow.count(())
+
+
+KERNELS = {
+    "CIFAR-10 encoder (AS-VAE 6)": [(5, 2), (3, 1), (3, 1)] + [(3, 2), (3, 1), (3, 1)] * 2 + [(3, 1)],
+    "CIFAR-10 decoder (AS-VAE 6)": [(3, 2), (3, 1), (3, 1)] * 2 + [(3, 2)] + [(3, 1)] * 6,
+    "CIFAR-10 critic (AS-VAE 6)": [(5, 2)] * 3,
+    "MNIST encoder (AS-VAE 5), for a normal": [(3, 2)] * 2,
+    "MNIST decoder (AS-VAE 5), for Bernoulli pixels": [(3, 2)] * 2 + [(3, 1)],
+    "MNIST critic (AS-VAE 5)": [(3, 2)] * 2,
+    "shallow convolutional decoder (AVB 3c)": [(5, 2)] * 3,
+    "image network of AVB figure 8": [(5, 2)] * 3,
+    "celebA critic (AVB)": [(5, 2)] * 4,
+}
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_kernels_and_strides(name: str) -> None:
+    convs = [m for m in built(FIGURES[name]).modules() if isinstance(m, CONVOLUTIONS)]
+    assert [(m.kernel_size[0], m.stride[0]) for m in convs] == KERNELS[name]
+
+
+def test_activations_are_the_figures() -> None:
+    expected = {
+        "fully connected 300-300 (AVB 3a)": nn.ELU,
+        "shallow convolutional decoder (AVB 3c)": nn.Softplus,
+        "image network of AVB figure 8": nn.ELU,
+        "critic θ·s + T_x + T_z of AVB": nn.LeakyReLU,
+        "celebA decoder (AVB)": nn.ELU,
+    }
+    kinds = nn.ELU | nn.ReLU | nn.LeakyReLU | nn.Softplus | nn.SiLU | nn.Tanh
+    for name, kind in expected.items():
+        used = {type(m) for m in built(FIGURES[name]).modules() if isinstance(m, kinds)}
+        assert used == {kind}, name
+
+
+def test_the_offset_of_figure_8_starts_near_zero_and_the_coefficients_do_not() -> None:
+    out = called(built(FIGURES["image network of AVB figure 8"]), FIGURES["image network of AVB figure 8"])
+    assert (
+        out[:, 0].abs().max() < 1e-3
+    )  # 800 terms of 1e-5 times units below one: less than 3e-4 each, 3.5 sd
+    assert out[:, 1:].std() > 0.05
+
+
+def test_the_product_critic_starts_at_zero_with_elu_on_theta() -> None:
+    """Its last layers of θ, T_x and T_z start at 1e-5, so T does; θ goes through an ELU, s through nothing."""
+    figure = FIGURES["critic θ·s + T_x + T_z of AVB"]
+    net = built(figure)
+    with torch.no_grad():
+        # θ and s are sums of 1,024 terms, so θ·s is about 1e-5 · √1024 · √8192 ≈ 0.03 times units well below one
+        assert called(net, figure).abs().max() < 0.03
+        x, z = torch.randn(B, *MNIST), torch.randn(B, 32)
+        for part in (net.theta, net.t_x, net.t_z):
+            part[-1].weight.zero_()
+            part[-1].bias.zero_()
+        net.theta[-1].bias.fill_(-1.0)  # elu(−1) = e⁻¹ − 1
+        net.t_z[-1].bias.fill_(2.0)
+        expected = (torch.tensor(-1.0).exp() - 1) * net.s(z).sum(1) + 2
+    torch.testing.assert_close(net(x, z), expected)
+
+
+def test_the_critic_of_asvae_joins_the_mean_over_places_to_the_features_of_z() -> None:
+    figure, seen = FIGURES["CIFAR-10 critic (AS-VAE 6)"], {}
+    net = built(figure)
+    net.features.register_forward_hook(lambda m, given, out: seen.update(features=out))
+    net.z_features.register_forward_hook(lambda m, given, out: seen.update(z=out))
+    net.joint.register_forward_hook(lambda m, given, out: seen.update(joined=given[0]))
+    called(net, figure)
+    assert seen["features"].shape == (B, 64, 4, 4)
+    expected = torch.cat([seen["features"].sum((2, 3)) / 16, seen["z"]], 1)
+    torch.testing.assert_close(seen["joined"], expected)
+
+
+@pytest.mark.parametrize("onto", ["map", "channels"])
+@pytest.mark.parametrize("scale", range(4))
+@pytest.mark.parametrize("name", ["celebA encoder (AVB)", "celebA decoder (AVB)", "celebA critic (AVB)"])
+def test_the_vector_enters_at_every_scale(name: str, scale: int, onto: str) -> None:
+    """Noise or code move the output through each of the projections by itself, the others being closed."""
+    figure = FIGURES[name]
+    net = built(replace(figure, options={"channels": [3, 4, 5, 6], "onto": onto}))
+    ways = [stage.project for stage in net.stages if stage.project is not None]
+    if "decoder" in name:
+        ways.append(net.head[-1])  # the first map is a projection of the code already
+    x, vectors = torch.randn(B, *FACES), torch.randn(2, B, figure.noise or 64)
+    with torch.no_grad():
+        for i, way in enumerate(ways):
+            way.weight.mul_(i == scale)
+        a, b = (net(v) if "decoder" in name else net(x, v) for v in vectors)
+    assert len(ways) == 4
+    assert bool((a != b).reshape(B, -1).any(1).all())
+
+
+def test_figure_5_with_a_flow_on_both_sides() -> None:
+    """As it is drawn: planar flows behind the encoder and behind the decoder, both with densities of their draws."""
+    spec = resolve("asvae-mnist-conv", {"model.likelihood": "planar", "model.likelihood.length": 3}).model
+    model = build_model({**spec, "posterior": {"name": "planar", "length": 80}}, MNIST).eval()
+    rows = 2 + 80 + 80 + 2  # mean and scale, u, w, and the 80 numbers b, which fill two rows of 64
+    assert model.encoder.network.heads[0][-1].out_features == rows * 64
+    with torch.no_grad():
+        q = model.encode(torch.rand(B, *MNIST))
+        z, log_q = q.rsample_and_log_prob()
+        x, log_p = model.decode(z).rsample_and_log_prob()
+    assert z.shape == (B, 64) and x.shape == (B, *MNIST)
+    assert bool(torch.isfinite(log_q).all() and torch.isfinite(log_p).all())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "part", "figure"),
+    [
+        ("vae-mnist-fc32", "decoder", "fully connected 300-300 (AVB 3a)"),
+        ("avb-ac-mnist-conv8", "decoder", "shallow convolutional decoder (AVB 3b)"),
+        ("vae-mnist-conv8", "decoder", "shallow convolutional decoder (AVB 3b)"),
+        ("avb-ac-mnist-conv32", "decoder", "shallow convolutional decoder (AVB 3c)"),
+        ("vae-mnist-conv32", "encoder", "its mirror image, an encoder"),
+        ("avb-ac-mnist-conv32", "encoder", "image network of AVB figure 8"),
+        ("avb-ac-mnist-conv32", "critic", "critic θ·s + T_x + T_z of AVB"),
+        ("avb-celeba", "encoder", "celebA encoder (AVB)"),
+        ("avb-celeba", "decoder", "celebA decoder (AVB)"),
+        ("avb-celeba", "critic", "celebA critic (AVB)"),
+        ("asvae-mnist-conv", "decoder", "MNIST decoder (AS-VAE 5), for Bernoulli pixels"),
+        ("asvae-mnist-conv", "critic", "MNIST critic (AS-VAE 5)"),
+        ("asvae-cifar10", "encoder", "CIFAR-10 encoder (AS-VAE 6)"),
+        ("asvae-cifar10", "decoder", "CIFAR-10 decoder (AS-VAE 6)"),
+        ("asvae-cifar10", "critic", "CIFAR-10 critic (AS-VAE 6)"),
+        ("asvae-imagenet64", "encoder", "ImageNet encoder (AS-VAE 7)"),
+        ("asvae-imagenet64", "decoder", "ImageNet decoder (AS-VAE 7)"),
+        ("asvae-imagenet64", "critic", "ImageNet critic (AS-VAE 8)"),
+        ("bavae-mnist", "encoder", "BAVAE encoder, MNIST"),
+        ("bavae-mnist", "decoder", "BAVAE decoder, MNIST"),
+        ("bavae-mnist", "critic", "BAVAE critic, MNIST"),
+    ],
+)
+def test_recipes_build_the_figures(recipe: str, part: str, figure: str) -> None:
+    """Network, widths and latent size of a recipe are those that were counted."""
+    wanted, model = FIGURES[figure], resolve(recipe).model
+    slots = wanted.shapes if wanted.kind == "critic" or part == "encoder" else wanted.shapes[::-1]
+    assert slots[1][-1] == model["latent"]
+    with torch.device("meta"):
+        spec = dict(model[part])
+        made = built(Figure(wanted.kind, spec.pop("name"), wanted.shapes, spec, [], 0, "", wanted.noise))
+    assert model[part]["name"] == wanted.name
+    assert sum(p.numel() for p in made.parameters()) == wanted.count
+    head = {"encoder": "posterior", "decoder": "likelihood"}.get(part)
+    assert head is None or model[head].get("noise", 0) * (model[head]["name"] == "implicit") == wanted.noise
