@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from advae.errors import ConfigError
 from advae.networks import CRITICS, NETWORKS
 from contract import parts
 
@@ -142,6 +143,28 @@ def check_norms(nets: dict[str, Any]) -> None:
         assert [is_parametrized(m, "weight") for m in weighted] == [norm == "spectral"] * len(weighted)
         bare = [m for m in net.modules() if isinstance(m, convs) and m.bias is None]
         assert len(bare) == sum(isinstance(m, nn.BatchNorm2d) for m in net.modules())
+
+
+@pytest.mark.parametrize(
+    ("registry", "name", "options"),
+    [
+        (NETWORKS, "conv", {"kernel": 4}),
+        (NETWORKS, "deconv", {"channels": []}),
+        (NETWORKS, "asvae-encoder", {"groups": [[4], []]}),
+        (NETWORKS, "asvae-decoder", {"groups": []}),
+        (NETWORKS, "bavae-encoder", {"channels": []}),
+        (NETWORKS, "residual-decoder", {"kernel": 2}),
+        (CRITICS, "asvae", {"channels": []}),
+        (CRITICS, "projection", {"channels": []}),
+    ],
+)
+def test_impossible_layers_are_refused(registry: Any, name: str, options: dict[str, Any]) -> None:
+    down, up = {"in_shape": (1, 7, 9), "out_shape": (2, 3)}, {"in_shape": (3,), "out_shape": (2, 1, 7, 9)}
+    pairs = {"x_shape": (1, 7, 9), "z_shape": (3,)}
+    shapes = pairs if registry is CRITICS else up if name.endswith(("deconv", "decoder")) else down
+    registry.build({"name": name}, **shapes)
+    with pytest.raises(ConfigError, match=r"convolution|kernel"):
+        registry.build({"name": name, **options}, **shapes)
 
 
 @pytest.mark.parametrize(("registry", "name", "make", "shapes"), everything())

@@ -287,7 +287,14 @@ def test_starts_are_the_prior_or_the_moments_of_the_encoder(model: LatentModel) 
     q = model.encode(x.repeat(2, 1))
     torch.testing.assert_close(diagonal.mean, q.mean)
     torch.testing.assert_close(diagonal.factor.square(), q.moments()[1] + 1e-6)
-    torch.testing.assert_close(full.factor @ full.factor.mT, q.moments(True)[1] + 1e-6 * torch.eye(2))
+    assert torch.equal(full.factor, diagonal.factor)  # of a diagonal normal they are one
+    implicit = toy_model(1.0, implicit=True)
+    torch.manual_seed(0)
+    full = paths(implicit, x, "full", False)(2)
+    torch.manual_seed(0)
+    mean, cov = implicit.encode(x).moments(True)
+    torch.testing.assert_close(full.mean, mean.repeat(2, 1))
+    torch.testing.assert_close(full.factor @ full.factor.mT, cov.repeat(2, 1, 1) + 1e-6 * torch.eye(2))
     assert bool((prior.mean == 0).all()) and bool((prior.factor == 1).all())
 
 

@@ -51,8 +51,8 @@ def parser() -> Parser:
     add("--temperatures", metavar="N", type=count, default=1000, help="temperatures of ais and bdmc (1000)")
     add("--simulated", metavar="N", type=count, default=64, help="images that the model makes for bdmc (64)")
     add("--schedule", metavar="NAME", default="sigmoid", help="of the temperatures: sigmoid or linear")
-    text = "where annealing starts: auto, prior, encoder, or a fitted normal: diagonal or full"
-    add("--start", metavar="NAME", default="auto", help=text)
+    text = "where annealing starts: prior, encoder, or a normal fitted to it: full (default) or diagonal"
+    add("--start", metavar="NAME", default="full", help=text)
 
     add = made.add_argument_group("samples, posterior, critics").add_argument
     text = "of fid, kid, is, prdc and neighbours, or all (none)"

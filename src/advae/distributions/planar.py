@@ -111,8 +111,8 @@ class Planar(Flow):
         return torch.log1p(self.a * (1 - h.square())).sum(-1)  # (12)
 
     def fixed(self) -> Planar:
-        parameters = (p.detach() for p in (self.u, self.w, self.b))
-        return Planar(self.base.fixed(), *parameters, self.event_shape, self.moment_samples)
+        u, w, b = self.u.detach(), self.w.detach(), self.b.detach()
+        return Planar(self.base.fixed(), u, w, b, self.event_shape, self.moment_samples)
 
 
 @HEADS.register("planar")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from advae.data import mix
+from advae.distributions.normal import Normal
 from advae.errors import ConfigError, NoDensityError, nearest
 from advae.evaluation.annealing import (
     PILOT_CHAINS,
@@ -38,8 +39,8 @@ from advae.evaluation.proposals import fitted
 from advae.evaluation.work import ALONE, Work
 from advae.model import LatentModel, seeded
 
-Start = Literal["auto", "prior", "encoder", "diagonal", "full"]
-STARTS = ("auto", "prior", "encoder", "diagonal", "full")
+Start = Literal["prior", "encoder", "diagonal", "full"]
+STARTS = ("prior", "encoder", "diagonal", "full")
 CHAINS_AT_ONCE = {"cpu": 2048, "cuda": 32768}  # enough that the calls themselves cost little
 MAX_GAP = 1.0  # nats between the two sides beyond which an AIS figure is not to be relied on
 
@@ -53,15 +54,14 @@ class Annealing:
         temperatures: from the start to p(x, ·).
         schedule: how they are spaced: "sigmoid" (more of them near both ends) or "linear".
         start: "prior"; "encoder", q(z|x) with its own density; or a normal fitted to draws from q(z|x), with a
-            "diagonal" or "full" covariance, which works for implicit encoders too. "auto": the diagonal one for
-            encoders with a density, the full one for others.
+            "full" or "diagonal" covariance, which works for implicit encoders too.
         leapfrogs: leapfrog steps a transition.
     """
 
     chains: int = 16
     temperatures: int = 1000
     schedule: Schedule = "sigmoid"
-    start: Start = "auto"
+    start: Start = "full"
     leapfrogs: int = 10
 
     def __post_init__(self) -> None:
@@ -99,7 +99,8 @@ def ais(
         NoDensityError: the decoder is implicit; or the encoder, with start "encoder".
     """
     bins, model = observed.scores_bins(model), frozen(model)
-    options = resolved(model, options or Annealing())
+    options = options or Annealing()
+    check_density(model)
     protocol = observed.protocol(estimator="annealed importance sampling", **_described(options, bins))
 
     def compute(part: Part) -> Mapping[str, Tensor]:
@@ -124,7 +125,8 @@ def bdmc(
     Args and Raises: as :func:`ais`.
     """
     bins, model = observed.scores_bins(model), frozen(model)
-    options = resolved(model, options or Annealing())
+    options = options or Annealing()
+    check_density(model)
     described = observed.protocol(estimator="bidirectional Monte Carlo", **_described(options, bins))
     protocol = {**described, "images": "made by the model"}
 
@@ -232,7 +234,7 @@ def whitening(model: LatentModel, x: Tensor, start: Start) -> tuple[Tensor, Tens
             "annealing cannot start from an implicit encoder: it has no density",
             remedy='start from a normal fitted to it: "full" or "diagonal"',
         )
-    return fitted(q, full=start == "full")
+    return fitted(q, full=start == "full" and not isinstance(q, Normal))  # a normal's is diagonal as it is
 
 
 @torch.no_grad()
@@ -243,19 +245,14 @@ def simulated(model: LatentModel, n: int, bins: bool, seed: int) -> tuple[Tensor
         return z, likelihood(model.decode(z), bins).sample()
 
 
-@torch.no_grad()
-def resolved(model: LatentModel, options: Annealing) -> Annealing:
-    """The options with the start that "auto" stands for.
+def check_density(model: LatentModel) -> None:
+    """See that there is a likelihood to anneal to.
 
     Raises:
-        NoDensityError: the decoder is implicit, so that there is nothing to anneal to.
+        NoDensityError: the decoder is implicit.
     """
     if not model.decode(torch.zeros(1, model.latent, device=model.device)).has_log_prob:
         raise NoDensityError("an implicit decoder has no likelihood to anneal to")
-    if options.start != "auto":
-        return options
-    q = model.encode(torch.zeros(2, *model.x_shape, device=model.device))
-    return replace(options, start="diagonal" if q.has_log_prob else "full")
 
 
 def frozen(model: LatentModel) -> LatentModel:

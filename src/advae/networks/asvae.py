@@ -28,6 +28,7 @@ from advae.networks.blocks import (
     CriticNorm,
     Finish,
     Norm,
+    check_groups,
     finish,
     groups_down,
     groups_up,
@@ -118,6 +119,7 @@ class ASVAEDecoder(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        check_groups(groups)
         values, c, h, w = image_values(out_shape)
         self.out_shape = tuple(out_shape)
         sizes = halvings(h, w, len(groups))[::-1]
@@ -182,10 +184,12 @@ class ASVAECritic(nn.Module):
         super().__init__()
         self.gain = gain
         c, _, _ = image_shape(x_shape, "critic")
+        check_groups([channels])
         after = finish(activation, norm)
         self.features = strides_down([c, *channels], kernel, after, bias=norm != "batch")
-        self.z_features = layers([math.prod(z_shape), *z_hidden], activation, dropout, last_active=True)
-        self.joint = layers([channels[-1] + z_hidden[-1], *hidden, 1], activation, dropout)
+        z_widths = [math.prod(z_shape), *z_hidden]
+        self.z_features = layers(z_widths, activation, dropout, last_active=True)
+        self.joint = layers([channels[-1] + z_widths[-1], *hidden, 1], activation, dropout)
         xavier(self)
         if norm == "spectral":
             normalise_spectrum(self)

@@ -19,6 +19,7 @@ from advae.networks.blocks import (
     CriticNorm,
     Finish,
     Norm,
+    check_groups,
     convolution,
     finish,
     halvings,
@@ -75,6 +76,7 @@ class BAVAEEncoder(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        check_groups([channels])
         c, h, w = image_shape(in_shape, "encoder")
         self.out_shape = tuple(out_shape)
         self.features = cells_down([c, *channels], finish(activation, norm), bias=norm != "batch")
@@ -116,6 +118,7 @@ class BAVAEDecoder(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        check_groups([channels])
         values, c, h, w = image_values(out_shape)
         self.out_shape = tuple(out_shape)
         sizes = halvings(h, w, len(channels))[::-1]
@@ -164,11 +167,13 @@ class BAVAECritic(nn.Module):
     ) -> None:
         super().__init__()
         self.gain = gain
+        check_groups([channels])
         c, h, w = image_shape(x_shape, "critic")
         self.features = cells_down([c, *channels], finish(activation, norm), bias=norm != "batch")
         h, w = halvings(h, w, len(channels))[-1]
-        self.z_features = layers([math.prod(z_shape), *z_hidden], activation, dropout, last_active=True)
-        self.joint = layers([channels[-1] * h * w + z_hidden[-1], *hidden, 1], activation, dropout)
+        z_widths = [math.prod(z_shape), *z_hidden]
+        self.z_features = layers(z_widths, activation, dropout, last_active=True)
+        self.joint = layers([channels[-1] * h * w + z_widths[-1], *hidden, 1], activation, dropout)
         xavier(self)
         if norm == "spectral":
             normalise_spectrum(self)

@@ -17,7 +17,7 @@ from advae.networks.base import (
     with_noise,
     xavier,
 )
-from advae.networks.blocks import finish, halvings, image_shape, strides_down, transposed
+from advae.networks.blocks import check_groups, finish, halvings, image_shape, strides_down, transposed
 from advae.networks.mlp import layers
 
 
@@ -98,6 +98,7 @@ class Deconv(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        check_groups([channels])
         c, h, w = image_shape(out_shape, "decoder")
         self.out_shape = tuple(out_shape)
         sizes = halvings(h, w, len(channels))[::-1]

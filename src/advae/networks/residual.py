@@ -27,7 +27,7 @@ from advae.networks.base import (
     with_noise,
     xavier,
 )
-from advae.networks.blocks import convolution, halvings, image_shape, transposed
+from advae.networks.blocks import check_groups, convolution, halvings, image_shape, transposed
 from advae.networks.mlp import layers
 
 Onto = Literal["map", "channels"]
@@ -94,6 +94,7 @@ def stages_down(
     activation: Activation,
 ) -> tuple[nn.ModuleList, int]:
     """A stage for each scale of an image ``(C, H, W)``, and how many numbers the last map has."""
+    check_groups([channels])
     c, h, w = shape
     sizes = halvings(h, w, len(channels))[1:]
     stages = nn.ModuleList(
@@ -177,6 +178,7 @@ class ResidualDecoder(nn.Module):
         activation: Activation = "elu",
     ) -> None:
         super().__init__()
+        check_groups([channels])
         c, h, w = image_shape(out_shape, "decoder")
         self.out_shape = tuple(out_shape)
         sizes = halvings(h, w, len(channels))[::-1]
