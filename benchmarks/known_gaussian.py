@@ -200,6 +200,7 @@ def measure(run: Any) -> dict[str, Any]:
         "elbo": float(log_p[:IMAGES].mean()) - gap,
         "negentropy": float(bent.mean()),
         "kl": rate,
+        "exact_kl": float(kl(MultivariateNormal(exact.mean(x), exact.C), prior).mean()),
     }
     return found | {"critic": judged(model, x, rate, gap, float((log_true - log_p)[:IMAGES].mean()))}
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 SRC = Path(__file__).resolve().parents[2] / "src"
-OPTIONS = ("--likelihood", "elbo,ais", "--chains", "24", "--temperatures", "40", "--checks", "none", "--json")
+OPTIONS = ("--likelihood", "elbo,ais", "--chains", "24", "--temperatures", "10", "--checks", "none", "--json")
 
 
 def command(run: Path, **env: str) -> subprocess.Popen[str]:
