@@ -117,7 +117,50 @@ def test_annealing(trained: Path, advae: Any, tmp_path: Path) -> None:
     assert not (run / "eval" / "unfinished").exists()
     advae("evaluate", run, "--limit", 5)
     assert not (run / "eval" / "ais.npz").exists()  # it told of a figure that is no more
-    assert advae("evaluate", run, "--likelihood", "ais,elbow").code == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--likelihood", "ais,elbow"), "did you mean 'elbo'"),
+        (("--samples", "fid,idd"), "samples has no 'idd'"),
+        (("--checks", "critic"), "did you mean 'critics'"),
+        (("--start", "priro", "--likelihood", "ais"), "did you mean 'prior'"),
+        (("--schedule", "sigmoidal"), "did you mean 'sigmoid'"),
+        (("--proposal", "ful"), "did you mean 'full'"),
+        (("--samples", "fid", "--limit", 5), "too few samples"),
+        (("--samples", "fid", "--features", "inceptoin"), "did you mean 'inception'"),
+        (("--samples", "fid", "--features", "weights.pth"), "no feature network"),
+        (("--limit", 1), "at least 2 images"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_said_before_any_work(
+    options: tuple[object, ...], said: str, trained: Path, advae: Any
+) -> None:
+    before = (trained / "eval" / "estimates.json").read_bytes()
+    answer = advae("evaluate", trained, *options)
+    assert answer.code == 2 and said in answer.err and "Traceback" not in answer.err
+    assert answer.out == ""
+    assert (trained / "eval" / "estimates.json").read_bytes() == before
+    assert not (trained / "eval" / "unfinished").exists()
+
+
+def test_samples_are_judged(
+    trained: Path, advae: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a classifier that is trained on the spot, kept, and named in every figure; beside real test data."""
+    monkeypatch.setenv("ADVAE_CACHE", str(tmp_path / "cache"))
+    run = shutil.copytree(trained, tmp_path / "run")
+    options = ("--samples", "all", "--likelihood", "none", "--checks", "none", "--json")
+    found = {e["name"]: e for e in json.loads(advae("evaluate", run, *options).out)["estimates"]}
+    for metric in ("FID", "KID", "IS", "precision", "recall", "density", "coverage"):
+        name = f"{metric}[digits-classifier]"
+        assert found[name]["section"] == "samples" and found[name]["interval"] is not None
+        assert found[f"{name} of test data"]["kind"] == "yardstick"
+    assert found["accuracy[digits-classifier]"]["value"] > 0.9
+    assert list((tmp_path / "cache" / "classifiers").rglob("*.safetensors"))
+    with np.load(run / "eval" / "copying-digits-classifier.npz", allow_pickle=False) as each:
+        assert each["samples"].shape == each["nearest"].shape == (16, 1, 8, 8)
 
 
 def test_other_data_are_remarked_on(trained: Path, advae: Any, tmp_path: Path) -> None:

@@ -12,16 +12,17 @@ import torch
 from advae.data import Dataset, protocol_from
 from advae.errors import ConfigError, nearest
 from advae.evaluation.adversarial import adversarial_elbo
-from advae.evaluation.ais import Annealing, ais, bdmc
+from advae.evaluation.ais import Annealing, ais, bdmc, whitening
 from advae.evaluation.bounds import elbo, iwae
 from advae.evaluation.critics import critics
 from advae.evaluation.estimate import Estimate, Estimates, Remark
 from advae.evaluation.exact import exact, has_exact
+from advae.evaluation.features import Features
 from advae.evaluation.observed import Observed, unit_dims
 from advae.evaluation.posterior import posterior
-from advae.evaluation.proposals import Proposal
+from advae.evaluation.proposals import Proposal, chosen
 from advae.evaluation.reconstruction import reconstructions
-from advae.evaluation.samples import METRICS, samples
+from advae.evaluation.samples import METRICS, prepared, samples
 from advae.evaluation.work import ALONE, Work
 from advae.model import LatentModel, seeded
 
@@ -115,6 +116,7 @@ def evaluate(
     observed = Observed(as_trained(model, data), split, seed, limit)
     found = Estimates()
     with seeded(seed, model.device):
+        network = ready(model, observed, asked, work)
         found.add(reconstructions(model, observed, work=work))
         found.add(likelihoods(model, observed, asked, work))
         best, bound = sharpest(found), first(found, "elbo")
@@ -122,9 +124,26 @@ def evaluate(
             found.add(posterior(model, observed, log_prob=best, bound=bound, seed=seed, work=work))
         if "critics" in asked.checks:
             found.add(critics(model, observed, log_prob=best, work=work))
-        if asked.samples:
-            found.add(_samples(model, observed, asked, work))
+        if network is not None:
+            found.add(_samples(model, observed, asked, network, work))
     return found
+
+
+def ready(model: LatentModel, observed: Observed, asked: Asked, work: Work) -> Features | None:
+    """See that what was asked for can be had, before any work; and the network that samples are judged by.
+
+    Raises:
+        NoDensityError: a start or proposal was asked for that the encoder is too implicit for.
+        ConfigError: samples cannot be judged: no labels, no weights, too few images.
+    """
+    _, scored = _kinds(model)
+    if scored and {"elbo", "iwae"} & set(asked.likelihood):
+        chosen(model, asked.proposal)
+    if scored and {"ais", "bdmc"} & set(asked.likelihood):
+        whitening(model, torch.zeros(2, *model.x_shape, device=model.device), asked.annealing.start)
+    if not asked.samples:
+        return None
+    return prepared(observed, asked.features, asked.generated, device=model.device, work=work)
 
 
 def likelihoods(model: LatentModel, observed: Observed, asked: Asked, work: Work) -> Estimates:
@@ -183,12 +202,14 @@ def first(found: Estimates, name: str) -> Estimate | None:
     )
 
 
-def _samples(model: LatentModel, observed: Observed, asked: Asked, work: Work) -> Estimates:
+def _samples(
+    model: LatentModel, observed: Observed, asked: Asked, network: Features, work: Work
+) -> Estimates:
     return samples(
         model,
         observed,
         metrics=asked.samples,
-        features=asked.features,
+        features=network,
         generated=asked.generated,
         seed=observed.seed,
         work=work,

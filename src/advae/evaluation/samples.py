@@ -100,7 +100,7 @@ def samples(
     observed: Observed,
     *,
     metrics: str | Sequence[str] = METRICS,
-    features: str = "classifier",
+    features: str | Features = "classifier",
     generated: int | None = None,
     bootstrap: int = 100,
     seed: int = 0,
@@ -114,7 +114,7 @@ def samples(
         observed: its data, and which of the images it was not trained on are the yardstick (of the training split
             none are: then those of the test split).
         metrics: which of :data:`METRICS`.
-        features: the network: see :func:`advae.evaluation.features.feature_network`.
+        features: the network, or the name of one: see :func:`advae.evaluation.features.feature_network`.
         generated: number of samples; by default as many as there are held-out images, at most 10,000.
         bootstrap: replicates.
         seed: of samples, subsets and bootstrap.
@@ -134,12 +134,9 @@ def samples(
         if name not in METRICS:
             raise ConfigError(f"there is no sample metric {name!r}", remedy=nearest(name, METRICS))
     check_replicates(bootstrap)
-    data = observed.data
-    held = replace(observed, split="test") if observed.split == "train" else observed
+    data, held = observed.data, _held(observed)
     n = min(held.count, JUDGED) if generated is None else generated
-    _check_counts(n, held.count, len(data.train))
-    network = feature_network(features, data, cache=cache, device=model.device, work=work)
-
+    network = prepared(observed, features, generated, cache=cache, device=model.device, work=work)
     made, train = sampled(model, data, n, seed), stored(data, data.train, REFERENCE, mix(seed, 1))
     real = stored(data, getattr(data, held.split), n, mix(seed, 2), first=held.count)
     sides = (
@@ -161,6 +158,33 @@ def samples(
             tick(1 if name in asked else 0)
     found.remarks += _on_numbers(setting, sides, asked)
     return found
+
+
+def prepared(
+    observed: Observed,
+    features: str | Features,
+    generated: int | None = None,
+    *,
+    cache: str | os.PathLike[str] | None = None,
+    device: torch.device | str = "cpu",
+    work: Work = ALONE,
+) -> Features:
+    """The network that samples would be judged by, once it is seen that they can be.
+
+    Raises:
+        ConfigError: too few images or samples, or no such network for these data.
+    """
+    held = _held(observed)
+    n = min(held.count, JUDGED) if generated is None else generated
+    _check_counts(n, held.count, len(observed.data.train))
+    if isinstance(features, Features):
+        return features
+    return feature_network(features, observed.data, cache=cache, device=device, work=work)
+
+
+def _held(observed: Observed) -> Observed:
+    """The images that are the yardstick: of the training split none are."""
+    return replace(observed, split="test") if observed.split == "train" else observed
 
 
 def _check_counts(*counts: int) -> None:
