@@ -120,7 +120,12 @@ def test_the_battery_gives_what_is_asked_for() -> None:
     gap = found.named("inference gap")
     assert gap.value == pytest.approx(found.named("ais").value - found.named("elbo").value)
     assert not any(e.section == "posterior" for e in evaluate(model, data, checks=(), limit=40))
-    for wrong in ({"likelihood": "iwea"}, {"samples": ("fdi",)}, {"checks": ["posteriors"]}):
+    for wrong in (
+        {"improtance": 5},
+        {"likelihood": "iwea"},
+        {"samples": ("fdi",)},
+        {"checks": ["posteriors"]},
+    ):
         with pytest.raises(ConfigError, match="did you mean"):
             evaluate(model, data, **wrong)  # type: ignore[arg-type]
 

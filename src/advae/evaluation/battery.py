@@ -108,9 +108,14 @@ def evaluate(
         can be said of the posterior, the critics and the samples.
 
     Raises:
-        ConfigError: an unknown figure or split.
+        ConfigError: an unknown figure, split or option.
         NoDensityError: a figure was asked for that the model cannot have.
     """
+    for name in more:
+        if name not in Asked.__dataclass_fields__:
+            raise ConfigError(
+                f"evaluate has no option {name!r}", remedy=nearest(name, Asked.__dataclass_fields__)
+            )
     asked = Asked.of({"likelihood": likelihood, "samples": samples, "checks": checks, **more})
     model.eval()
     observed = Observed(as_trained(model, data), split, seed, limit)
