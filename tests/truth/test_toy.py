@@ -229,7 +229,7 @@ def test_an_explicit_model_is_measured_exactly() -> None:
     assert by_draws["overlap"] == pytest.approx(found["overlap"], abs=0.005)
     spread = by_draws["reconstruction"]
     assert found["reconstruction"] == pytest.approx(spread["value"], abs=4 * spread["stderr"])
-    log_p = toy_grid.log_likelihoods(model, centres())
+    log_p = toy_grid.log_likelihoods(model, centres()).detach()
     mass = mass_of(q.log_prob(centres()[:, None]).T).flatten(1)
     variance = (mass * log_p.square()).sum(1) - (mass * log_p).sum(1).square()
     error = float((variance.mean() / 4 / toy_grid.DECODED).sqrt())
