@@ -136,7 +136,7 @@ def page(records: list[dict[str, Any]]) -> str:
     for r in records:
         rate, hours = r["rates"], r["hours for 10,000 images, 16 chains, 1,000 temperatures"]
         lines.append(
-            f"| {r['device']}, {r['threads']} thread(s) | {r['images']} × {r['chains']} | {rate['annealing']:,.0f} |"
+            f"| {r['device']} | {r['images']} × {r['chains']} | {rate['annealing']:,.0f} |"
             f" {rate['decoder, likelihood, backward']:,.0f} | {r['share of bare']:.2f} |"
             f" {rate['network alone, backward']:,.0f} | {r['share of peak']:.2f} | {hours:.2f} h |"
         )
