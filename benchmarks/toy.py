@@ -35,7 +35,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 SEEDS = range(3)
 TUNED, SHOWN = 0, 1  # settings were chosen on the first seed, so the figure shows the next
 COPIES = 64  # of each observation: all of them are one batch, so that every step sees a quarter of each
-DOTS = 1500  # of each q_i in the figure
+DOTS = 1200  # of each q_i in the figure
 
 BASE: dict[str, Any] = {
     "recipe": NAME,

@@ -152,6 +152,7 @@ observation (512 at random), and there are 8,000 steps, so that a run takes minu
 # --- the figure ---------------------------------------------------------------------------------------------
 
 
+DPI = 140  # shades and thousands of dots make a large file
 WINDOW = 3.5
 SHARES = (0.5, 0.9, 0.99)  # of the prior, inside the circles
 
@@ -160,6 +161,7 @@ def figure(panels: dict[str, dict[str, FloatArray]], reach: float) -> bytes:
     """A column a method: draws of its encoder ``[4, S, 2]`` above its true posteriors ``[4, bins, bins]``."""
     with LIGHT.context():
         sheet = new_figure(WIDTH, 7.35)
+        sheet.set_dpi(DPI)
         grid = np.asarray(sheet.subplots(2, max(len(panels), 1), sharex=True, sharey=True, squeeze=False))
         for (upper, lower), (name, found) in zip(grid.T, panels.items(), strict=False):
             dots(upper, found["draws"])
