@@ -9,25 +9,19 @@ all runs found in --out.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from known_gaussian import CODES, DRAWS, IMAGES, REPEATS, D, N, made, measure, truth
 from linear_gaussian_page import figure, page
+from studies import RESULTS, Study
 
-import advae
-from advae.errors import AdvaeError
-from advae.files import read_json, write_atomically, write_json
-from advae.training.config import merge
+from advae.files import write_atomically
 
 NAME = "linear-gaussian"
-RESULTS = Path(__file__).parents[1] / "results"
-SEEDS = range(5)
 TUNED, SHOWN = 0, 1  # settings were chosen on the first seed, so the figure shows the next
 
 BASE: dict[str, Any] = {
@@ -76,56 +70,7 @@ CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
 TARGETS = {"avb-ac": (0.03, 0.02), "avb": (0.05, 0.05)}
 
 
-# --- runs ---------------------------------------------------------------------------------------------------
-
-
-def trained(choice: str, seed: int, folder: Path, steps: int | None) -> Any:
-    """The run of a method and a seed: found if it is finished, gone on with if it was stopped, else trained."""
-    out = folder / choice / f"s{seed}"
-    if not (out / "config.yaml").exists():
-        tree = merge(merge(BASE, {"data": {"source": str(made(folder))}}), CHOICES[choice][1])
-        options = {"seed": seed} | ({"train.steps": steps} if steps else {})
-        return advae.train(tree, options=options, out=out, quiet=True)
-    run = advae.Run.open(out)
-    if run.model().info["step"] < run.config["train"]["steps"]:
-        run = advae.resume(out, quiet=True)
-    return run
-
-
-def one(choice: str, seed: int, folder: Path, steps: int | None, again: bool) -> dict[str, Any]:
-    """Train (or find) one run and measure it; ``measured.json`` in its folder keeps the result."""
-    kept = folder / choice / f"s{seed}" / "measured.json"
-    if kept.exists() and not again:
-        return read_json(kept)
-    result: dict[str, Any] = {"method": choice, "seed": seed}
-    try:
-        run = trained(choice, seed, folder, steps)
-        result |= described(run) | measure(run)
-    except AdvaeError as error:  # a run that failed is a result as well
-        result |= {"error": str(error)}
-    write_json(kept, result)
-    return result
-
-
-def described(run: Any) -> dict[str, Any]:
-    """How a run was trained and on what."""
-    config, env = run.config, run.env
-    last = [row for row in run.metrics() if row["split"] == "train"][-1]
-    config["data"].pop("source")  # where it lies; the checksum says what it is
-    return {
-        "steps": last["step"],
-        "seconds": last["time"],
-        "config": {key: config[key] for key in ("data", "model", "method", "train")},
-        "device": env["device"],
-        "versions": env["versions"],
-        "checksum": env["data"]["checksum"],
-    }
-
-
-def found_in(folder: Path) -> list[dict[str, Any]]:
-    """What is measured of all runs so far, in the order of ``CHOICES``."""
-    kept = [folder / choice / f"s{seed}" / "measured.json" for choice in CHOICES for seed in SEEDS]
-    return [read_json(path) for path in kept if path.exists()]
+STUDY = Study(NAME, BASE, CHOICES, range(5), made, measure)
 
 
 # --- results ------------------------------------------------------------------------------------------------
@@ -142,9 +87,7 @@ def reached(choice: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 def publish(folder: Path) -> None:
     """Write the three files of results from all runs so far."""
-    runs, exact = found_in(folder), truth()[0]
-    by = {name: [r for r in runs if r["method"] == choice] for choice, (name, _) in CHOICES.items()}
-    by = {name: mine for name, mine in by.items() if mine}
+    runs, exact = STUDY.found_in(folder), truth()[0]
     good = {c: [r for r in runs if r["method"] == c and "error" not in r] for c in TARGETS}
     targets = [reached(choice, mine) for choice, mine in good.items() if mine]
     about = {
@@ -160,31 +103,16 @@ def publish(folder: Path) -> None:
         "runs": runs,
     }
     shown = {name: folder / choice / f"s{SHOWN}" for choice, (name, _) in CHOICES.items()}
-    RESULTS.mkdir(exist_ok=True)
     write_atomically(RESULTS / f"{NAME}.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
-    write_atomically(RESULTS / f"{NAME}.md", page(by, targets, SHOWN))
+    write_atomically(RESULTS / f"{NAME}.md", page(STUDY.by_name(runs), targets, SHOWN))
     picture = figure({name: path for name, path in shown.items() if (path / "measured.json").exists()})
     write_atomically(RESULTS / f"{NAME}.png", picture)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, default=Path("runs") / NAME)
-    parser.add_argument("--methods", nargs="*", choices=list(CHOICES), default=list(CHOICES))
-    parser.add_argument("--seeds", nargs="*", type=int, choices=SEEDS, default=list(SEEDS))
-    parser.add_argument("--steps", type=int, help=f"instead of {BASE['train']['steps']}")
-    parser.add_argument("--again", action="store_true", help="measure finished runs again")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    for seed in args.seeds:
-        for choice in args.methods:
-            r = one(choice, seed, args.out, args.steps, args.again)
-            seen = r.get("error") or (r["true"]["std"], r["true"]["mean"], r["evidence_gap"])
-            print(choice, seed, seen, flush=True)
-    publish(args.out)
+def seen(r: dict[str, Any]) -> object:
+    """What is printed of a run."""
+    return r["true"]["std"], r["true"]["mean"], r["evidence_gap"]
 
 
 if __name__ == "__main__":
-    main()
+    STUDY.main(__doc__, seen, publish)

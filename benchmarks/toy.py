@@ -14,7 +14,6 @@ Everything is a sum over a grid in float64 (``toy_grid.py``); the implicit q_i i
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from pathlib import Path
@@ -22,17 +21,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from studies import RESULTS, Study
 from toy_grid import BINS, DECODED, DRAWS, OBSERVED, REACH, SQUARE, measure, observations, on_grid
 from toy_page import figure, page
 
 import advae
-from advae.errors import AdvaeError
-from advae.files import read_json, write_atomically, write_json
-from advae.training.config import merge
+from advae.files import read_json, write_atomically
 
 NAME = "toy"
-RESULTS = Path(__file__).parents[1] / "results"
-SEEDS = range(3)
 TUNED, SHOWN = 0, 1  # settings were chosen on the first seed, so the figure shows the next
 COPIES = 64  # of each observation: all of them are one batch, so that every step sees a quarter of each
 DOTS = 1200  # of each q_i in the figure
@@ -86,56 +82,10 @@ def made(folder: Path) -> Path:
     return path
 
 
-def trained(choice: str, seed: int, folder: Path, steps: int | None) -> Any:
-    """The run of a method and a seed: found if it is finished, gone on with if it was stopped, else trained."""
-    out = folder / choice / f"s{seed}"
-    if not (out / "config.yaml").exists():
-        tree = merge(merge(BASE, {"data": {"source": str(made(folder))}}), CHOICES[choice][1])
-        options = {"seed": seed} | ({"train.steps": steps} if steps else {})
-        return advae.train(tree, options=options, out=out, quiet=True)
-    run = advae.Run.open(out)
-    if run.model().info["step"] < run.config["train"]["steps"]:
-        run = advae.resume(out, quiet=True)
-    return run
-
-
-def one(choice: str, seed: int, folder: Path, steps: int | None, again: bool) -> dict[str, Any]:
-    """Train (or find) one run and measure it; ``measured.json`` in its folder keeps the result."""
-    kept = folder / choice / f"s{seed}" / "measured.json"
-    if kept.exists() and not again:
-        return read_json(kept)
-    result: dict[str, Any] = {"method": choice, "seed": seed}
-    try:
-        run = trained(choice, seed, folder, steps)
-        result |= described(run) | measure(run)
-    except AdvaeError as error:  # a run that failed is a result as well
-        result |= {"error": str(error)}
-    write_json(kept, result)
-    return result
-
-
-def described(run: Any) -> dict[str, Any]:
-    """How a run was trained and on what."""
-    config, env = run.config, run.env
-    last = [row for row in run.metrics() if row["split"] == "train"][-1]
-    config["data"].pop("source")  # where it lies; the checksum says what it is
-    return {
-        "steps": last["step"],
-        "seconds": last["time"],
-        "config": {key: config[key] for key in ("data", "model", "method", "train")},
-        "device": env["device"],
-        "versions": env["versions"],
-        "checksum": env["data"]["checksum"],
-    }
+STUDY = Study(NAME, BASE, CHOICES, range(3), made, measure)
 
 
 # --- results ------------------------------------------------------------------------------------------------
-
-
-def found_in(folder: Path) -> list[dict[str, Any]]:
-    """What is measured of all runs so far, in the order of ``CHOICES``."""
-    kept = [folder / choice / f"s{seed}" / "measured.json" for choice in CHOICES for seed in SEEDS]
-    return [read_json(path) for path in kept if path.exists()]
 
 
 @torch.no_grad()
@@ -155,34 +105,13 @@ def shown(folder: Path) -> dict[str, dict[str, np.ndarray]]:
 
 def publish(folder: Path) -> None:
     """Write the three files of results from all runs so far."""
-    runs = found_in(folder)
-    by = {name: [r for r in runs if r["method"] == choice] for choice, (name, _) in CHOICES.items()}
-    by = {name: mine for name, mine in by.items() if mine}
+    runs = STUDY.found_in(folder)
     protocol = {"reach": REACH, "bins": BINS, "square": SQUARE, "draws": DRAWS, "decoded": DECODED}
     about = {"best": -math.log(OBSERVED), "protocol": protocol, "runs": runs}
-    RESULTS.mkdir(exist_ok=True)
     write_atomically(RESULTS / f"{NAME}.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
-    write_atomically(RESULTS / f"{NAME}.md", page(by, SHOWN))
+    write_atomically(RESULTS / f"{NAME}.md", page(STUDY.by_name(runs), SHOWN))
     write_atomically(RESULTS / f"{NAME}.png", figure(shown(folder), REACH))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, default=Path("runs") / NAME)
-    parser.add_argument("--methods", nargs="*", choices=list(CHOICES), default=list(CHOICES))
-    parser.add_argument("--seeds", nargs="*", type=int, choices=SEEDS, default=list(SEEDS))
-    parser.add_argument("--steps", type=int, help=f"instead of {BASE['train']['steps']}")
-    parser.add_argument("--again", action="store_true", help="measure finished runs again")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    for seed in args.seeds:
-        for choice in args.methods:
-            r = one(choice, seed, args.out, args.steps, args.again)
-            print(choice, seed, r.get("error") or (r["elbo"], r["evidence"], r["marginal"]), flush=True)
-    publish(args.out)
-
-
 if __name__ == "__main__":
-    main()
+    STUDY.main(__doc__, lambda r: (r["elbo"], r["evidence"], r["marginal"]), publish)
