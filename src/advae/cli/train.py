@@ -30,6 +30,9 @@ COMPONENT = re.compile(r"method(\.name)?|model\.\w+(\.name)?")
 IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
 
+FIRST_SEEN = ("likelihood", "reconstruction")  # sections shown when a run ends; the report has the others
+
+
 def parser() -> Parser:
     """Its arguments."""
     made = Parser(
@@ -266,6 +269,7 @@ def _finish(result: dict[str, Any], args: argparse.Namespace) -> None:
         print(result["run"])
         return
     if result["estimates"]:
-        print_estimates(result["estimates"], result["remarks"])
+        first = [e for e in result["estimates"] if e["section"] in FIRST_SEEN]
+        print_estimates(first, result["remarks"])
         print()
     print_facts({name: result[name] for name in ("run", "model", "report") if result[name]})
