@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,7 +14,7 @@ from advae.distributions import Distribution
 from advae.distributions.discretised import DiscretisedNormal
 from advae.distributions.normal import Normal
 from advae.errors import ConfigError, nearest
-from advae.evaluation.work import ALONE, NOWHERE, Slot, Work
+from advae.evaluation.work import ALONE, NOWHERE, Slot, Ticks, Work
 from advae.model import LatentModel, seeded
 
 SPLITS = ("train", "validation", "test")
@@ -40,7 +39,7 @@ class Part:
     start: int
     seed: int
     slot: Slot = NOWHERE
-    tick: Callable[[int], None] = field(default=lambda n: None)
+    tick: Ticks = field(default=lambda n: None)
 
 
 @dataclass(frozen=True)
@@ -71,16 +70,22 @@ class Observed:
         total = len(getattr(self.data, self.split))
         return min(total, self.limit) if self.limit else total
 
-    def parts(self, device: torch.device, size: int = CHUNK, work: Work = ALONE) -> Iterator[Part]:
-        """The images on a device, ``size`` at a time, at most CHUNK; of several processes each is given its own.
+    def starts(self, size: int) -> list[int]:
+        """Where the parts begin, ``size`` images at a time and none across two CHUNKs."""
+        chunks = range(0, self.count, CHUNK)
+        return [start for c in chunks for start in range(c, min(c + CHUNK, self.count), min(size, CHUNK))]
 
-        They are observed CHUNK at a time whatever ``size`` is, so that all estimators see the same ones. Each
+    def reader(self, device: torch.device, size: int = CHUNK) -> Callable[[int], Part]:
+        """Reads the part on a device that begins at one of :meth:`starts`.
+
+        Images are observed CHUNK at a time whatever ``size`` is, so that all estimators see the same ones. Each
         part runs under random numbers of its own, so that what it finds does not depend on what came before.
         """
         split, size = getattr(self.data, self.split), min(size, CHUNK)
-        starts = [s for c in range(0, self.count, CHUNK) for s in range(c, min(c + CHUNK, self.count), size)]
         chunk, x, raw = -1, torch.empty(0), torch.empty(0)
-        for start in starts[work.rank :: work.world]:
+
+        def read(start: int) -> Part:
+            nonlocal chunk, x, raw
             if start // CHUNK != chunk:
                 chunk = start // CHUNK
                 stop = min((chunk + 1) * CHUNK, self.count)
@@ -88,7 +93,13 @@ class Observed:
                 with seeded(mix(self.seed, chunk), device):
                     x = self.data.protocol.observe(raw)
             own = slice(start % CHUNK, start % CHUNK + size)
-            yield Part(x[own], raw[own], start, mix(self.seed, start, 1))
+            return Part(x[own], raw[own], start, mix(self.seed, start, 1))
+
+        return read
+
+    def parts(self, device: torch.device, size: int = CHUNK) -> Iterator[Part]:
+        """All images, ``size`` at a time, at most CHUNK."""
+        return map(self.reader(device, size), self.starts(size))
 
     def map(
         self,
@@ -103,8 +114,8 @@ class Observed:
     ) -> dict[str, Tensor]:
         """What ``compute`` finds for each image, by name, ``[N, …]`` on the CPU in the order of the images.
 
-        Every estimator's one loop over images: shown while it goes on, shared out over processes, and kept part
-        by part, so that an interrupted evaluation continues where it was.
+        Every estimator's one loop over images, by :meth:`Work.each`; images of parts that were finished before are
+        not read again.
 
         Args:
             device: where to work.
@@ -116,27 +127,15 @@ class Observed:
             work: how it is carried out.
         """
         size = min(size, CHUNK)
-        count = math.ceil(CHUNK / size)
-        total = self.count // CHUNK * count + math.ceil(self.count % CHUNK / size)
-        own = len(range(work.rank, total, work.world))
-        found: dict[int, dict[str, Tensor]] = {}
+        read = self.reader(device, size)
+
+        def found(start: int, slot: Slot, tick: Ticks) -> Mapping[str, Tensor]:
+            part = replace(read(start), slot=slot, tick=tick)
+            with seeded(part.seed, device):
+                return compute(part)
+
         key = None if protocol is None else {**protocol, "label": label, "size": size, "n": self.count}
-        with work.stage(label, own * ticks) as tick:
-            for part in self.parts(device, size, work):
-                slot = work.slot(key, part.start)
-                done = slot.finished()
-                if done is None:
-                    with seeded(part.seed, device):
-                        given = replace(part, slot=slot, tick=tick)
-                        done = {k: v.cpu() for k, v in compute(given).items()}
-                    slot.finish(done)
-                    tick(1 if ticks == 1 else 0)
-                else:
-                    tick(ticks)
-                found[part.start] = done
-        found = work.gathered(found)
-        first = found[0]
-        return {name: torch.cat([found[start][name] for start in sorted(found)]) for name in first}
+        return work.each(label, self.starts(size), found, key, ticks)
 
     def protocol(self, **more: Any) -> dict[str, Any]:
         """What a figure made from these observations must say of them."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from advae.data import Dataset, Split, mix
 from advae.errors import NotFiniteError
 from advae.evaluation.features import Features
-from advae.evaluation.work import Work
+from advae.evaluation.work import Slot, Ticks, Work
 from advae.model import LatentModel
 
 PART = 256  # images at a time; also how many samples are drawn under one seed
@@ -93,21 +93,13 @@ def features_of(
     network: Features, images: Images, device: torch.device | str, work: Work
 ) -> tuple[Tensor, Tensor]:
     """Features ``[n, D]`` and logits ``[n, K]`` of images, on the CPU; shared out over processes and kept by part."""
-    starts = list(range(0, images.n, PART))
-    own = starts[work.rank :: work.world]
+
+    @torch.no_grad()
+    def compute(start: int, slot: Slot, tick: Ticks) -> dict[str, Tensor]:
+        grey = images.part(start, min(start + PART, images.n)).to(device)
+        features, logits = network.compute(grey.float())
+        return {"features": features.float(), "logits": logits.float()}
+
     key = {**network.protocol, **images.key, "part": PART}
-    found: dict[int, dict[str, Tensor]] = {}
-    with work.stage(f"{network.name}: {images.what}", len(own)) as tick, torch.no_grad():
-        for start in own:
-            slot = work.slot(key, start)
-            done = slot.finished()
-            if done is None:
-                grey = images.part(start, min(start + PART, images.n)).to(device)
-                features, logits = network.compute(grey.float())
-                done = {"features": features.float().cpu(), "logits": logits.float().cpu()}
-                slot.finish(done)
-            found[start] = done
-            tick(1)
-    found = work.gathered(found)
-    parts = [found[start] for start in sorted(found)]
-    return torch.cat([p["features"] for p in parts]), torch.cat([p["logits"] for p in parts])
+    found = work.each(f"{network.name}: {images.what}", range(0, images.n, PART), compute, key)
+    return found["features"], found["logits"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,6 +118,41 @@ class Work:
         text = json.dumps({**key, "model": self.model}, sort_keys=True, default=str)
         name = hashlib.sha256(text.encode()).hexdigest()[:16]
         return Slot(self.folder / name / f"part-{start:08d}")
+
+    def each(
+        self,
+        label: str,
+        starts: Sequence[int],
+        compute: Callable[[int, Slot, Ticks], Mapping[str, Tensor]],
+        key: Mapping[str, Any] | None,
+        ticks: int = 1,
+    ) -> dict[str, Tensor]:
+        """What ``compute`` finds for all parts, by name, ``[N, …]`` on the CPU in the order of the parts.
+
+        The one loop over parts: shown while it goes on, shared out over processes, and kept part by part.
+
+        Args:
+            label: for the progress bar.
+            starts: where the parts begin, in order.
+            compute: is given one of them, where it may keep its state, and what to tick.
+            key: what the result depends on; unfinished work is only taken up under the same. None keeps none.
+            ticks: how often ``compute`` ticks; with 1 it does not, and is counted for it.
+        """
+        own = starts[self.rank :: self.world]
+        found: dict[int, dict[str, Tensor]] = {}
+        with self.stage(label, len(own) * ticks) as tick:
+            for start in own:
+                slot = self.slot(key, start)
+                done = slot.finished()
+                if done is None:
+                    done = {name: tensor.cpu() for name, tensor in compute(start, slot, tick).items()}
+                    slot.finish(done)
+                    tick(1 if ticks == 1 else 0)
+                else:
+                    tick(ticks)
+                found[start] = done
+        found = self.gathered(found)
+        return {name: torch.cat([found[start][name] for start in sorted(found)]) for name in found[starts[0]]}
 
     def gathered(self, found: dict[int, dict[str, Tensor]]) -> dict[int, dict[str, Tensor]]:
         """The parts of all processes."""
