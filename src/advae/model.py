@@ -79,6 +79,16 @@ class LatentModel(nn.Module):
         """``p(z) = N(0, I)``."""
         return StandardNormal(self.latent, self.device)
 
+    @torch.no_grad()
+    def encoder_has_density(self) -> bool:
+        """Whether q(z|x) has a density, or is known by its draws only."""
+        return self.encode(torch.zeros(2, *self.x_shape, device=self.device)).has_log_prob
+
+    @torch.no_grad()
+    def decoder_has_density(self) -> bool:
+        """Whether p(x|z) has a density, or is known by its draws only."""
+        return self.decode(torch.zeros(2, self.latent, device=self.device)).has_log_prob
+
     def encode(self, x: Tensor) -> Distribution:
         """``q(z|x)`` for ``x [B, *x_shape]``."""
         if tuple(x.shape[1:]) != self.x_shape:

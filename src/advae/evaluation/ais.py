@@ -251,7 +251,7 @@ def check_density(model: LatentModel) -> None:
     Raises:
         NoDensityError: the decoder is implicit.
     """
-    if not model.decode(torch.zeros(1, model.latent, device=model.device)).has_log_prob:
+    if not model.decoder_has_density():
         raise NoDensityError("an implicit decoder has no likelihood to anneal to")
 
 

@@ -141,7 +141,7 @@ def ready(model: LatentModel, observed: Observed, asked: Asked, work: Work) -> F
         NoDensityError: a start or proposal was asked for that the encoder is too implicit for.
         ConfigError: samples cannot be judged: no labels, no weights, too few images.
     """
-    _, scored = _kinds(model)
+    scored = model.decoder_has_density()
     if scored and {"elbo", "iwae"} & set(asked.likelihood):
         chosen(model, asked.proposal)
     if scored and {"ais", "bdmc"} & set(asked.likelihood):
@@ -154,15 +154,14 @@ def ready(model: LatentModel, observed: Observed, asked: Asked, work: Work) -> F
 def likelihoods(model: LatentModel, observed: Observed, asked: Asked, work: Work) -> Estimates:
     """What can be said of log p(x), and for 8-bit images the same in bits per dimension."""
     found, names = Estimates(), asked.likelihood
-    explicit, scored = _kinds(model)
-    if not scored:
+    if not model.decoder_has_density():
         found.remarks += [Remark("likelihood", NO_LIKELIHOOD)] if names else []
         return found
     if why := _no_probabilities(model, observed):
         return Estimates((), [Remark("likelihood", why, warning=True)])
     if "elbo" in names:
         found.append(elbo(model, observed, asked.draws, asked.proposal, work=work))
-    if not explicit and model.critics:
+    if model.critics and not model.encoder_has_density():
         claimed = adversarial_elbo(model, observed, work=work)
         found.extend(e for e in claimed if e.section == "likelihood" or "critics" not in asked.checks)
     if "iwae" in names and asked.importance:
@@ -230,10 +229,3 @@ def as_trained(model: LatentModel, data: Dataset) -> Dataset:
     if described.get("name") != data.protocol.name:
         return data
     return replace(data, protocol=protocol_from(described))
-
-
-@torch.no_grad()
-def _kinds(model: LatentModel) -> tuple[bool, bool]:
-    """Whether encoder and decoder have densities."""
-    q = model.encode(torch.zeros(2, *model.x_shape, device=model.device))
-    return q.has_log_prob, model.decode(q.sample()).has_log_prob

@@ -35,8 +35,7 @@ def chosen(model: LatentModel, proposal: Proposal) -> str:
     """
     if proposal not in PROPOSALS:
         raise ConfigError(f"there is no proposal {proposal!r}", remedy=nearest(proposal, PROPOSALS))
-    with torch.no_grad():
-        explicit = model.encode(torch.zeros(2, *model.x_shape, device=model.device)).has_log_prob
+    explicit = model.encoder_has_density()
     if proposal == "auto":
         return "encoder" if explicit else "full"
     if proposal == "encoder" and not explicit:

@@ -74,9 +74,7 @@ def sampled(model: LatentModel, data: Dataset, n: int, seed: int) -> Images:
     Draws from p(x|z) where it has no mean to be known, and where the stored images are draws themselves, of black and
     white pixels.
     """
-    with torch.no_grad():
-        known = model.decode(torch.zeros(2, model.latent, device=model.device)).has_log_prob
-    mean = known and data.protocol.describe()["name"] != "binarise-static"
+    mean = model.decoder_has_density() and data.protocol.describe()["name"] != "binarise-static"
 
     def part(start: int, stop: int) -> Tensor:
         x = model.sample(stop - start, seed=mix(seed, start), mean=mean, batch=PART)
