@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from advae.data import DataOptions, load_data
+from advae.data import DataOptions, Split, load_data
 from advae.evaluation import work
 from advae.evaluation.ais import Annealing, ais, bdmc
 from advae.evaluation.bounds import iwae
@@ -117,6 +117,29 @@ def test_what_was_finished_is_not_done_again(model: LatentModel, observed: Obser
     assert list(first) == list(second)
     slots = sorted(tmp_path.rglob("*.done"))
     assert len(slots) == 6 and not list(tmp_path.rglob("*.state"))
+
+
+def test_images_of_finished_parts_are_not_read_again(
+    observed: Observed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them finished: nothing is read; with one lost, nothing but its own chunk is."""
+    kept, read = Work(tmp_path), []
+    whole = Observed(observed.data)
+    raw = Split.raw
+    monkeypatch.setattr(
+        Split, "raw", lambda self, indices: read.append(int(indices[0])) or raw(self, indices)
+    )
+
+    def means() -> torch.Tensor:
+        return whole.map(CPU, lambda part: {"value": part.x.mean(1)}, protocol={}, size=50, work=kept)[
+            "value"
+        ]
+
+    first = means()
+    assert read == [0, CHUNK]
+    assert torch.equal(means(), first) and read == [0, CHUNK]
+    next(tmp_path.rglob(f"part-{CHUNK:08d}.done")).unlink()
+    assert torch.equal(means(), first) and read == [0, CHUNK, CHUNK]
 
 
 def test_progress_is_told_of_every_transition(model: LatentModel, observed: Observed) -> None:
