@@ -50,6 +50,10 @@ class NoDensityError(AdvaeError):
     """A log density was asked of a distribution that is known by its samples only."""
 
 
+class UnsupportedError(AdvaeError):
+    """Something was asked of a model that its kind cannot do."""
+
+
 class NotFiniteError(AdvaeError):
     """A loss or gradient that is not finite; the weights were not touched."""
 

@@ -21,6 +21,7 @@ from advae.distributions import HEADS, Distribution, Head, StandardNormal
 from advae.errors import CheckpointError, ConfigError
 from advae.files import digest, read_json, recovered_folder, replaced_folder, write_json
 from advae.networks import CRITICS, NETWORKS
+from advae.networks.none import NoNetwork
 
 FORMAT = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -40,13 +41,13 @@ class Conditional(nn.Module):
 
 
 class LatentModel(nn.Module):
-    """``p(z) p(x|z)`` with ``q(z|x)``.
+    """``p(z) p(x|z)`` with ``q(z|x)``; or, without an encoder, ``p(z) p(x|z)`` or ``p(x)`` alone.
 
     Args:
-        encoder: ``x [B, *x_shape]`` to a distribution over ``z [B, d]``.
+        encoder: ``x [B, *x_shape]`` to a distribution over ``z [B, d]``; the network "none" where there is none.
         decoder: ``z [B, d]`` to a distribution over ``x [B, *x_shape]``.
         x_shape: shape of one observation.
-        latent: ``d``, the length of a code.
+        latent: ``d``, the length of a code; 0 for a model of observations without codes.
         critics: the critics trained beside them, by the role that a method gives them.
         spec: what :func:`build_model` made it from; needed for saving.
         info: what else should travel with it (recipe, method, data protocol, step), as JSON values.
@@ -79,10 +80,15 @@ class LatentModel(nn.Module):
         """``p(z) = N(0, I)``."""
         return StandardNormal(self.latent, self.device)
 
+    @property
+    def has_encoder(self) -> bool:
+        """Whether observations can be encoded."""
+        return not isinstance(getattr(self.encoder, "network", None), NoNetwork)
+
     @torch.no_grad()
     def encoder_has_density(self) -> bool:
-        """Whether q(z|x) has a density, or is known by its draws only."""
-        return self.encode(torch.zeros(2, *self.x_shape, device=self.device)).has_log_prob
+        """Whether there is a q(z|x) with a density, not known by its draws only."""
+        return self.has_encoder and self.encode(torch.zeros(2, *self.x_shape, device=self.device)).has_log_prob
 
     @torch.no_grad()
     def decoder_has_density(self) -> bool:
@@ -90,7 +96,12 @@ class LatentModel(nn.Module):
         return self.decode(torch.zeros(2, self.latent, device=self.device)).has_log_prob
 
     def encode(self, x: Tensor) -> Distribution:
-        """``q(z|x)`` for ``x [B, *x_shape]``."""
+        """``q(z|x)`` for ``x [B, *x_shape]``.
+
+        Raises:
+            ConfigError: the observations have another shape.
+            UnsupportedError: the model has no encoder.
+        """
         if tuple(x.shape[1:]) != self.x_shape:
             raise ConfigError(
                 "observations have the wrong shape",
@@ -214,7 +225,8 @@ def build_model(
 
     Args:
         spec: ``latent`` and, as ``{"name": …, option: value}``: ``encoder`` and ``decoder`` (networks),
-            ``posterior`` and ``likelihood`` (what their outputs mean), ``critic``.
+            ``posterior`` and ``likelihood`` (what their outputs mean), ``critic``. Without an encoder
+            (``{"name": "none"}``) ``latent`` may be 0, and critics see observations alone.
         x_shape: shape of one observation.
         critics: the roles that need a critic; each gets its own weights.
         info: see :class:`LatentModel`.
@@ -222,12 +234,15 @@ def build_model(
     Raises:
         ConfigError: a component or option is unknown, or the latent size is not positive.
     """
-    d = spec["latent"]
-    if not isinstance(d, int) or d < 1:
+    d, encodes = spec["latent"], spec["encoder"]["name"] != "none"
+    if not isinstance(d, int) or d < encodes:
         raise ConfigError(
-            "the latent size must be a positive whole number", given=d, remedy="set model.latent, e.g. to 8"
+            "the latent size must be a positive whole number, or 0 without an encoder",
+            given=d,
+            remedy="set model.latent, e.g. to 8",
         )
     x_shape, z_shape = tuple(x_shape), (d,)
+    seen = {"x_shape": x_shape, "z_shape": z_shape if encodes else (0,)}
     posterior = HEADS.build(spec["posterior"], event_shape=z_shape)
     likelihood = HEADS.build(spec["likelihood"], event_shape=x_shape)
     encoder = NETWORKS.build(
@@ -241,7 +256,7 @@ def build_model(
         Conditional(decoder, likelihood),
         x_shape=x_shape,
         latent=d,
-        critics={role: CRITICS.build(spec["critic"], x_shape=x_shape, z_shape=z_shape) for role in critics},
+        critics={role: CRITICS.build(spec["critic"], **seen) for role in critics},
         spec=spec,
         info=info,
     )

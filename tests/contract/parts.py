@@ -47,6 +47,11 @@ def heads() -> list[str]:
     return [name for name in HEADS.names() if name != "own"]
 
 
+def networks() -> list[str]:
+    """Registered networks but the one that stands for none."""
+    return [name for name in NETWORKS.names() if name != "none"]
+
+
 def network(name: str, in_shape: Sequence[int], out_shape: Sequence[int], **options: Any) -> Any:
     """A network, or None where it is not made for such shapes and says so."""
     noise = options.pop("noise", 0)
@@ -75,11 +80,12 @@ def model(
     latent: int = 2,
     **options: Any,
 ) -> LatentModel | None:
-    """A small model, or None if the method says that it cannot use such parts."""
+    """A small model, or None if the method says that it cannot use such parts; without an encoder if it moves none."""
+    encodes = any("encoder" in moved for moved in method.players.values())
     built = build_model(
         {
             "latent": latent,
-            "encoder": spec(NETWORKS, "mlp", **options),
+            "encoder": spec(NETWORKS, "mlp", **options) if encodes else {"name": "none"},
             "posterior": spec(HEADS, posterior),
             "decoder": spec(NETWORKS, "mlp", **options),
             "likelihood": spec(HEADS, likelihood),

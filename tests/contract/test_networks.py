@@ -16,7 +16,7 @@ from contract import parts
 SHAPES: list[tuple[int, ...]] = [(1, 7, 9), (3, 8, 8), (5, 5, 4), (1, 1, 1), (6,), (1,), (2, 3)]
 B = 3
 
-every_network = pytest.mark.parametrize("name", NETWORKS.names())
+every_network = pytest.mark.parametrize("name", parts.networks())
 every_critic = pytest.mark.parametrize("name", CRITICS.names())
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 
@@ -75,7 +75,7 @@ def test_a_critic_sees_both_of_its_arguments(name: str) -> None:
 
 def everything() -> list[Any]:
     shapes: dict[str, tuple[Any, ...]] = {"network": ((1, 7, 9), (2, 3)), "up": ((3,), (2, 1, 7, 9))}
-    nets = [(NETWORKS, name, parts.network, kind) for name in NETWORKS.names() for kind in shapes.values()]
+    nets = [(NETWORKS, name, parts.network, kind) for name in parts.networks() for kind in shapes.values()]
     critics = [(CRITICS, name, parts.critic, ((1, 7, 9), (3,))) for name in CRITICS.names()]
     return [n for n in nets + critics if n[2](n[1], *n[3]) is not None]
 

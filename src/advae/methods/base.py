@@ -58,7 +58,7 @@ class Method:
     players: ClassVar[dict[str, tuple[str, ...]]] = {"model": MODEL}
     """Each player's networks: "encoder", "decoder", or the role of a critic."""
     needs: ClassVar[dict[str, str]] = {}
-    """What it asks of "posterior" and "likelihood": "density", or nothing."""
+    """What it asks of "posterior" and "likelihood": "density"; "score", of its own draws at least; or nothing."""
     sides: ClassVar[dict[str, tuple[str, str]]] = {}
     """By role what its critic tells apart, P and Q of its log ratio log P/Q."""
     claims_kl: ClassVar[str] = ""
@@ -117,22 +117,47 @@ class Method:
         Raises:
             ConfigError: they cannot; the message names the option to change.
         """
+        self._check_encoder(model)
         probe = torch.zeros(2, *model.x_shape, device=model.device)
         training, _ = model.training, model.eval()
         with torch.no_grad():
-            q = model.encode(probe)
-            self._check_part("posterior", q, model)
-            self._check_part("likelihood", model.decode(q.rsample()), model)
+            z = model.prior.rsample((2,))
+            if model.has_encoder:
+                self._check_part("posterior", model.encode(probe), model)
+            self._check_part("likelihood", model.decode(z), model)
             self.losses(model, probe)
         model.train(training)
 
-    def _check_part(self, part: str, made: Distribution, model: LatentModel) -> None:
-        if self.needs.get(part) == "density" and not made.has_log_prob:
+    def _check_encoder(self, model: LatentModel) -> None:
+        moves = any("encoder" in networks for networks in self.players.values())
+        if moves and not model.has_encoder:
             raise ConfigError(
-                f"{self.name} needs a {part} with a density",
-                given=f"model.{part}.name = {model.spec[part]['name'] if model.spec else made}",
+                f"{self.name} trains an encoder, and this model has none",
+                given="model.encoder.name = none",
+                remedy="choose a model.encoder ('mlp'), or a method without one (mle, gan, wgan-gp)",
+            )
+        if model.has_encoder and not moves:
+            raise ConfigError(
+                f"{self.name} trains no encoder: this one would stay as it is",
+                given=f"model.encoder.name = {model.spec['encoder']['name'] if model.spec else '…'}",
+                remedy="set model.encoder to none",
+            )
+
+    def _check_part(self, part: str, made: Distribution, model: LatentModel) -> None:
+        need = self.needs.get(part)
+        given = f"model.{part}.name = {model.spec[part]['name'] if model.spec else made}"
+        if (need == "density" and not made.has_log_prob) or (need == "score" and not made.scores_draws):
+            raise ConfigError(
+                f"{self.name} needs a {part} with a density" + " or a score" * (need == "score"),
+                given=given,
                 remedy=f"choose a model.{part} with a density ('normal'), or a method without this need"
                 " (avb takes any posterior, bavae any likelihood too)",
+            )
+        if made.scores_draws and not made.has_log_prob and need != "score":
+            raise ConfigError(
+                f"{self.name} has no use for the score of this {part}: its reverse model would not be trained",
+                given=given,
+                remedy=f"choose another model.{part} ('implicit' draws as freely), or the method vae",
             )
 
 

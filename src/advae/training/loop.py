@@ -111,7 +111,7 @@ class Fit:
         if done % self.options.validate_every == 0 or last:
             found = self.validation(self.step.average.model, self.method)
             log.write(done, "validation", self.seconds, found)
-            ended = self._judge(done, found["error"])
+            ended = "error" in found and self._judge(done, found["error"])
             shown = shown | found
         if self.options.samples_every and (done % self.options.samples_every == 0 or last):
             self._sheet(done)

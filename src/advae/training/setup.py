@@ -7,6 +7,7 @@ from typing import Any
 from lightning_fabric import Fabric
 
 from advae.data import Dataset, check, load_data
+from advae.errors import ConfigError
 from advae.methods import METHODS, Method
 from advae.model import LatentModel, build_model, seeded
 from advae.training.config import Config
@@ -37,6 +38,7 @@ class Setup:
             self.model = self._build()
             check(self.data, support_of(self.model), config.train.batch)
             self.method.check(self.model)
+            self._check_patience()
 
     def _build(self) -> LatentModel:
         info = {
@@ -47,6 +49,15 @@ class Setup:
         }
         model = build_model(self.config.model, self.data.x_shape, self.method.critics, info)
         return model.to(self.fabric.device)
+
+    def _check_patience(self) -> None:
+        judged = self.model.has_encoder or self.model.decoder_has_density()
+        if self.config.train.patience and not judged:
+            raise ConfigError(
+                "early stopping needs an error to watch, and a model that can only be sampled has none",
+                given=f"train.patience = {self.config.train.patience}",
+                remedy="leave train.patience at 0",
+            )
 
     def parameters(self) -> dict[str, int]:
         """How many weights each network has."""

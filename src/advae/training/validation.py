@@ -1,4 +1,8 @@
-"""How training is judged while it runs: errors of both reconstructions, on validation data, by the average."""
+"""How training is judged while it runs, on validation data and by the average of the weights.
+
+A model with an encoder is judged by the errors of both reconstructions; one that scores observations without codes
+by its −log p(x). One that can only be sampled has no error.
+"""
 
 from __future__ import annotations
 
@@ -37,16 +41,22 @@ class Validation:
         """Diagnostics of the method, and the errors of x → z → x' and z → x → z'.
 
         Each error is a share of variance left unexplained: ``E‖x − x'‖² / E‖x − E x‖²`` and
-        ``E‖z − z'‖² / d``. Early stopping uses their mean (AS-VAE section 5).
+        ``E‖z − z'‖² / d``. Early stopping uses ``error``: their mean (AS-VAE section 5) or, without codes,
+        the method's ``reconstruction``, −log p(x) in nats.
         """
         totals: dict[str, Tensor] = {}
         with seeded(self.seed, model.device):
             for x in self.x.chunk(math.ceil(len(self.x) / CHUNK)):  # of about one size, none of them alone
-                found = method.losses(model, x).report | self._errors(model, x)
+                found = method.losses(model, x).report
+                if model.has_encoder:
+                    found |= self._errors(model, x)
                 for key, value in found.items():
                     totals[key] = totals.get(key, torch.zeros((), device=x.device)) + value.float().sum()
         means = {key: float(total) / len(self.x) for key, total in totals.items()}
-        means["error"] = 0.5 * (means["error/x"] + means["error/z"])
+        if model.has_encoder:
+            means["error"] = 0.5 * (means["error/x"] + means["error/z"])
+        elif "reconstruction" in means:
+            means["error"] = means["reconstruction"]
         return means
 
     def _errors(self, model: LatentModel, x: Tensor) -> dict[str, Tensor]:
