@@ -45,10 +45,22 @@ class Distribution:
         """
         raise NotImplementedError
 
+    @property
+    def scores_draws(self) -> bool:
+        """Whether :meth:`rsample_and_log_prob` can be had: by the density, or by an estimate of it."""
+        return self.has_log_prob
+
     def rsample_and_log_prob(self, sample_shape: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
-        """A draw ``[*sample_shape, B, *event]`` and its log density ``[*sample_shape, B]``.
+        """A draw ``v [*sample_shape, B, *event]`` and its log density ``[*sample_shape, B]``.
 
         For a flow both together cost no more than the draw, and much less than :meth:`log_prob` of any other value.
+
+        A distribution that has no log density, but scores its draws, gives ``log q̂`` in place of ``log q(v)``: the
+        reciprocal is unbiased, ``E[1/q̂ | v] = 1/q(v)``. Weights ``p/q̂`` therefore keep their mean, and ``log q̂``
+        errs upwards, ``E[log q̂ | v] ≥ log q(v)``: a lower bound made with it stays one, a looser one.
+
+        Raises:
+            NoDensityError: the distribution is known by its samples only.
         """
         value = self.rsample(sample_shape)
         return value, self.log_prob(value)
@@ -57,6 +69,10 @@ class Distribution:
     def mean(self) -> Tensor:
         """Expectation, ``[B, *event]``."""
         raise NotImplementedError
+
+    def representative(self) -> Tensor:
+        """One value to stand for the distribution, ``[B, *event]``: its mean, or a draw where a mean would not do."""
+        return self.mean
 
     def moments(self, full: bool = False) -> tuple[Tensor, Tensor]:
         """Mean ``[B, d]`` and variance ``[B, d]``, or with ``full`` covariance ``[B, d, d]``."""
@@ -89,6 +105,10 @@ class SampledOnly(Distribution):
             f"{type(self).__name__} is implicit: it can be sampled but has no log density",
             remedy="use a method or an estimator that needs samples only, or a head with a density",
         )
+
+    def representative(self) -> Tensor:
+        """A draw: the mean of an implicit decoder's draws would be a blur that it never shows."""
+        return self.sample()
 
 
 def wide(values: Tensor) -> Tensor:

@@ -4,7 +4,8 @@
     IWAE-K   E[log 1/K Σ_k p(x, z_k) / r(z_k|x)],  z_k ~ r(z|x)      (Burda, Grosse and Salakhutdinov 2016)
 
 r is the encoder q(z|x), or for one without a density a normal fitted to it. IWAE-1 is the ELBO; the bound rises
-with K to log p(x).
+with K to log p(x). An encoder with an auxiliary variable a has log q̂ (`distributions/auxiliary.py`) in place of
+log r(z|x): both bounds are then those of the space of a and z, and their protocol says "auxiliary".
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ BATCH = 4096  # codes decoded at a time
 def log_weights(
     model: LatentModel, x: Tensor, draws: int, bins: bool, proposal: str = "encoder", batch: int = BATCH
 ) -> Tensor:
-    """``log p(x, z_k) − log r(z_k|x)`` for ``draws`` codes of each ``x [B, …]``: ``[draws, B]``."""
+    """``log p(x, z_k) − log r(z_k|x)`` for ``draws`` codes of each ``x [B, …]``: ``[draws, B]``.
+
+    Whatever scores the draws, the weights' mean is p(x): see :meth:`Distribution.rsample_and_log_prob`.
+    """
     r = propose(model, x, proposal)
     parts = []
     at_once = max(1, batch // len(x))
@@ -61,7 +65,8 @@ def elbo(
 ) -> Estimate:
     """The ELBO: the mean over images and over ``draws`` codes of each, in nats.
 
-    With a fitted proposal it is the bound of that normal in the encoder's place, and is named so.
+    With a fitted proposal it is the bound of that normal in the encoder's place, and is named so. With an auxiliary
+    variable it lies KL(q(a|x,z) ‖ r) below the ELBO of the encoder's own, unknown density.
 
     Raises:
         NoDensityError: the decoder is implicit; or the encoder, with proposal "encoder".

@@ -73,7 +73,8 @@ def inference_gap(log_prob: Estimate, bound: Estimate) -> Estimates:
     """``log p(x) − ELBO(x)`` for each image, in nats: how much of the evidence the encoder gives away.
 
     It is a lower bound where ``log_prob`` is one. A bound of a normal fitted to the encoder, or a critic's, gives
-    the gap of that; the name or the kind says so.
+    the gap of that; the name or the kind says so. That of an encoder with an auxiliary variable holds what its
+    reverse model misses too, KL(q(a|x,z) ‖ r); the protocol says so.
 
     Raises:
         ConfigError: the two figures are not of the same images.

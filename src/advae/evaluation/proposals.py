@@ -1,11 +1,13 @@
 """What importance weights draw codes from: the encoder, or for one without a density a normal fitted to it.
 
-    q(z|x)                          an encoder with a density
+    q(z|x)                          "encoder": where it has a density
+    q(a|x) q(z|a,x) / r(a|x,z)      "auxiliary": an encoder that scores its own draws, in the space of a and z
     N(μ(x), diag σ²(x))             "diagonal": the encoder's moments
     N(μ(x), Σ(x))                   "full"
 
 Any proposal makes a valid bound; a fitted one only needs draws of its own. The bound is then on log p(x) and not the
-ELBO of the encoder itself, which is why its name says which proposal it was made with.
+ELBO of the encoder itself, which is why its name says which proposal it was made with. An auxiliary variable's bound
+is what its encoder was trained by, and has no other name; its protocol says so.
 """
 
 from __future__ import annotations
@@ -23,11 +25,26 @@ from advae.model import LatentModel
 
 Proposal = Literal["auto", "encoder", "diagonal", "full"]
 PROPOSALS = ("auto", "encoder", "diagonal", "full")
+OWN = ("encoder", "auxiliary")  # the encoder itself
 LEAST_VARIANCE = 1e-6  # of a fitted normal: an encoder may be narrower than float32 can invert
 
 
+@torch.no_grad()
+def own_proposal(model: LatentModel) -> str:
+    """How a model's encoder scores its draws: "encoder", by its density; "auxiliary"; or not at all, ""."""
+    if not model.has_encoder:
+        return ""
+    q = model.encode(torch.zeros(2, *model.x_shape, device=model.device))
+    if q.has_log_prob:
+        return "encoder"
+    return "auxiliary" if q.scores_draws else ""
+
+
 def chosen(model: LatentModel, proposal: Proposal) -> str:
-    """The proposal that is meant: "auto" is the encoder where it has a density, else the full normal.
+    """The proposal that is meant: "auto" is the encoder where it can score its draws, else the full normal.
+
+    Returns:
+        What :func:`propose` takes: the encoder is "auxiliary" where it scores by an auxiliary variable.
 
     Raises:
         ConfigError: there is no such proposal.
@@ -35,21 +52,21 @@ def chosen(model: LatentModel, proposal: Proposal) -> str:
     """
     if proposal not in PROPOSALS:
         raise ConfigError(f"there is no proposal {proposal!r}", remedy=nearest(proposal, PROPOSALS))
-    explicit = model.encoder_has_density()
+    own = own_proposal(model)
     if proposal == "auto":
-        return "encoder" if explicit else "full"
-    if proposal == "encoder" and not explicit:
+        return own or "full"
+    if proposal == "encoder" and not own:
         raise NoDensityError(
             "this bound needs the density of q(z|x), and the encoder is implicit",
             remedy='use a normal fitted to it as the proposal: "full" or "diagonal"',
         )
-    return proposal
+    return own if proposal == "encoder" else proposal
 
 
 def propose(model: LatentModel, x: Tensor, proposal: str) -> Distribution | MultivariateNormal:
-    """What codes of ``x [B, …]`` are drawn from; it has ``rsample`` and ``log_prob``."""
+    """What codes of ``x [B, …]`` are drawn from: the encoder, or a normal fitted to it."""
     q = model.encode(x)
-    if proposal == "encoder":
+    if proposal in OWN:
         return q
     mean, factor = fitted(q, full=proposal == "full")
     if proposal == "full":
@@ -72,4 +89,4 @@ def suffix(proposal: str) -> str:
     >>> suffix("encoder"), suffix("full")
     ('', '[full-normal]')
     """
-    return "" if proposal == "encoder" else f"[{proposal}-normal]"
+    return "" if proposal in OWN else f"[{proposal}-normal]"

@@ -148,7 +148,8 @@ class Method:
         given = f"model.{part}.name = {model.spec[part]['name'] if model.spec else made}"
         if (need == "density" and not made.has_log_prob) or (need == "score" and not made.scores_draws):
             raise ConfigError(
-                f"{self.name} needs a {part} with a density" + " or a score" * (need == "score"),
+                f"{self.name} needs a {part} with a density"
+                + (", or one that scores its own draws" if need == "score" else ""),
                 given=given,
                 remedy=f"choose a model.{part} with a density ('normal'), or a method without this need"
                 " (avb takes any posterior, bavae any likelihood too)",

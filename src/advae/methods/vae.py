@@ -41,7 +41,7 @@ class VAE(Method):
     """Nats of KL that each code dimension may spend for nothing; needs the closed form."""
 
     paper: ClassVar[str] = "Kingma and Welling 2014"
-    needs: ClassVar[dict[str, str]] = {"posterior": "density", "likelihood": "density"}
+    needs: ClassVar[dict[str, str]] = {"posterior": "score", "likelihood": "density"}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,0 +1,85 @@
+"""A posterior with an auxiliary variable in a model that is trained, saved, loaded and judged; and who refuses it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import advae
+from advae.data import DataOptions
+from advae.distributions.auxiliary import AuxiliaryHead
+from advae.errors import ConfigError, NoDensityError
+from advae.evaluation.ais import Annealing, ais
+from advae.evaluation.bounds import elbo
+from advae.evaluation.observed import Observed
+from advae.methods import METHODS
+from advae.methods.vae import VAE
+from advae.model import LatentModel, build_model
+from advae.run import Run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Five steps of the shipped recipe."""
+    path = tmp_path_factory.mktemp("auxiliary") / "run"
+    options = {"train.steps": 5, "train.batch": 32, "data.limit": 128, "train.samples_every": 0}
+    return advae.train("vae-aux-digits", options=options, out=path, quiet=True)
+
+
+def test_trained_saved_loaded_and_judged(trained: Run, tmp_path: Path) -> None:
+    model, data = trained.model(), advae.load_data(DataOptions(**trained.config["data"]))
+    found = advae.evaluate(model, data, likelihood=("elbo", "iwae"), checks=("posterior",), limit=20)
+    bounds = [found.named("elbo"), found.named("iwae-64")]
+    assert bounds[0].value < bounds[1].value
+    gap = found.named("inference gap")
+    for estimate in (*bounds, gap):
+        assert estimate.kind == "lower bound" and estimate.protocol["proposal"] == "auxiliary"
+    model.save_pretrained(tmp_path / "model")
+    again = LatentModel.from_pretrained(tmp_path / "model")
+    x = torch.rand(4, *model.x_shape)
+    draws = []
+    for each in (model, again):
+        torch.manual_seed(1)
+        draws.append(each.encode(x).rsample_and_log_prob((2,)))
+    assert all(torch.equal(a, b) for a, b in zip(*draws, strict=True))
+
+
+def test_annealing_takes_it_for_implicit(trained: Run) -> None:
+    """From a normal fitted to its draws, never from its score, which is no density at a given code."""
+    model, data = trained.model(), advae.load_data(DataOptions(**trained.config["data"]))
+    options = Annealing(chains=2, temperatures=4, leapfrogs=1)
+    assert math.isfinite(ais(model, Observed(data, limit=3), options).value)
+    with pytest.raises(NoDensityError, match="annealing cannot start"):
+        ais(model, Observed(data, limit=3), replace(options, start="encoder"))
+
+
+def test_a_fitted_normal_may_be_asked_for(trained: Run) -> None:
+    model, data = trained.model(), advae.load_data(DataOptions(**trained.config["data"]))
+    fitted = elbo(model, Observed(data, limit=3), 2, "full")
+    assert (fitted.name, fitted.protocol["proposal"]) == ("elbo[full-normal]", "full")
+    assert elbo(model, Observed(data, limit=3), 2, "encoder").protocol["proposal"] == "auxiliary"
+
+
+def test_methods_that_could_not_use_it_say_so() -> None:
+    """A density where one is needed, and no reverse model that nothing trains."""
+    parts = {"encoder": {"name": "mlp"}, "decoder": {"name": "mlp"}, "critic": {"name": "concat"}}
+    normal, own = {"name": "normal"}, {"name": "auxiliary"}
+
+    def refused(method: str, message: str, **options: str) -> None:
+        made = METHODS.build({"name": method, **options})
+        spec = {"latent": 2, **parts, "likelihood": normal, "posterior": own}
+        with pytest.raises(ConfigError, match=message):
+            made.check(build_model(spec, (5,), made.critics))
+
+    refused("asvae", "needs a posterior with a density")
+    refused("avb", "reverse model would not be trained")
+    refused("vae", "monte-carlo")
+    implicit = {"latent": 2, **parts, "likelihood": normal, "posterior": {"name": "implicit"}}
+    with pytest.raises(ConfigError, match="scores its own draws"):
+        VAE(kl="monte-carlo").check(build_model(implicit, (5,)))
+    with pytest.raises(ConfigError, match="context"):
+        AuxiliaryHead((2,), context=0)
