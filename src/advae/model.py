@@ -127,7 +127,7 @@ class LatentModel(nn.Module):
             n: how many.
             seed: for the same ones again; the global random state is left as it was.
             mean: the mean of p(x|z) at codes from the prior, as samples are usually shown, instead of a draw
-                from it. An implicit decoder gives a draw either way.
+                from it. An implicit or autoregressive decoder gives a draw either way.
             batch: how many at a time.
         """
         with seeded(seed, self.device):
@@ -263,11 +263,8 @@ def build_model(
 
 
 def representative(distribution: Distribution) -> Tensor:
-    """One value to stand for a distribution: its mean, or a draw where the density is not known.
-
-    The mean of an implicit decoder's draws would be a blur that it never shows.
-    """
-    return distribution.mean if distribution.has_log_prob else distribution.sample()
+    """One value to stand for a distribution: its mean, or a draw where it is implicit or of pixels one by one."""
+    return distribution.representative()
 
 
 def slerp(a: Tensor, b: Tensor, steps: int) -> Tensor:

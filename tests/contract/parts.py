@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from advae.distributions import HEADS
-from advae.errors import ConfigError
+from advae.errors import ConfigError, UnsupportedError
 from advae.methods import METHODS, Method
 from advae.model import LatentModel, build_model
 from advae.networks import CRITICS, NETWORKS
@@ -27,10 +27,17 @@ SMALL: dict[str, Any] = {
     "length": 3,
     "transforms": 2,
     "context": 1,
+    "auxiliary": 3,
+    "filters": 4,
+    "scales": 2,
+    "mixtures": 2,
 }
 """Values for options of these names wherever a class has them; what it has not is left out."""
 
 NOISE = 2  # of heads that take noise
+IMAGES_ALONE = ("dcgan",)  # critics that see no code
+PIXELS = ("pixelcnn",)  # networks that read the image they are the distribution of, for pixel_heads
+DOUBLED = ("dcgan", "dcgan-generator")  # networks of images that double up from 4 to 7 pixels
 
 
 def spec(registry: Any, name: str, **options: Any) -> dict[str, Any]:
@@ -42,9 +49,34 @@ def spec(registry: Any, name: str, **options: Any) -> dict[str, Any]:
     return {"name": name, **small, **options}
 
 
+def image(name: str) -> tuple[int, int, int]:
+    """Images that a network or critic takes: of odd sides if it takes any."""
+    return (1, 16, 24) if name in DOUBLED else (1, 7, 9)
+
+
+def codes(critic: str) -> tuple[int]:
+    """The codes that a critic sees beside images."""
+    return (0,) if critic in IMAGES_ALONE else (3,)
+
+
+def encodes(method: Method) -> bool:
+    """Whether the method trains an encoder."""
+    return any("encoder" in moved for moved in method.players.values())
+
+
+def without_effect(method: Method) -> list[str]:
+    """Parameters of :func:`model` that no loss depends on: a potential's last bias, as only differences of it count."""
+    return ["critics.critic.body.2.bias"] if method.name == "wgan-gp" else []
+
+
 def heads() -> list[str]:
-    """Registered heads but the one for a user's own network."""
-    return [name for name in HEADS.names() if name != "own"]
+    """Registered heads but the one for a user's own network, and those of :func:`pixel_heads`."""
+    return [name for name in HEADS.names() if name != "own" and name not in pixel_heads()]
+
+
+def pixel_heads() -> list[str]:
+    """Registered heads of images whose pixels depend on each other: likelihoods without codes."""
+    return [name for name in HEADS.names() if name.startswith("autoregressive")]
 
 
 def networks() -> list[str]:
@@ -81,13 +113,15 @@ def model(
     **options: Any,
 ) -> LatentModel | None:
     """A small model, or None if the method says that it cannot use such parts; without an encoder if it moves none."""
-    encodes = any("encoder" in moved for moved in method.players.values())
+    pixels = likelihood in pixel_heads()
+    if pixels and encodes(method):
+        return None
     built = build_model(
         {
-            "latent": latent,
-            "encoder": spec(NETWORKS, "mlp", **options) if encodes else {"name": "none"},
+            "latent": 0 if pixels else latent,
+            "encoder": spec(NETWORKS, "mlp", **options) if encodes(method) else {"name": "none"},
             "posterior": spec(HEADS, posterior),
-            "decoder": spec(NETWORKS, "mlp", **options),
+            "decoder": spec(NETWORKS, "pixelcnn" if pixels else "mlp", **options),
             "likelihood": spec(HEADS, likelihood),
             "critic": spec(CRITICS, critic),
         },
@@ -97,7 +131,7 @@ def model(
     try:
         method.check(built)
         method.losses(built, observations(built, 2))
-    except ConfigError:
+    except (ConfigError, UnsupportedError):
         return None
     return built
 
@@ -117,10 +151,10 @@ def combinations() -> list[tuple[str, str, str]]:
     found = []
     with torch.random.fork_rng(devices=[]):
         for name in methods():
-            for posterior in heads():
+            for posterior in heads() if encodes(METHODS.build({"name": name})) else ["normal"]:
                 found += [
                     (name, posterior, likelihood)
-                    for likelihood in heads()
+                    for likelihood in [*heads(), *pixel_heads()]
                     if HEADS.find(posterior).support == "real"
                     and HEADS.find(likelihood).values is not None
                     and likelihood != "noise-basis"

@@ -15,6 +15,7 @@ B = 4
 SAMPLE_SHAPES: list[tuple[int, ...]] = [(), (3,), (2, 3)]
 
 every_head = pytest.mark.parametrize("name", parts.heads())
+every_pixel_head = pytest.mark.parametrize("name", parts.pixel_heads())
 
 
 def events(name: str) -> list[tuple[int, ...]]:
@@ -47,15 +48,21 @@ def test_shapes(name: str, shape: tuple[int, ...]) -> None:
         assert f"batch=({B},)" in repr(p) and type(p).__name__ in repr(p)
         if p.has_log_prob:
             assert p.log_prob(value(p, shape)).shape == (*shape, B)
+        if p.scores_draws:
+            draw, score = p.rsample_and_log_prob(shape)
+            assert draw.shape == (*shape, B, *event) and score.shape == (*shape, B)
 
 
 @every_head
 def test_gradients_reach_the_parameters_through_a_draw_but_not_through_a_sample(name: str) -> None:
     p, module = made(name, (3,))
     assert not p.sample().requires_grad
-    draw = p.rsample()
+    draw, score = p.rsample(), torch.zeros(())
     assert draw.requires_grad
-    grads = torch.autograd.grad(draw.square().sum(), list(module.parameters()), allow_unused=True)
+    if p.scores_draws and not p.has_log_prob:  # what scores and does not draw: a reverse model
+        draw, score = p.rsample_and_log_prob()
+    loss = draw.square().sum() + score.sum()
+    grads = torch.autograd.grad(loss, list(module.parameters()), allow_unused=True)
     assert all(g is not None for g in grads)
 
 
@@ -67,8 +74,9 @@ def test_log_prob_broadcasts_over_leading_axes_and_sums_over_the_event(name: str
         if not p.has_log_prob:
             with pytest.raises(NoDensityError, match="implicit"):
                 p.log_prob(x)
-            with pytest.raises(NoDensityError):
-                p.rsample_and_log_prob()
+            if not p.scores_draws:
+                with pytest.raises(NoDensityError):
+                    p.rsample_and_log_prob()
             continue
         whole = p.log_prob(x)
         torch.testing.assert_close(whole[1, 2], p.log_prob(x[1, 2]))
@@ -133,6 +141,57 @@ def test_a_head_saves_and_counts_its_own_parameters(name: str) -> None:
     assert repr(head)
 
 
+def made_of_pixels(name: str, event: tuple[int, ...]) -> tuple[Distribution, nn.Module]:
+    """As :func:`made`, of a head and network of pixels that depend on each other."""
+    head = HEADS.build(parts.spec(HEADS, name), event_shape=event)
+    net = parts.network("pixelcnn", (0,), (head.values, *event))
+    return head(net, torch.zeros(B, 0)), nn.ModuleDict({"net": net, "head": head})
+
+
+@every_pixel_head
+@pytest.mark.parametrize("event", [(1, 4, 5), (3, 5, 4)], ids=str)
+def test_pixels(name: str, event: tuple[int, ...]) -> None:
+    """Shapes, gradients and precision of a likelihood that is scored in one pass and drawn pixel by pixel."""
+    p, module = made_of_pixels(name, event)
+    assert p.batch_shape == (B,) and p.event_shape == event and p.has_log_prob and not p.scores_draws
+    for shape in SAMPLE_SHAPES:
+        draw = p.sample(shape)
+        assert draw.shape == (*shape, B, *event) and draw.dtype == torch.float32
+        assert not draw.requires_grad and bool((draw >= 0).all() and (draw <= 1).all())
+        log_p = p.log_prob(draw)
+        assert log_p.shape == (*shape, B) and log_p.dtype == torch.float32
+    torch.testing.assert_close(log_p[1, 2], p.log_prob(draw[1, 2]))
+    torch.testing.assert_close(p.log_prob(draw[:1, :1])[0, 0], p.log_prob(draw[0, 0]))
+    grads = torch.autograd.grad(log_p.sum(), list(module.parameters()))
+    assert all(bool(g.abs().sum() > 0) for g in grads)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = p.log_prob(draw)
+    assert low.dtype == torch.float32
+    torch.testing.assert_close(low, log_p, rtol=0.1, atol=0)  # 3 digits a layer
+    assert p.representative().shape == (B, *event)
+
+
+@every_pixel_head
+def test_fixed_pixels_let_gradients_reach_values_only(name: str) -> None:
+    p, module = made_of_pixels(name, (1, 3, 4))
+    x = p.sample().requires_grad_()
+    fixed = p.fixed()
+    assert type(fixed) is type(p)
+    torch.testing.assert_close(fixed.log_prob(x), p.log_prob(x))
+    grads = torch.autograd.grad(fixed.log_prob(x).sum(), [x, *module.parameters()], allow_unused=True)
+    assert grads[0] is not None and all(g is None for g in grads[1:])
+
+
+@every_pixel_head
+def test_a_head_of_pixels_refuses_vectors_and_other_networks(name: str) -> None:
+    head = HEADS.build(parts.spec(HEADS, name), event_shape=(1, 3, 4))
+    assert head.support in {"binary", "8-bit"} and repr(head) and not list(head.parameters())
+    with pytest.raises(ConfigError, match="no pixel sees itself"):
+        head(parts.network("mlp", (2,), (head.values, 1, 3, 4)), torch.zeros(B, 2))
+    with pytest.raises(ConfigError, match="images"):
+        HEADS.build(parts.spec(HEADS, name), event_shape=(3,))
+
+
 @pytest.mark.parametrize("shape", SAMPLE_SHAPES, ids=str)
 def test_the_prior(shape: tuple[int, ...]) -> None:
     p = StandardNormal(3)
@@ -152,6 +211,8 @@ def test_low_precision_is_widened() -> None:
         assert p.rsample().dtype == torch.float32
         if p.has_log_prob:
             assert p.log_prob(p.sample()).dtype == torch.float32
+        if p.scores_draws:
+            assert p.rsample_and_log_prob()[1].dtype == torch.float32
     assert StandardNormal(3).log_prob(torch.zeros(2, 3, dtype=torch.bfloat16)).dtype == torch.float32
 
 

@@ -32,7 +32,7 @@ def densities() -> list[str]:
     """Registered heads whose distribution has a density and that take raw values of any kind."""
     found = []
     for name in HEADS.names():
-        if name == "own":
+        if name == "own" or name.startswith("autoregressive"):  # the latter: test_logistics.py
             continue
         head = HEADS.build({"name": name}, event_shape=(2,))
         raw = torch.zeros(3, head.values, 2)

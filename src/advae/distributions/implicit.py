@@ -60,9 +60,11 @@ class Implicit(SampledOnly):
 class ImplicitHead(Head):
     """The network's output itself, the network being fed noise beside its input.
 
+    Without noise it is a function of the input: a generator, whose code is all the noise there is.
+
     Args:
         event_shape: shape of one event.
-        noise: how many standard normal numbers the network is given with each input.
+        noise: how many standard normal numbers the network is given with each input; 0 for none.
         moment_samples: draws from which moments are estimated where a method needs them.
         squash: put through a sigmoid to lie in (0, 1), as images do.
     """
@@ -83,10 +85,14 @@ class ImplicitHead(Head):
         batch = inputs.shape[0]
 
         def draw(n: int) -> Tensor:
+            if not self.noise:  # all draws are one
+                return squashed(network(inputs)).expand(n, batch, *self.event_shape)
             repeated = inputs if n == 1 else inputs.repeat(n, *([1] * (inputs.dim() - 1)))
             noise = torch.randn(n * batch, self.noise, device=inputs.device)
-            values = wide(network(repeated, noise)[:, 0])
-            values = torch.sigmoid(values) if self.squash == "sigmoid" else values
-            return values.reshape(n, batch, *self.event_shape)
+            return squashed(network(repeated, noise)).reshape(n, batch, *self.event_shape)
+
+        def squashed(raw: Tensor) -> Tensor:
+            values = wide(raw[:, 0])
+            return torch.sigmoid(values) if self.squash == "sigmoid" else values
 
         return Implicit(draw, batch, self.event_shape, self.moment_samples)
