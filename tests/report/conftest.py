@@ -46,6 +46,7 @@ class FakeModel(nn.Module):
     """A linear encoder and its transpose as decoder."""
 
     decoded_as = FakeNormal
+    has_encoder = True
 
     def __init__(self, x_shape: tuple[int, ...], latent: int, data: Tensor | None = None) -> None:
         super().__init__()

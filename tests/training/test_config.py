@@ -32,15 +32,8 @@ def test_every_recipe_resolves_and_so_does_what_it_resolved_to(name: str, tmp_pa
     assert METHODS.build(config.method).spec() == config.method
 
 
-@pytest.mark.parametrize("name", [n for n in SHIPPED if n.endswith("-digits")])
-def test_every_recipe_on_digits_takes_a_step(name: str, tmp_path: Path) -> None:
-    options = {"train.steps": 1, "train.batch": 16, "data.limit": 64, "train.samples_every": 0}
-    run = advae.train(name, options=options, out=tmp_path / "run", quiet=True)
-    assert run.model().sample(2, seed=0).shape == (2, 1, 8, 8)
-
-
 def test_every_method_has_a_recipe_on_digits() -> None:
-    used = {resolve(name).method["name"] for name in SHIPPED if name.endswith("-digits")}
+    used = {resolve(name).method["name"] for name in SHIPPED if "-digits" in name}
     assert used == set(METHODS.names())
 
 

@@ -32,6 +32,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "model.likelihood": {"name": "implicit", "noise": 2, "squash": "sigmoid"},
     },
     "ali, critics twice": {"method": {"name": "ali", "critic_steps": 2}},
+    "wgan-gp, critics first": {
+        "method": {"name": "wgan-gp", "order": "alternating", "critic_steps": 2},
+        "model.encoder": {"name": "none"},
+        "model.likelihood": {"name": "implicit", "noise": 0, "squash": "sigmoid"},
+    },
 }
 
 every_config = pytest.mark.parametrize("name", CONFIGS)

@@ -6,7 +6,7 @@ import argparse
 
 from advae.cli.base import Parser, add_examples, add_model, add_out, add_output, add_run
 from advae.cli.output import target, write_npz, written
-from advae.cli.subject import open_examples, open_subject
+from advae.cli.subject import open_encoding, open_examples
 
 EXAMPLES = """\
   advae encode runs/mine
@@ -33,7 +33,7 @@ def parser() -> Parser:
 
 def run(args: argparse.Namespace) -> int:
     """Encode and write."""
-    subject = open_subject(args)
+    subject = open_encoding(args, "encode")
     path = target(args, subject.folder, "codes", images=False)
     examples = open_examples(subject, args)
     import torch

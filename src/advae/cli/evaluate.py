@@ -41,8 +41,11 @@ def parser() -> Parser:
     add("--seed", metavar="N", type=seed, default=0, help="of every draw (default: 0)")
 
     add = made.add_argument_group("log p(x)").add_argument
-    text = "of elbo, iwae, exact, ais and bdmc (elbo,iwae,exact); the last two anneal, for minutes to hours"
-    add("--likelihood", metavar="LIST", default="elbo,iwae,exact", help=text)
+    text = (
+        "of elbo, iwae, exact, ais and bdmc (what the model has of the first three); the last two anneal, for"
+        " minutes to hours"
+    )
+    add("--likelihood", metavar="LIST", help=text)
     add("--importance", metavar="K", type=count, default=64, help="codes an image of IWAE-K (64)")
     add("--draws", metavar="N", type=count, default=16, help="codes an image of the ELBO (16)")
     text = "whence these codes come: auto, encoder, or a normal fitted to it: diagonal or full"
@@ -62,8 +65,8 @@ def parser() -> Parser:
     add(
         "--generated", metavar="N", type=count, help="samples judged (as many as test images, at most 10,000)"
     )
-    text = "of posterior and critics, or none (both)"
-    add("--checks", metavar="LIST", default="posterior,critics", help=text)
+    text = "of posterior and critics, or none (what the model has of both)"
+    add("--checks", metavar="LIST", help=text)
     add_model(made)
     add_output(made, "one object with lists of estimates and remarks")
     return made
@@ -83,9 +86,9 @@ def asked(args: argparse.Namespace) -> dict[str, Any]:
     from advae.evaluation.samples import METRICS
 
     return {
-        "likelihood": names(args.likelihood),
+        "likelihood": None if args.likelihood is None else names(args.likelihood),
         "samples": names(args.samples, METRICS),
-        "checks": names(args.checks),
+        "checks": None if args.checks is None else names(args.checks),
         "split": args.split,
         "limit": args.limit,
         "seed": args.seed,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from advae.cli.base import Parser, add_examples, add_model, add_out, add_output, add_run, count
 from advae.cli.output import target, write_npz, write_sheet, written
-from advae.cli.subject import Examples, open_examples, open_subject
+from advae.cli.subject import Examples, open_encoding, open_examples
 from advae.errors import DataError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def parser() -> Parser:
 
 def run(args: argparse.Namespace) -> int:
     """Interpolate and write."""
-    subject = open_subject(args)
+    subject = open_encoding(args, "interpolate")
     path = target(args, subject.folder, "interpolations", images=subject.images)
     examples = open_examples(subject, args)
     import torch

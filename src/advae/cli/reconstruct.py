@@ -6,7 +6,7 @@ import argparse
 
 from advae.cli.base import Parser, add_examples, add_model, add_out, add_output, add_run, count
 from advae.cli.output import target, write_npz, write_sheet, written
-from advae.cli.subject import open_examples, open_subject
+from advae.cli.subject import open_encoding, open_examples
 
 EXAMPLES = """\
   advae reconstruct runs/mine
@@ -36,7 +36,7 @@ def parser() -> Parser:
 
 def run(args: argparse.Namespace) -> int:
     """Reconstruct and write."""
-    subject = open_subject(args)
+    subject = open_encoding(args, "reconstruct")
     path = target(args, subject.folder, "reconstructions", images=subject.images)
     examples = open_examples(subject, args)
     index = examples.chosen(args.n, args.seed)

@@ -19,8 +19,9 @@ def parser() -> Parser:
     """Its arguments."""
     made = Parser(
         "sample",
-        "Draw codes from the prior and decode them. A .png is a sheet of images; an .npz holds x (as the"
-        " model sees observations), values (the same in grey levels or the data's units) and the seed.",
+        "Draw codes from the prior and decode them; of a model without codes, draw from p(x). A .png is a sheet of"
+        " images; an .npz holds x (as the model sees observations), values (the same in grey levels or the data's"
+        " units) and the seed.",
         EXAMPLES,
         usage="RUN [-n N] [--out FILE] [option …]",
     )
@@ -37,7 +38,8 @@ def run(args: argparse.Namespace) -> int:
     """Sample and write."""
     subject = open_subject(args)
     path = target(args, subject.folder, "samples", images=subject.images)
-    x = subject.model.sample(args.n, seed=args.seed, mean=not args.draw).cpu()
+    mean = subject.model.latent > 0 and not args.draw  # without codes p(x|z) is p(x), whose mean is no sample
+    x = subject.model.sample(args.n, seed=args.seed, mean=mean).cpu()
     values = subject.protocol.to_grey(x)
     if path.suffix == ".npz":
         write_npz(path, x=x, values=values, seed=args.seed)

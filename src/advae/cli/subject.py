@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advae.errors import CheckpointError, ConfigError, DataError, nearest
+from advae.errors import CheckpointError, ConfigError, DataError, UnsupportedError, nearest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -99,6 +99,23 @@ def open_subject(args: argparse.Namespace) -> Subject:
     _only_if_model(path)
     model = LatentModel.from_pretrained(path if path.is_dir() else args.run, device)
     return Subject(model, None, path if path.is_dir() else Path())
+
+
+def open_encoding(args: argparse.Namespace, verb: str) -> Subject:
+    """As :func:`open_subject`, for a verb that needs codes of observations; refused before any data are read.
+
+    Raises:
+        UnsupportedError: the model has no encoder.
+    """
+    subject = open_subject(args)
+    if not subject.model.has_encoder:
+        method = (subject.model.info.get("method") or {}).get("name")
+        raise UnsupportedError(
+            f"advae {verb} needs an encoder, and this model has none",
+            given=f"{args.run}{f', trained by {method}' if method else ''}",
+            remedy="sample from it (advae sample), or train a model with an encoder on the same data",
+        )
+    return subject
 
 
 def _only_if_model(path: Path) -> None:

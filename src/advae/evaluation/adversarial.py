@@ -63,6 +63,7 @@ def adversarial_elbo(model: LatentModel, observed: Observed, *, work: Work = ALO
     found = observed.map(model.device, compute, protocol=protocol, label="critic's bound", work=work)
     sections: dict[str, Section] = {"kl": "critics", "elbo": "likelihood"}
     return Estimates(
-        from_images(values, f"{name} (critic)", "adversarial estimate", "nats", protocol, sections[name])
-        for name, values in found.items()
+        from_images(found[name], f"{name} (critic)", "adversarial estimate", "nats", protocol, section)
+        for name, section in sections.items()  # parts that were kept come in any order
+        if name in found
     )

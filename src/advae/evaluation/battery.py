@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from advae.data import Dataset, protocol_from
-from advae.errors import ConfigError, nearest
+from advae.errors import AdvaeError, ConfigError, UnsupportedError, nearest
 from advae.evaluation.adversarial import adversarial_elbo
 from advae.evaluation.ais import Annealing, ais, bdmc, whitening
 from advae.evaluation.bounds import elbo, iwae
 from advae.evaluation.critics import critics
 from advae.evaluation.estimate import Estimate, Estimates, Remark
-from advae.evaluation.exact import exact, has_exact
+from advae.evaluation.exact import exact
 from advae.evaluation.features import Features
 from advae.evaluation.observed import Observed, unit_dims
+from advae.evaluation.possible import lacking, said
 from advae.evaluation.posterior import posterior
 from advae.evaluation.proposals import Proposal, chosen
 from advae.evaluation.reconstruction import reconstructions
@@ -47,6 +48,7 @@ class Asked:
         simulated: how many images the model makes for BDMC.
         features: the network in whose features samples are judged: "classifier", "inception" or a weights file.
         generated: how many samples are judged; None: as many as there are test images, at most 10,000.
+        strict: refuse what is asked for by name and the model cannot have; else it is left out.
     """
 
     likelihood: tuple[str, ...] = ("elbo", "iwae", "exact")
@@ -59,6 +61,7 @@ class Asked:
     simulated: int = 64
     features: str = "classifier"
     generated: int | None = None
+    strict: bool = True
 
     def __post_init__(self) -> None:
         for kind, known in (("likelihood", LIKELIHOODS), ("samples", METRICS), ("checks", CHECKS)):
@@ -68,19 +71,30 @@ class Asked:
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Asked:
-        """From the arguments of :func:`evaluate`, of which it takes its own; names may stand alone."""
-        own = {name: value for name, value in options.items() if name in cls.__dataclass_fields__}
+        """From the arguments of :func:`evaluate`, of which it takes its own; names may stand alone, None is none."""
+        own = {k: v for k, v in options.items() if k in cls.__dataclass_fields__ and v is not None}
         listed = {k: (own[k],) if isinstance(own[k], str) else tuple(own[k]) for k in LISTS if k in own}
         return cls(**own | listed)
+
+    def without(self, impossible: Mapping[str, AdvaeError], named: Iterable[str]) -> Asked:
+        """The same but for what is impossible, which is refused where it was named."""
+        for name in named:
+            if self.strict and name in impossible:
+                raise impossible[name]
+        likelihood, checks = (
+            tuple(name for name in names if name not in impossible)
+            for names in (self.likelihood, self.checks)
+        )
+        return replace(self, likelihood=likelihood, checks=checks)
 
 
 def evaluate(
     model: LatentModel,
     data: Dataset,
     *,
-    likelihood: str | Sequence[str] = Asked.likelihood,
+    likelihood: str | Sequence[str] | None = None,
     samples: str | Sequence[str] = Asked.samples,
-    checks: str | Sequence[str] = Asked.checks,
+    checks: str | Sequence[str] | None = None,
     split: str = "test",
     seed: int = 0,
     limit: int | None = None,
@@ -92,10 +106,10 @@ def evaluate(
     Args:
         model: a trained model.
         data: the data set it is judged on, under the observation protocol it was trained for.
-        likelihood: which of "elbo", "iwae", "exact", "ais" and "bdmc", where the model has them. Annealing needs
-            no density of the encoder, and minutes to hours.
+        likelihood: which of "elbo", "iwae", "exact", "ais" and "bdmc"; by default what the model has of the first
+            three. Annealing needs no density of the encoder, and minutes to hours.
         samples: which of "fid", "kid", "is", "prdc" and "neighbours"; they need labels or an inception network.
-        checks: which of "posterior" and "critics".
+        checks: which of "posterior" and "critics"; by default what the model has of them.
         split: "train", "validation" or "test".
         seed: of every draw.
         limit: the first so many images only.
@@ -109,7 +123,8 @@ def evaluate(
 
     Raises:
         ConfigError: an unknown figure, split or option.
-        NoDensityError: a figure was asked for that the model cannot have.
+        NoDensityError, UnsupportedError: something was asked for by name that the model cannot have; before any
+            work.
     """
     for name in more:
         if name not in Asked.__dataclass_fields__:
@@ -117,12 +132,18 @@ def evaluate(
                 f"evaluate has no option {name!r}", remedy=nearest(name, Asked.__dataclass_fields__)
             )
     asked = Asked.of({"likelihood": likelihood, "samples": samples, "checks": checks, **more})
+    named = [
+        *(asked.likelihood if likelihood is not None else ()),
+        *(asked.checks if checks is not None else ()),
+    ]
     model.eval()
     observed = Observed(as_trained(model, data), split, seed, limit)
-    found = Estimates()
+    found = Estimates((), said(model, likelihood=bool(asked.likelihood)))
+    asked = asked.without(lacking(model, observed), named)
     with seeded(seed, model.device):
         network = ready(model, observed, asked, work)
-        found.add(reconstructions(model, observed, work=work))
+        if model.has_encoder:
+            found.add(reconstructions(model, observed, work=work))
         found.add(likelihoods(model, observed, asked, work))
         best, bound = sharpest(found), first(found, "elbo")
         if "posterior" in asked.checks:
@@ -139,12 +160,18 @@ def ready(model: LatentModel, observed: Observed, asked: Asked, work: Work) -> F
 
     Raises:
         NoDensityError: a start or proposal was asked for that the encoder is too implicit for.
+        UnsupportedError: annealing was to start from the codes of an encoder, and there is none.
         ConfigError: samples cannot be judged: no labels, no weights, too few images.
     """
-    scored = model.decoder_has_density()
-    if scored and {"elbo", "iwae"} & set(asked.likelihood):
+    if {"elbo", "iwae"} & set(asked.likelihood):
         chosen(model, asked.proposal)
-    if scored and {"ais", "bdmc"} & set(asked.likelihood):
+    if {"ais", "bdmc"} & set(asked.likelihood):
+        if not model.has_encoder and asked.annealing.start != "prior":
+            raise UnsupportedError(
+                "annealing was to start from the encoder's codes, and this model has no encoder",
+                given=f"start = {asked.annealing.start}",
+                remedy="start it from the prior",
+            )
         whitening(model, torch.zeros(2, *model.x_shape, device=model.device), asked.annealing.start)
     if not asked.samples:
         return None
@@ -155,18 +182,17 @@ def likelihoods(model: LatentModel, observed: Observed, asked: Asked, work: Work
     """What can be said of log p(x), and for 8-bit images the same in bits per dimension."""
     found, names = Estimates(), asked.likelihood
     if not model.decoder_has_density():
-        found.remarks += [Remark("likelihood", NO_LIKELIHOOD)] if names else []
         return found
     if why := _no_probabilities(model, observed):
         return Estimates((), [Remark("likelihood", why, warning=True)])
     if "elbo" in names:
         found.append(elbo(model, observed, asked.draws, asked.proposal, work=work))
-    if model.critics and not model.encoder_has_density():
+    if model.critics and model.has_encoder and not model.encoder_has_density():
         claimed = adversarial_elbo(model, observed, work=work)
         found.extend(e for e in claimed if e.section == "likelihood" or "critics" not in asked.checks)
     if "iwae" in names and asked.importance:
         found.append(iwae(model, observed, asked.importance, asked.proposal, work=work))
-    if "exact" in names and has_exact(model, observed):
+    if "exact" in names:
         found.append(exact(model, observed, work=work))
     if "ais" in names:
         found.append(ais(model, observed, asked.annealing, work=work))
@@ -178,9 +204,6 @@ def likelihoods(model: LatentModel, observed: Observed, asked: Asked, work: Work
         bounds = [e for e in found if e.kind != "adversarial estimate" and not e.name.startswith("bdmc")]
         found.extend(bound.scaled(per_dim, "bits/dim") for bound in bounds)
     return found
-
-
-NO_LIKELIHOOD = "The decoder has no density: this model has no likelihood, and no bound on one."
 
 
 def _no_probabilities(model: LatentModel, observed: Observed) -> str:

@@ -10,7 +10,8 @@ E_Q[e^T] is one, and E_P[T] is KL(P‖Q). Beside the floors of :mod:`advae.evalu
                           I_p(x; z) ≥ E_p[log q(z|x) − log p(z)]                  (Barber and Agakov 2003)
     ALI's                 KL(q(z)‖p(z)) + …                                       the floor by moments of all codes
 
-The critic that is judged is the one saved with the model: averaged over training, where that was on.
+The critic that is judged is the one saved with the model: averaged over training, where that was on. A critic that is
+no log ratio (WGAN's) is not judged as one: what is said of it is how well it tells P from Q.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from advae.evaluation.floors import (
     ratio_floor,
 )
 from advae.evaluation.observed import Observed, Part, likelihood, scored_as
+from advae.evaluation.potential import potential
 from advae.evaluation.trust import BINS, Evidence, calibration, verdict
 from advae.evaluation.work import ALONE, Work
 from advae.methods import Method
@@ -88,6 +90,9 @@ def critics(
     protocol = observed.protocol(critics_of=method.name, options=method.spec(), draws=draws)
     found = Estimates()
     for role in method.critics:
+        if f"{role}/log_ratio_p" not in seen:
+            found.add(potential(method, role, seen, trained, protocol))
+            continue
         if not all(seen[f"{role}/log_ratio_{side}"].isfinite().all() for side in "pq"):
             text = f"The critic {role} must not be trusted: its log ratios are not finite."
             found.remarks.append(Remark(role, text, warning=True))
@@ -126,7 +131,12 @@ def _looked(
 
 
 def _known(model: LatentModel, x: Tensor, draws: int, scored: bool, bins: bool) -> dict[str, Tensor]:
-    """For each image a code; its KL to the prior, or a floor of it; and E_q[log p(x|z)], if it is to be scored."""
+    """For each image a code; its KL to the prior, or a floor of it; and E_q[log p(x|z)], if it is to be scored.
+
+    Nothing without an encoder.
+    """
+    if not model.has_encoder:
+        return {}
     q, prior = model.encode(x), model.prior
     found = {"code": q.sample().double()}
     if q.has_log_prob:
@@ -162,8 +172,11 @@ def _same_images(observed: Observed, log_prob: Estimate, bins: bool) -> None:
 def _floors(method: Method, role: str, seen: Mapping[str, Tensor], log_prob: Estimate | None) -> list[Floor]:
     """All that is known of the KL that a critic claims."""
     p, q = seen[f"{role}/log_ratio_p"], seen[f"{role}/log_ratio_q"]
-    claims, sides, d = p.mean(1), method.sides.get(role), seen["code"].shape[1]
+    claims, sides = p.mean(1), method.sides.get(role)
     found = [accuracy_floor(p, q), ratio_floor(p, q)]
+    if "code" not in seen:
+        return found
+    d = seen["code"].shape[1]
     if sides == F1 and "density" in seen:
         text = "KL(q(z|x)‖p(z)), a part of it, comes to"
         found.append(floor_of(seen["density"], claims, "its part", text))

@@ -152,9 +152,11 @@ class Observed:
     def scores_bins(self, model: LatentModel) -> bool:
         """Whether 8-bit images are scored by the probabilities of their values, never by densities."""
         head = getattr(model.decoder, "head", None)
-        return self.data.protocol.support == "8-bit" and issubclass(
-            getattr(head, "distribution", object), Normal
+        scored = (
+            issubclass(getattr(head, "distribution", object), Normal)
+            or getattr(head, "support", "") == "8-bit"
         )
+        return self.data.protocol.support == "8-bit" and scored
 
 
 def likelihood(p: Distribution, bins: bool) -> Distribution:

@@ -72,9 +72,10 @@ def sampled(model: LatentModel, data: Dataset, n: int, seed: int) -> Images:
     """``n`` samples of the model: means of p(x|z), as samples are usually shown.
 
     Draws from p(x|z) where it has no mean to be known, and where the stored images are draws themselves, of black and
-    white pixels.
+    white pixels; draws from p(x) of a model without codes.
     """
-    mean = model.decoder_has_density() and data.protocol.describe()["name"] != "binarise-static"
+    binary = data.protocol.describe()["name"] == "binarise-static"
+    mean = model.latent > 0 and model.decoder_has_density() and not binary
 
     def part(start: int, stop: int) -> Tensor:
         x = model.sample(stop - start, seed=mix(seed, start), mean=mean, batch=PART)
@@ -82,7 +83,8 @@ def sampled(model: LatentModel, data: Dataset, n: int, seed: int) -> Images:
             raise NotFiniteError("the model's samples are not finite", remedy="look at its training curves")
         return eight_bit(data.protocol.to_grey(x))
 
-    what = f"{'means of' if mean else 'draws from'} p(x|z) at codes from the prior"
+    coded = f"{'means of' if mean else 'draws from'} p(x|z) at codes from the prior"
+    what = coded if model.latent else "draws from p(x)"
     key = {"sampled": n, "seed": seed, "mean": mean, "protocol": data.protocol.describe()}
     return Images(what, n, part, key)
 

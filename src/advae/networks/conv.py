@@ -127,7 +127,7 @@ class ConvCritic(nn.Module):
 
     Args:
         x_shape: ``(C, H, W)``.
-        z_shape: shape of one code.
+        z_shape: shape of one code; ``(0,)`` for a critic of images alone, which has no network of z.
         channels: output channels of each convolution of stride 2.
         kernel: odd width of the kernels.
         pool: average the last maps over their places, as the paper does; else keep all places.
@@ -161,8 +161,9 @@ class ConvCritic(nn.Module):
         h, w = halvings(h, w, len(channels))[-1]
         self.pool = pool
         width = (channels[-1] if channels else c) * (1 if pool else h * w)
-        self.z_features = layers([math.prod(z_shape), *z_hidden], activation, last_active=True)
-        self.joint = layers([width + z_hidden[-1], *hidden, 1], activation, dropout)
+        z_widths = [math.prod(z_shape), *z_hidden] if math.prod(z_shape) else [0]
+        self.z_features = layers(z_widths, activation, last_active=True)
+        self.joint = layers([width + z_widths[-1], *hidden, 1], activation, dropout)
         xavier(self)
         if spectral_norm:
             normalise_spectrum(self)

@@ -150,9 +150,9 @@ def _texts(line: Line, mark: str) -> list[Text]:
     return [Text(line.name), *cells, Text(line.unit), Text(line.kinds), note]
 
 
-def compare(runs: Sequence[Run]) -> Comparison:
-    """The table of estimates of several runs."""
-    names = run_names(runs)
+def compare(runs: Sequence[Run], names: Sequence[str] = ()) -> Comparison:
+    """The table of estimates of several runs, by these names or by those of their folders."""
+    names = list(names) or run_names(runs)
     found = [{_key(estimate): estimate for estimate in run.estimates()} for run in runs]
     keys = list(dict.fromkeys(key for estimates in found for key in estimates))
     # A row is of the section that any run says: files of older evaluations say none.

@@ -37,7 +37,10 @@ def write_comparison(runs: Sequence[Run], out: Path) -> Path:
     metrics = {name: run.metrics() for name, run in zip(result.runs, runs, strict=True)}
     plates: list[Plate] = []
     if samples:
-        caption = "Means of p(x|z) at codes drawn from the prior, the same draws for every run; not selected."
+        caption = (
+            "Means of p(x|z) at codes drawn from the prior, the same draws for every run; of a model without a"
+            " density or without codes, draws. Not selected."
+        )
         plates.append(
             plate(
                 lambda t: sheets_beside(samples, theme=t),
@@ -75,7 +78,7 @@ def gather_samples(runs: Sequence[Run], names: Sequence[str]) -> tuple[dict[str,
             silent.append(f"{name}: its data are not images")
             continue
         protocol = (run.env.get("data") or model.info.get("data") or {}).get("protocol")
-        samples[name] = to_levels(model.sample(SAMPLES, seed=0), protocol)
+        samples[name] = to_levels(model.sample(SAMPLES, seed=0, mean=model.latent > 0), protocol)
     return samples, silent
 
 

@@ -84,15 +84,32 @@ def network_facts(config: Mapping[str, Any], model: LatentModel) -> Facts:
     spec = config.get("model")
     spec = spec if isinstance(spec, Mapping) else {}
     critics: Mapping[str, nn.Module] = getattr(model, "critics", None) or {}
-    rows = [("latent", f"d = {model.latent}, prior N(0, I)")]
+    rows = [("latent", f"d = {model.latent}, prior N(0, I)" if model.latent else "none")]
     for part, head in (("encoder", "posterior"), ("decoder", "likelihood")):
         made = [component(spec[key]) for key in (part, head) if spec.get(key)]
+        if made[:1] == ["none"]:
+            rows.append((part, "none"))
+            continue
         rows.append((part, "; ".join([" → ".join(made)] * bool(made) + [size_text(getattr(model, part))])))
     for role, critic in critics.items():
         label = role if role.startswith("critic") else f"critic {role}"
         made = [component(spec["critic"])] if spec.get("critic") else []
         rows.append((label, "; ".join([*made, size_text(critic)])))
     return rows
+
+
+def kind_of_model(config: Mapping[str, Any]) -> str:
+    """
+    >>> kind_of_model({"model": {"latent": 8, "encoder": {"name": "none"}}})
+    'A latent-variable model without an encoder,'
+    """
+    spec = config.get("model")
+    spec = spec if isinstance(spec, Mapping) else {}
+    if spec.get("latent") == 0:
+        return "A model of observations, without codes,"
+    encoder = spec.get("encoder")
+    without = isinstance(encoder, Mapping) and encoder.get("name") == "none"
+    return "A latent-variable model" + " without an encoder," * without
 
 
 def size_text(module: object) -> str:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from advae.files import write_atomically
 from advae.report.base import Theme
 from advae.report.curves import collect, curves
-from advae.report.facts import describe_method, environment, facts, protocol_text
+from advae.report.facts import describe_method, environment, facts, kind_of_model, protocol_text
 from advae.report.figures import codes, prior_against_aggregated
 from advae.report.judged import judged_plates
 from advae.report.kinds import meanings
@@ -19,9 +19,11 @@ from advae.report.paper import Plate, plate, render
 from advae.report.posteriors import posterior_panels
 from advae.report.sections import headlines, sections
 from advae.report.sheets import image_grid, interpolation_rows, reconstruction_pairs
-from advae.report.study import Study, study
+from advae.report.study import Array, Study, study
 from advae.report.tables import grouped, rounded
 from advae.report.vectors import vector_reconstructions, vectors
+
+ERRORS = " Errors of x and z are the shares of variance that x → z → x′ and z → x → z′ leave unexplained."
 
 if TYPE_CHECKING:
     from advae.data import Dataset
@@ -77,7 +79,7 @@ def abstract(run: Run, data: Dataset, estimates: list[dict[str, Any]]) -> str:
     shape = " × ".join(str(n) for n in data.x_shape)
     steps = max((m["step"] for m in run.metrics() if m.get("step")), default=None)
     sentences = [
-        f"A latent-variable model trained by {method.name or 'an unnamed method'} on {data.name}:"
+        f"{kind_of_model(run.config)} trained by {method.name or 'an unnamed method'} on {data.name}:"
         f" {grouped(len(data.train))} observations of shape {shape}, observed as {protocol_text(described)}"
         + (f", for {grouped(steps)} steps." if steps else ".")
     ]
@@ -86,7 +88,8 @@ def abstract(run: Run, data: Dataset, estimates: list[dict[str, Any]]) -> str:
         + f" ({row.kind})"
         for row in headlines(estimates)
     ]
-    measured = f"Measured: {'; '.join(figures)}." if figures else "Not evaluated yet."
+    silent = "Evaluated; no figure here ranks models." if estimates or run.remarks() else "Not evaluated yet."
+    measured = f"Measured: {'; '.join(figures)}." if figures else silent
     warned = any(remark.get("warning") for remark in run.remarks())
     return " ".join([*sentences, measured, *["Not all figures can be believed: see the warnings."] * warned])
 
@@ -94,7 +97,8 @@ def abstract(run: Run, data: Dataset, estimates: list[dict[str, Any]]) -> str:
 def plates(seen: Study, metrics: list[dict[str, Any]], data: Dataset, folder: Path) -> dict[str, Plate]:
     """The figures by name, each drawn, written to the folder and ready for the page."""
     drawn = image_plates(seen, folder) if seen.images else vector_plates(seen, folder)
-    drawn |= latent_plates(seen, data, folder)
+    if seen.codes is not None:
+        drawn |= latent_plates(seen, seen.codes, data, folder)
     if collect(metrics):
         drawn["curves"] = plate(
             lambda theme: curves(metrics, theme=theme),
@@ -103,29 +107,39 @@ def plates(seen: Study, metrics: list[dict[str, Any]], data: Dataset, folder: Pa
             " on validation data as dots. The start of a run may leave the frame where it would flatten the"
             " rest. A critic's accuracy of one half (dashed) means that it cannot tell its two kinds of pairs"
             " apart; its saturation is the share of pairs about which it is too sure to be of use."
-            " Errors of x and z are the shares of variance that x → z → x′ and z → x → z′ leave unexplained.",
+            + ERRORS
+            * ("error/x" in collect(metrics)),
             file=folder / "curves.png",
         )
     return drawn
 
 
 def image_plates(seen: Study, folder: Path) -> dict[str, Plate]:
-    """Samples, reconstructions and interpolations as sheets of images."""
+    """Samples as a sheet of images; with an encoder reconstructions and interpolations, else observations beside."""
     drawn = {
         "samples": plate(
             lambda theme: image_grid(seen.samples, theme=theme),
             "Samples.",
-            "Means of p(x|z) at codes z drawn from the prior; not selected.",
+            f"{seen.kind}; not selected.",
             file=folder / "samples.png",
-        ),
-        "reconstructions": plate(
-            lambda theme: reconstruction_pairs(seen.originals, seen.reconstructions, theme=theme),
-            "Reconstructions.",
-            f"Observations x from the {seen.split} split as the model sees them, and under each the mean of"
-            " p(x|z) at its code; not selected.",
-            file=folder / "reconstructions.png",
-        ),
+        )
     }
+    if seen.reconstructions is None:
+        drawn["observations"] = plate(
+            lambda theme: image_grid(seen.originals, theme=theme),
+            "Observations.",
+            f"Of the {seen.split} split, as the model sees them, to set beside the samples; not selected.",
+            file=folder / "observations.png",
+        )
+        return drawn
+    reconstructions = seen.reconstructions
+    drawn["reconstructions"] = plate(
+        lambda theme: reconstruction_pairs(seen.originals, reconstructions, theme=theme),
+        "Reconstructions.",
+        f"Observations x from the {seen.split} split as the model sees them, and under each the mean of"
+        " p(x|z) at its code; not selected.",
+        file=folder / "reconstructions.png",
+    )
     if seen.paths is not None:
         paths, ends = seen.paths, seen.ends
         drawn["interpolations"] = plate(
@@ -139,35 +153,39 @@ def image_plates(seen: Study, folder: Path) -> dict[str, Plate]:
 
 
 def vector_plates(seen: Study, folder: Path) -> dict[str, Plate]:
-    """Samples and reconstructions of data that are not images."""
-    return {
+    """Samples of data that are not images and, with an encoder, reconstructions."""
+    kind = seen.kind[:1].lower() + seen.kind[1:]
+    drawn = {
         "samples": plate(
             lambda theme: vectors(seen.data, seen.samples, theme=theme),
             "Samples.",
-            f"Observations of the {seen.split} split beside means of p(x|z) at codes drawn from the prior: in"
+            f"Observations of the {seen.split} split beside {kind}: in"
             " two dimensions, and as densities of single values (data filled, model outlined).",
             file=folder / "samples.png",
-        ),
-        "reconstructions": plate(
-            lambda theme: vector_reconstructions(seen.originals, seen.reconstructions, theme=theme),
+        )
+    }
+    if seen.reconstructions is not None:
+        reconstructions = seen.reconstructions
+        drawn["reconstructions"] = plate(
+            lambda theme: vector_reconstructions(seen.originals, reconstructions, theme=theme),
             "Reconstructions.",
             f"Reconstructed against original values, {seen.split} split; on the dashed line they are equal.",
             file=folder / "reconstructions.png",
-        ),
-    }
+        )
+    return drawn
 
 
-def latent_plates(seen: Study, data: Dataset, folder: Path) -> dict[str, Plate]:
-    """Codes in two dimensions, and the prior against the aggregated posterior."""
+def latent_plates(seen: Study, found: Array, data: Dataset, folder: Path) -> dict[str, Plate]:
+    """The codes ``found`` in two dimensions, and the prior against the aggregated posterior."""
     each = "one draw" if seen.draws == 1 else f"{seen.draws} draws"
     what = f"{each} from q(z|x) for each of {grouped(seen.encoded)} observations of the {seen.split} split"
-    flat = "" if seen.codes.shape[1] == 2 else ", projected on their principal directions"
+    flat = "" if found.shape[1] == 2 else ", projected on their principal directions"
     colour = (
         "Left: coloured by label, a class's name at its median. Right" if seen.labels is not None else "Right"
     )
 
     def draw_codes(theme: Theme) -> Figure:
-        return codes(seen.codes, seen.labels, names=getattr(data, "class_names", None), theme=theme)
+        return codes(found, seen.labels, names=getattr(data, "class_names", None), theme=theme)
 
     drawn = {
         "codes": plate(
@@ -178,7 +196,7 @@ def latent_plates(seen: Study, data: Dataset, folder: Path) -> dict[str, Plate]:
             file=folder / "codes.png",
         ),
         "prior": plate(
-            lambda theme: prior_against_aggregated(seen.codes, theme=theme),
+            lambda theme: prior_against_aggregated(found, theme=theme),
             "Prior against aggregated posterior.",
             "Where the two differ, samples come from codes that the decoder was not trained on. Above:"
             " histograms of codes against N(0, 1), of the ten dimensions farthest from it if there are more."
@@ -212,11 +230,25 @@ def last_values(metrics: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
 def use(run: Run, model: LatentModel) -> str:
     """Code that a reader can copy."""
     shape = ", ".join(str(n) for n in model.x_shape)
+    opened = f"import advae\n\nmodel = advae.load({str(run.path)!r})\n"
+    samples = f"samples = model.sample(64)           # [64, {shape}]\n"
+    if model.has_encoder:
+        return (
+            opened
+            + samples
+            + f"z = model.encode(x).rsample()        # x [B, {shape}] to codes [B, {model.latent}]\n"
+            + "x_hat = model.decode(z).mean         # and back\n"
+            + "path = model.interpolate(x[0], x[1], steps=8)\n"
+        )
+    if not model.latent:
+        return (
+            opened
+            + samples
+            + f"p = model.decode(x.new_zeros(len(x), 0))\nlog_p = p.log_prob(x)  # x [B, {shape}]\n"
+        )
     return (
-        "import advae\n\n"
-        f"model = advae.load({str(run.path)!r})\n"
-        f"samples = model.sample(64)           # [64, {shape}]\n"
-        f"z = model.encode(x).rsample()        # x [B, {shape}] to codes [B, {model.latent}]\n"
-        "x_hat = model.decode(z).mean         # and back\n"
-        "path = model.interpolate(x[0], x[1], steps=8)\n"
+        opened
+        + samples
+        + f"z = model.prior.sample((64,))        # codes [64, {model.latent}]\n"
+        + "x = model.decode(z).sample()         # the sample at each\n"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,9 +37,11 @@ class Study:
         images: whether observations are images; else they are shown as vectors.
         split: the split that was looked at, and how many observations of it were encoded.
         data: observations, to set beside samples (vectors only).
-        paths, ends: interpolations [r, steps, C, H, W] and the observations between which they run.
-        codes: draws from q(z|x) [N, d], ``draws`` of them for each observation; labels [N] or None.
+        reconstructions: of the originals; None without an encoder.
+        paths, ends: interpolations [r, steps, C, H, W] and the observations between which they run, or None.
+        codes: draws from q(z|x) [N, d], ``draws`` of them for each observation, or None; labels [N] or None.
         posteriors: true posteriors of the first originals, and the encoder's draws; None where they have no picture.
+        kind: of the samples, in words.
     """
 
     images: bool
@@ -47,14 +49,15 @@ class Study:
     encoded: int
     draws: int
     originals: Array
-    reconstructions: Array
+    reconstructions: Array | None
     samples: Array
     data: Array
     paths: Array | None
     ends: Array | None
-    codes: Array
+    codes: Array | None
     labels: Array | None
     posteriors: Posteriors | None = None
+    kind: str = ""
 
 
 def study(model: LatentModel, data: Dataset) -> Study:
@@ -74,33 +77,61 @@ def held_out(data: Dataset) -> Split:
 
 
 def _study(model: LatentModel, data: Dataset) -> Study:
-    split, device = held_out(data), _device(model)
+    split = held_out(data)
     order = np.random.default_rng(SEED).permutation(len(split))[:OBSERVATIONS]
     x = _observe(data, split, order)
     images = len(data.x_shape) == 3
-    shown = 2 * columns_for(data.x_shape[-1]) if images else 500
-    samples = model.sample(ROWS * columns_for(data.x_shape[-1]) if images else min(len(x), 2000), seed=SEED)
-    reconstructions = model.reconstruct(x[:shown].to(device))
-    draws = min(20, max(1, -(-CODES // max(1, len(order)))))
-    batches = [model.encode(b.to(device)).rsample((draws,)) for b in x.split(BATCH)]
-    codes = torch.cat(batches, dim=1).flatten(0, 1)
+    count = ROWS * columns_for(data.x_shape[-1]) if images else min(len(x), 2000)
+    shown = (2 * columns_for(data.x_shape[-1]) if model.has_encoder else count) if images else 500
+    samples = model.sample(count, seed=SEED, mean=model.latent > 0)
     labels = None if split.labels is None else split.labels.cpu().numpy()[order]
-    paths, ends = _interpolate(model, data, x, labels) if images and len(x) > 1 else (None, None)
-    return Study(
+    seen = Study(
         images=images,
         split=split.name,
-        encoded=len(order),
-        draws=draws,
+        encoded=0,
+        draws=0,
         originals=_shown(data, x[:shown]),
-        reconstructions=_shown(data, reconstructions),
+        reconstructions=None,
         samples=_shown(data, samples),
         data=_shown(data, x[:2000]) if not images else np.zeros(0),
-        paths=paths,
-        ends=ends,
-        codes=codes.float().cpu().numpy(),
-        labels=None if labels is None else np.tile(labels, draws),
-        posteriors=_posteriors(model, data, x[:POSTERIORS]),
+        paths=None,
+        ends=None,
+        codes=None,
+        labels=labels,
+        kind=samples_text(model),
     )
+    return replace(seen, **_of_codes(model, data, x, labels, shown)) if model.has_encoder else seen
+
+
+def _of_codes(
+    model: LatentModel, data: Dataset, x: Tensor, labels: Array | None, shown: int
+) -> dict[str, Any]:
+    """What an encoder adds: of observations ``x`` the codes, and what comes back of them."""
+    device = _device(model)
+    reconstructions = model.reconstruct(x[:shown].to(device))
+    draws = min(20, max(1, -(-CODES // max(1, len(x)))))
+    batches = [model.encode(b.to(device)).rsample((draws,)) for b in x.split(BATCH)]
+    codes = torch.cat(batches, dim=1).flatten(0, 1)
+    between = len(data.x_shape) == 3 and len(x) > 1
+    paths, ends = _interpolate(model, data, x, labels) if between else (None, None)
+    return {
+        "encoded": len(x),
+        "draws": draws,
+        "reconstructions": _shown(data, reconstructions),
+        "paths": paths,
+        "ends": ends,
+        "codes": codes.float().cpu().numpy(),
+        "labels": None if labels is None else np.tile(labels, draws),
+        "posteriors": _posteriors(model, data, x[:POSTERIORS]),
+    }
+
+
+def samples_text(model: LatentModel) -> str:
+    """What stands for the model where its samples are shown."""
+    if not model.latent:
+        return "Draws from p(x)"
+    means = model.decode(torch.zeros(2, model.latent, device=_device(model))).has_log_prob
+    return f"{'Means of' if means else 'Draws from'} p(x|z) at codes z drawn from the prior"
 
 
 def _posteriors(model: LatentModel, data: Dataset, x: Tensor) -> Posteriors | None:
