@@ -26,6 +26,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 
 import advae
 from advae.errors import AdvaeError
+from advae.training.start import completed
 
 SEEDS = range(5)
 SURE = 0.9
@@ -56,16 +57,6 @@ def legible(machine: Pipeline, rows: np.ndarray) -> float:
     return float((machine.predict_proba(rows).max(1) > SURE).mean())
 
 
-def trained(recipe: str, options: dict[str, Any], out: Path) -> Any:
-    """The run in ``out``: found if it is finished, gone on with if it was stopped, else trained."""
-    if not (out / "config.yaml").exists():
-        return advae.train(recipe, options=options, out=out, quiet=True)
-    run = advae.Run.open(out)
-    if run.model().info["step"] < run.config["train"]["steps"]:
-        run = advae.resume(out, quiet=True)
-    return run
-
-
 def one(recipe: str, seed: int, folder: Path, steps: int | None) -> dict[str, Any]:
     """Train (or find) one run and judge it."""
     torch.set_num_threads(1)
@@ -73,7 +64,7 @@ def one(recipe: str, seed: int, folder: Path, steps: int | None) -> dict[str, An
     options = {"seed": seed} | ({"train.steps": steps} if steps else {})
     result: dict[str, Any] = {"recipe": recipe, "seed": seed, "finite": True}
     try:
-        run = trained(recipe, options, out)
+        run = completed(recipe, options=options, out=out, quiet=True)
     except AdvaeError as error:
         return result | {"finite": False, "error": str(error)}
     torch.manual_seed(0)  # of what is drawn below

@@ -1,33 +1,39 @@
 """Every method trained from scratch on data whose evidence and posteriors are known, seeds 0 to 4.
 
-    python benchmarks/linear_gaussian.py --out runs/linear-gaussian
+    python benchmarks/linear_gaussian.py [option of advae reproduce …]
 
 Trains each method with each seed (a finished run is not trained again), measures how far encoder and decoder are from
-the exact posterior and evidence (``known_gaussian.py``), and writes results/linear-gaussian.json, .md and .png from
-all runs found in --out.
+the exact posterior and evidence (``known_gaussian.py``), and writes results/linear-gaussian.json, .md and .png. It is
+a table as ``advae reproduce`` knows them, which is judged and shown in a way of its own.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
+import shlex
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from known_gaussian import CODES, DRAWS, IMAGES, REPEATS, D, N, made, measure, truth
 from linear_gaussian_page import figure, page
-from studies import RESULTS, Study
 
-from advae.files import write_atomically
+from advae.cli.reproduce import parser, reproduce
+from advae.files import digest, write_atomically
+from advae.reproduce.jobs import Job, Plan, Record, Stage, Study
+from advae.reproduce.table import Row, Table
+from advae.run import Run
+from advae.training.config import merge
 
 NAME = "linear-gaussian"
 TUNED, SHOWN = 0, 1  # settings were chosen on the first seed, so the figure shows the next
 
 BASE: dict[str, Any] = {
-    "recipe": NAME,
     "device": "cpu",
-    "data": {"protocol": "standardise", "validation": 10_000, "test": 10_000},
+    "data": {"source": NAME, "protocol": "standardise", "validation": 10_000, "test": 10_000},
     "model": {
         "latent": D,
         "encoder": {"name": "mlp", "hidden": [64, 64]},
@@ -70,7 +76,7 @@ CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
 TARGETS = {"avb-ac": (0.03, 0.02), "avb": (0.05, 0.05)}
 
 
-STUDY = Study(NAME, BASE, CHOICES, range(5), made, measure)
+PROTOCOL = {"images": IMAGES, "codes": CODES, "repeats": REPEATS}
 
 
 # --- results ------------------------------------------------------------------------------------------------
@@ -85,34 +91,57 @@ def reached(choice: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
     return {"method": CHOICES[choice][0], "std": [std, found], "evidence": [evidence, gap], "met": met}
 
 
-def publish(folder: Path) -> None:
+def publish(plan: Plan, records: Sequence[Record], out: Path) -> list[Path]:
     """Write the three files of results from all runs so far."""
-    runs, exact = STUDY.found_in(folder), truth()[0]
-    good = {c: [r for r in runs if r["method"] == c and "error" not in r] for c in TARGETS}
-    targets = [reached(choice, mine) for choice, mine in good.items() if mine]
+    exact, data = truth()[0], made(plan.wanted.runs)
+    good = {name: [r for r in records if r["recipe"] == name and "error" not in r] for name in CHOICES}
+    targets = [reached(name, good[name]) for name in TARGETS if good[name]]
     about = {
         "data": {
             "draws": DRAWS,
             "W": exact.W.tolist(),
             "noise_variance": float(exact.S[0, 0]),
             "posterior_covariance": exact.C.tolist(),
-            "sha256": hashlib.sha256((folder / "data.npy").read_bytes()).hexdigest(),
+            "sha256": digest(data),
         },
-        "protocol": {"images": IMAGES, "codes": CODES, "repeats": REPEATS},
+        "protocol": PROTOCOL,
         "targets": targets,
-        "runs": runs,
+        "runs": list(records),
     }
-    shown = {name: folder / choice / f"s{SHOWN}" for choice, (name, _) in CHOICES.items()}
-    write_atomically(RESULTS / f"{NAME}.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
-    write_atomically(RESULTS / f"{NAME}.md", page(STUDY.by_name(runs), targets, SHOWN))
-    picture = figure({name: path for name, path in shown.items() if (path / "measured.json").exists()})
-    write_atomically(RESULTS / f"{NAME}.png", picture)
+    by = {label: [r for r in records if r["recipe"] == name] for name, (label, _) in CHOICES.items()}
+    by = {label: runs for label, runs in by.items() if runs}
+    shown = {
+        CHOICES[name][0]: Path(r["run"]) for name, runs in good.items() for r in runs if r["seed"] == SHOWN
+    }
+    paths = [out / f"{NAME}.{ending}" for ending in ("json", "md", "png")]
+    write_atomically(paths[0], json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(paths[1], page(by, targets, SHOWN))
+    write_atomically(paths[2], figure(shown))
+    return paths
 
 
-def seen(r: dict[str, Any]) -> object:
-    """What is printed of a run."""
-    return r["true"]["std"], r["true"]["mean"], r["evidence_gap"]
+def judged(plan: Plan, job: Job, run: Run, stage: Stage) -> Record:
+    """What is measured of a run."""
+    with stage("measuring", 1) as tick:
+        found = measure(run)
+        tick(1)
+    return found
+
+
+TABLE = Table(
+    name=NAME,
+    title="Trained on a linear-Gaussian model",
+    source="",
+    rows=tuple(
+        Row(label, {"recipe": name} | merge(BASE, options)) for name, (label, options) in CHOICES.items()
+    ),
+    seeds=tuple(range(5)),
+)
+STUDY = Study(lambda plan, job: PROTOCOL, judged, publish, lambda folder: {NAME: str(made(folder))})
 
 
 if __name__ == "__main__":
-    STUDY.main(__doc__, seen, publish)
+    torch.set_num_threads(1)
+    given = parser().parse([NAME, *sys.argv[1:]])
+    given.command = shlex.join(["python", *sys.argv])
+    sys.exit(reproduce(TABLE, STUDY, given))

@@ -88,7 +88,9 @@ class LatentModel(nn.Module):
     @torch.no_grad()
     def encoder_has_density(self) -> bool:
         """Whether there is a q(z|x) with a density, not known by its draws only."""
-        return self.has_encoder and self.encode(torch.zeros(2, *self.x_shape, device=self.device)).has_log_prob
+        return (
+            self.has_encoder and self.encode(torch.zeros(2, *self.x_shape, device=self.device)).has_log_prob
+        )
 
     @torch.no_grad()
     def decoder_has_density(self) -> bool:

@@ -14,8 +14,9 @@ from advae.methods.avb import VARIANCE_FLOOR, standardise
 from advae.methods.base import METHODS
 from advae.methods.bavae import limited
 from advae.methods.vae import VAE, free_bits
-from advae.model import LatentModel, slerp
+from advae.model import LatentModel, build_model, slerp
 from advae.networks import CRITICS
+from contract import parts
 from truth.linear_gaussian import Correlated, Gauss
 
 # --- adaptive contrast --------------------------------------------------------------------------------------
@@ -125,6 +126,27 @@ def test_warm_up_of_the_kl() -> None:
         assert METHODS.build({"name": name}).kl_weight(0) == 1.0
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_warm_up_of_the_halves_of_asvae(weight: float) -> None:
+    """Together the first half's reconstruction leads; the second half alone is led by its own, log q(z|x)."""
+    spec = {
+        "latent": 2,
+        "encoder": {"name": "mlp"},
+        "posterior": {"name": "normal"},
+        "decoder": {"name": "mlp"},
+    }
+    spec |= {"likelihood": {"name": "normal"}, "critic": {"name": "concat"}}
+    for name, lead in (("asvae", weight), ("asvae-r", 0.0), ("asvae-g", 1.0)):
+        method = METHODS.build({"name": name})
+        losses = method.losses(build_model(spec, (3,), method.critics), torch.randn(5, 3), kl_weight=weight)
+        report = losses.report
+        expected = lead * report["z_reconstruction"]
+        expected = expected + (0 if name == "asvae-g" else report["reconstruction"])
+        for critic in method.critics:  # each is asked at the pairs from its P
+            expected = expected + weight * report[f"{critic}/log_ratio_p"]
+        torch.testing.assert_close(losses["model"].detach(), expected)
+
+
 def test_the_smooth_ceiling() -> None:
     """Never above; the identity well below (to exp(−gap)); increasing."""
     T = torch.linspace(-30, 60, 500, dtype=torch.float64)
@@ -165,12 +187,13 @@ def test_spectral_norms_of_a_critic(name: str) -> None:
     """
     own = "spectral_norm" in CRITICS.options(CRITICS.find(name))
     options = {"spectral_norm": True} if own else {"norm": "spectral"}
-    critic = CRITICS.build({"name": name, **options}, x_shape=(1, 5, 6), z_shape=(3,))
+    shape, codes = parts.image(name), parts.codes(name)
+    critic = CRITICS.build({"name": name, **options}, x_shape=shape, z_shape=codes)
     for layer in critic.modules():
         if is_parametrized(layer):
             layer.parametrizations.weight.original.data *= 7
     for _ in range(200):
-        critic(torch.randn(2, 1, 5, 6), torch.randn(2, 3))
+        critic(torch.randn(2, *shape), torch.randn(2, *codes))
     critic.eval()
     layers = [m for m in critic.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     assert layers and all(is_parametrized(layer, "weight") for layer in layers)

@@ -1,10 +1,8 @@
-"""What ``benchmarks/toy.py`` measures, against closed forms: integrals on the grid, divergences from draws, models."""
+"""What ``advae reproduce toy`` measures, against closed forms: integrals on the grid, divergences, models."""
 
 from __future__ import annotations
 
 import math
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,11 +13,8 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal, Poisson, kl_divergence
 
 from advae.model import LatentModel, build_model
-
-sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
-
-import toy_grid
-from toy_grid import (
+from advae.reproduce import toy_grid
+from advae.reproduce.toy_grid import (
     centres,
     coarser,
     counted,

@@ -25,6 +25,7 @@ VERBS = {
     "encode": "write the codes of observations to an .npz file",
     "compare": "put several runs side by side",
     "report": "write a run's report anew",
+    "reproduce": "a paper's table: train and judge its rows, set them beside what was published",
     "doctor": "check what is installed, what device there is, and that it works",
 }
 

@@ -30,7 +30,10 @@ COMPONENT = re.compile(r"method(\.name)?|model\.\w+(\.name)?")
 IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
 
-FIRST_SEEN = ("likelihood", "reconstruction")  # sections shown when a run ends; the report has the others
+FIRST_SEEN = (
+    "likelihood",
+    "reconstruction",
+)  # sections shown when a run ends, if it has any; the report has all
 
 
 def parser() -> Parser:
@@ -270,6 +273,6 @@ def _finish(result: dict[str, Any], args: argparse.Namespace) -> None:
         return
     if result["estimates"]:
         first = [e for e in result["estimates"] if e["section"] in FIRST_SEEN]
-        print_estimates(first, result["remarks"])
+        print_estimates(first or result["estimates"], result["remarks"])
         print()
     print_facts({name: result[name] for name in ("run", "model", "report") if result[name]})

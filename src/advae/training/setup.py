@@ -19,12 +19,13 @@ class Setup:
 
     Args:
         config: a resolved configuration.
+        data: what its data options describe, where that was read already.
 
     Raises:
         ConfigError, DataError: the parts do not fit each other.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, data: Dataset | None = None) -> None:
         self.config = config
         device = find_device(config.device)
         self.fabric = Fabric(
@@ -33,7 +34,7 @@ class Setup:
             precision="bf16-mixed" if config.train.precision == "bf16" else "32-true",
         )
         self.method: Method = METHODS.build(config.method)
-        self.data: Dataset = load_data(config.data)
+        self.data: Dataset = load_data(config.data) if data is None else data
         with seeded(config.seed, self.fabric.device):
             self.model = self._build()
             check(self.data, support_of(self.model), config.train.batch)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from advae.data import Dataset
 from advae.errors import CheckpointError
-from advae.files import write_atomically, write_json
-from advae.run import Run, refuse_used
+from advae.files import read_json, recovered_folder, write_atomically, write_json
+from advae.run import CONFIG, Run, refuse_used
+from advae.training.checkpoint import STATE
 from advae.training.config import Config, resolve
 from advae.training.loop import fit
 from advae.training.setup import Setup
@@ -23,6 +26,7 @@ def train(
     out: str | os.PathLike[str] | None = None,
     command: str = "",
     quiet: bool = False,
+    data: Dataset | None = None,
 ) -> Run:
     """Train a recipe.
 
@@ -32,6 +36,7 @@ def train(
         out: the run directory; ``runs/RECIPE/DATE-TIME-sSEED`` without it.
         command: what to record as the command.
         quiet: show no progress.
+        data: what the recipe's data options describe, where that was read already.
 
     Returns:
         The run, finished.
@@ -44,7 +49,7 @@ def train(
     config = resolve(recipe, options)
     folder = Path(out or default_folder(config))
     refuse_used(folder)  # before the data are read
-    setup = Setup(config)
+    setup = Setup(config, data)
     run = Run.create(folder, config.to_dict())
     write_atomically(run.path / "command.txt", (command or "advae.train(…)") + "\n")
     write_json(run.path / "env.json", setup.environment())
@@ -53,7 +58,11 @@ def train(
 
 
 def resume(
-    folder: str | os.PathLike[str], *, options: Mapping[str, Any] | None = None, quiet: bool = False
+    folder: str | os.PathLike[str],
+    *,
+    options: Mapping[str, Any] | None = None,
+    quiet: bool = False,
+    data: Dataset | None = None,
 ) -> Run:
     """Go on with a run from its last checkpoint.
 
@@ -62,6 +71,7 @@ def resume(
         options: ``{"train.steps": N}`` to train longer than was asked for at first. Beside it only what helps
             a run over a number that was not finite (rates, clipping) and where the work is done may change.
         quiet: show no progress.
+        data: what the run's data options describe, where that was read already.
 
     Raises:
         CheckpointError: no run, no checkpoint, a damaged one, or other data than before.
@@ -69,7 +79,7 @@ def resume(
     run = Run.open(folder)
     _only_what_may_change(options or {})
     config = resolve(run.config, options)
-    setup = Setup(config)
+    setup = Setup(config, data)
     before = run.env.get("data", {}).get("checksum")
     if before not in (None, setup.data.checksum):
         raise CheckpointError(
@@ -82,14 +92,59 @@ def resume(
     return run
 
 
+def completed(
+    recipe: str | os.PathLike[str] | Mapping[str, Any],
+    *,
+    options: Mapping[str, Any] | None = None,
+    out: str | os.PathLike[str],
+    command: str = "",
+    quiet: bool = False,
+    data: Dataset | None = None,
+) -> Run:
+    """The run in ``out``, finished: as it is, gone on with if it was stopped, else trained as by :func:`train`.
+
+    What a start left that was killed before its first checkpoint holds no work, and makes way.
+    """
+    out = Path(out)
+    if not Run(out).checkpoint().exists():
+        _clear_start(out)
+        return train(recipe, options=options, out=out, command=command, quiet=quiet, data=data)
+    if finished(Run(out)):
+        return Run(out)
+    where = {key: value for key, value in (options or {}).items() if key in WHERE}
+    return resume(out, options=where, quiet=quiet, data=data)
+
+
+def finished(run: Run) -> bool:
+    """Whether a run has come to its end, by its last step or by stopping early, and its model is of that end."""
+    model = recovered_folder(run.path / "model") / "config.json"
+    if not model.exists() or not (run.checkpoint() / STATE).exists():
+        return False
+    options, state = run.config["train"], read_json(run.checkpoint() / STATE)
+    patience = options.get("patience", 0)
+    if state["step"] < options["steps"] and not (patience and state["worse"] >= patience):
+        return False
+    end = run.checkpoint("best") if patience and state["best"] is not None else run.checkpoint()
+    return bool(read_json(model)["info"].get("step") == read_json(end / STATE)["step"])
+
+
+def _clear_start(folder: Path) -> None:
+    """Remove what a run writes before its first checkpoint, whole or in part, if there is nothing else."""
+    begun = (CONFIG, "command.txt", "env.json", "metrics.jsonl", "metrics.csv", "tensorboard", "checkpoints")
+    names = [path.name.removeprefix(".") for path in folder.iterdir()] if folder.is_dir() else []
+    if names and all(name.startswith(begun) for name in names):
+        shutil.rmtree(folder)
+
+
+WHERE = ("device", "data.source", "data.workers")
+"""Options that say where the work is done, and change nothing of what comes of it."""
+
 MAY_CHANGE = (
     "train.steps",
     "train.rate",
     "train.critic_rate",
     "train.clip",
-    "device",
-    "data.source",
-    "data.workers",
+    *WHERE,
     "train.checkpoint_every",
     "train.keep_every",
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,13 @@ from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 
 from advae.report.base import LIGHT, WIDTH, FloatArray, new_figure, png
+from advae.reproduce.details import markdown
 
 Row = dict[str, Any]
 Runs = dict[str, list[Row]]
 """What was measured of the runs of a method, by its name on the page."""
+Panels = dict[str, FloatArray]
+"""Of a method: draws of its encoder ``[4, S, 2]`` and its decoder's true posteriors ``[4, bins, bins]``."""
 
 
 # --- the page -----------------------------------------------------------------------------------------------
@@ -41,11 +44,6 @@ def spread(runs: list[Row], value: Callable[[Row], float], worst: Callable[..., 
     return f"{np.median(values):{form}} [{worst(values):{form}}]" if values else "–"
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
-
-
 def good(runs: list[Row]) -> list[Row]:
     """Those that did not fail."""
     return [r for r in runs if "error" not in r]
@@ -57,7 +55,7 @@ def figures(by: Runs) -> str:
         [name, f"{len(good(runs))} of {len(runs)}", *(spread(good(runs), *c) for c in COLUMNS.values())]
         for name, runs in by.items()
     ]
-    return table(["", "trained", *COLUMNS], rows)
+    return markdown(["", "trained", *COLUMNS], rows)
 
 
 def seeds(by: Runs) -> str:
@@ -74,7 +72,7 @@ def seeds(by: Runs) -> str:
         more = f"{of['AVB']['elbo'] - of['VAE']['elbo']:+.4f}" if len(of) == 2 else "–"
         rows.append([str(seed), *cells, more, most, claim])
     head = ["seed", "VAE, ELBO", "AVB, ELBO at least", "AVB − VAE", "AVB, log p(x)", "AVB, ELBO (critic)"]
-    return table(head, rows)
+    return markdown(head, rows)
 
 
 def checks(by: Runs) -> dict[str, str]:
@@ -95,19 +93,19 @@ def checks(by: Runs) -> dict[str, str]:
     }
 
 
-def page(by: Runs, shown: int) -> str:
-    """The results as Markdown; ``shown`` is the seed in the figure."""
-    best = f"−{math.log(4):.4f}"
-    return PAGE.format(figures=figures(by), seeds=seeds(by), shown=shown, best=best, **checks(by))
+def page(by: Runs, shown: int, said: Sequence[str] = ()) -> str:
+    """The results as Markdown; ``shown`` is the seed in the figure, ``said`` what else is to be known of the runs."""
+    best, more = f"−{math.log(4):.4f}", "".join(f"{text}\n\n" for text in said)
+    return PAGE.format(figures=figures(by), seeds=seeds(by), shown=shown, best=best, more=more, **checks(by))
 
 
 PAGE = """# Four observations, a code of two dimensions: do the posteriors tile the prior?
 
-Made by `benchmarks/toy.py`, after the synthetic example of Mescheder, Nowozin and Geiger (2017). The data are the four
-one-hot vectors of length 4, a quarter each. No model can give them more than log p(x) = −log 4 = {best} on average,
-and one that does has four posteriors without overlap that fill the prior together. Four normals cannot.
+Made by `advae reproduce toy`, after the synthetic example of Mescheder, Nowozin and Geiger (2017). The data are the
+four one-hot vectors of length 4, a quarter each. No model can give them more than log p(x) = −log 4 = {best} on
+average, and one that does has four posteriors without overlap that fill the prior together. Four normals cannot.
 
-![the four posteriors](toy.png)
+{more}![the four posteriors](toy.png)
 
 Seed {shown}. Above, draws of the encoder, a colour for each observation; below, the true posteriors of its decoder.
 Circles hold 50, 90 and 99 % of the prior.
@@ -157,7 +155,7 @@ WINDOW = 3.5
 SHARES = (0.5, 0.9, 0.99)  # of the prior, inside the circles
 
 
-def figure(panels: dict[str, dict[str, FloatArray]], reach: float) -> bytes:
+def figure(panels: dict[str, Panels], reach: float) -> bytes:
     """A column a method: draws of its encoder ``[4, S, 2]`` above its true posteriors ``[4, bins, bins]``."""
     with LIGHT.context():
         sheet = new_figure(WIDTH, 7.35)
@@ -188,7 +186,8 @@ def dots(panel: Axes, draws: FloatArray) -> None:
     """The draws ``[4, S, 2]`` in a random order, so that no colour lies over the others."""
     order = np.random.default_rng(0).permutation(draws.shape[0] * draws.shape[1])
     colours = np.repeat([to_rgb(c) for c in LIGHT.classes[: len(draws)]], draws.shape[1], axis=0)
-    panel.scatter(*draws.reshape(-1, 2)[order].T, s=4.0, c=colours[order], alpha=0.55, lw=0)
+    x, y = draws.reshape(-1, 2)[order].T
+    panel.scatter(x, y, s=4.0, c=colours[order], alpha=0.55, lw=0)
 
 
 def painted(mass: FloatArray) -> FloatArray:
