@@ -164,6 +164,15 @@ FIGURES = {
         conv(3, 1, 32) + conv(3, 32, 64) + fc(64, 256) + fc(64 + 256, 256, 1),
         "asvae.md",
     ),
+    "MNIST critic, all places joined": Figure(
+        "critic",
+        "asvae",
+        (MNIST, (64,)),
+        {"channels": [32, 64], "kernel": 3, "pool": False},
+        [(32, 14), (64, 7)],
+        conv(3, 1, 32) + conv(3, 32, 64) + fc(64, 256) + fc(64 * 7 * 7 + 256, 256, 1),
+        "asvae.md",
+    ),
     "CIFAR-10 encoder (AS-VAE 6)": Figure(
         "network",
         "asvae-encoder",

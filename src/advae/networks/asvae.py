@@ -151,13 +151,15 @@ class ASVAECritic(nn.Module):
     """``f(x, z)``: convolutions of x and their mean over all places, a network of z, both joined by a third.
 
     The figures have batch normalisation after each convolution. With it the answer for one pair would depend on
-    the others in its batch (trap 9), so it is off unless asked for.
+    the others in its batch (trap 9), so it is off unless asked for. And they have the mean: after figure 5's two
+    convolutions it is one of windows of 7 × 7 pixels, wherever they lie, and no critic of digits.
 
     Args:
         x_shape: ``(C, H, W)``.
         z_shape: shape of one code.
         channels: output channels of each convolution of stride 2.
         kernel: odd width of the kernels.
+        pool: take the mean over all places, as the figures do; False joins the features of every place.
         z_hidden: widths of the network of z.
         hidden: widths of the joint network.
         activation: the nonlinearity; the figures have ReLU, whose units can die.
@@ -174,6 +176,7 @@ class ASVAECritic(nn.Module):
         *,
         channels: Sequence[int] = (16, 32, 64),
         kernel: int = 5,
+        pool: bool = True,
         z_hidden: Sequence[int] = (256,),
         hidden: Sequence[int] = (256,),
         activation: Activation = "leaky-relu",
@@ -182,20 +185,22 @@ class ASVAECritic(nn.Module):
         gain: float = 1.0,
     ) -> None:
         super().__init__()
-        self.gain = gain
-        c, _, _ = image_shape(x_shape, "critic")
+        self.pool, self.gain = pool, gain
+        c, h, w = image_shape(x_shape, "critic")
         check_groups([channels])
         after = finish(activation, norm)
         self.features = strides_down([c, *channels], kernel, after, bias=norm != "batch")
         z_widths = [math.prod(z_shape), *z_hidden]
         self.z_features = layers(z_widths, activation, dropout, last_active=True)
-        self.joint = layers([channels[-1] + z_widths[-1], *hidden, 1], activation, dropout)
+        places = 1 if pool else math.prod(halvings(h, w, len(channels))[-1])
+        self.joint = layers([channels[-1] * places + z_widths[-1], *hidden, 1], activation, dropout)
         xavier(self)
         if norm == "spectral":
             normalise_spectrum(self)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """Pairs ``x [B, C, H, W]``, ``z [B, *z_shape]`` to ``f [B]``."""
-        places = self.features(x).mean((2, 3))
-        pairs = torch.cat([places, self.z_features(z.flatten(1))], dim=1)
+        maps = self.features(x)
+        x_features = maps.mean((2, 3)) if self.pool else maps.flatten(1)
+        pairs = torch.cat([x_features, self.z_features(z.flatten(1))], dim=1)
         return self.gain * self.joint(pairs).squeeze(-1)
