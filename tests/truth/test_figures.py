@@ -220,7 +220,7 @@ def test_figure_5_with_a_flow_on_both_sides() -> None:
         ("avb-celeba-residual", "decoder", "celebA decoder (AVB)"),
         ("avb-celeba-residual", "critic", "celebA critic (AVB)"),
         ("asvae-mnist-conv", "decoder", "MNIST decoder (AS-VAE 5), for Bernoulli pixels"),
-        ("asvae-mnist-conv", "critic", "MNIST critic (AS-VAE 5)"),
+        ("asvae-mnist-conv", "critic", "MNIST critic, all places joined"),
         ("asvae-cifar10-conv", "encoder", "CIFAR-10 encoder (AS-VAE 6)"),
         ("asvae-cifar10-conv", "decoder", "CIFAR-10 decoder (AS-VAE 6)"),
         ("asvae-cifar10-conv", "critic", "CIFAR-10 critic (AS-VAE 6)"),
