@@ -32,7 +32,7 @@ from torch import Size, Tensor, nn
 
 from advae.distributions.base import HEADS, Distribution, Head, SampledOnly, wide
 from advae.distributions.flow import base_normal
-from advae.distributions.implicit import Implicit
+from advae.distributions.implicit import ByDraws
 from advae.distributions.normal import MIN_SCALE, Normal, soft_floor
 from advae.errors import ConfigError
 
@@ -46,7 +46,7 @@ def normal(mean: Tensor, log_scale: Tensor) -> Normal:
     return made
 
 
-class Auxiliary(SampledOnly):
+class Auxiliary(ByDraws, SampledOnly):
     """``z`` drawn by way of ``a``: without a density, but every draw comes with an estimate of its own, q̂.
 
     Args:
@@ -85,19 +85,6 @@ class Auxiliary(SampledOnly):
         z = second.rsample()
         log_q = self.first.log_prob(a) + second.log_prob(z) - self.reverse(z).log_prob(a)
         return z.unflatten(-1, self.event_shape), log_q
-
-    @property
-    def mean(self) -> Tensor:
-        """The mean of ``moment_samples`` draws, ``[B, *event]``."""
-        return self._draws().mean
-
-    def moments(self, full: bool = False) -> tuple[Tensor, Tensor]:
-        """Moments of draws, as of any sampler."""
-        return self._draws().moments(full)
-
-    def _draws(self) -> Implicit:
-        batch = self.batch_shape.numel()
-        return Implicit(lambda n: self.rsample((n,)), batch, self.event_shape, self.moment_samples)
 
 
 class Correction(nn.Module):

@@ -13,12 +13,11 @@ from collections.abc import Sequence
 
 from torch import Size, Tensor
 
-from advae.distributions.base import Distribution
-from advae.distributions.implicit import Implicit
+from advae.distributions.implicit import ByDraws
 from advae.distributions.normal import MIN_SCALE, Normal, soft_floor
 
 
-class Flow(Distribution):
+class Flow(ByDraws):
     """``f(z₀)`` with ``z₀`` from a normal over vectors of the event's ``n`` numbers.
 
     Mean and moments have no closed form: they are those of ``moment_samples`` draws, and other ones each time.
@@ -57,19 +56,6 @@ class Flow(Distribution):
         flat = value.to(self.base.mean.dtype).flatten(-len(self.event_shape))
         start, log_det = self.inverse(flat)
         return self.base.log_prob(start) - log_det
-
-    @property
-    def mean(self) -> Tensor:
-        """The mean of ``moment_samples`` draws, ``[B, *event]``."""
-        return self._draws().mean
-
-    def moments(self, full: bool = False) -> tuple[Tensor, Tensor]:
-        """Moments of draws, as of any sampler."""
-        return self._draws().moments(full)
-
-    def _draws(self) -> Implicit:
-        batch = self.batch_shape.numel()
-        return Implicit(lambda n: self.rsample((n,)), batch, self.event_shape, self.moment_samples)
 
 
 def base_normal(raw: Tensor) -> Normal:

@@ -56,6 +56,29 @@ class Implicit(SampledOnly):
             return mean, torch.einsum("nbk,nbl->bkl", centred, centred) / (count - 1)
 
 
+class ByDraws(Distribution):
+    """A distribution whose moments have no closed form: they are those of draws, and other ones each time.
+
+    Attributes:
+        moment_samples: how many draws :meth:`moments` and :attr:`mean` use.
+    """
+
+    moment_samples: int
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean of ``moment_samples`` draws, ``[B, *event]``."""
+        return self._draws().mean
+
+    def moments(self, full: bool = False) -> tuple[Tensor, Tensor]:
+        """Moments of draws, as of any sampler."""
+        return self._draws().moments(full)
+
+    def _draws(self) -> Implicit:
+        batch = self.batch_shape.numel()
+        return Implicit(lambda n: self.rsample((n,)), batch, self.event_shape, self.moment_samples)
+
+
 @HEADS.register("implicit")
 class ImplicitHead(Head):
     """The network's output itself, the network being fed noise beside its input.
