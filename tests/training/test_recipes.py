@@ -34,7 +34,7 @@ SOURCES = {"mnist": "mnist", "cifar10": "cifar10", "imagenet64": "imagenet", "ce
 PAPERS = ("AVB table", "AS-VAE table")
 
 STEPS, BATCH, IMAGES, JUDGED = 5, 4, 24, 6
-SMALL, PIXELS = 1_500_000, 32 * 32  # weights and pixels of what trains at its full width
+SMALL, PIXELS = 4_000_000, 32 * 32  # weights and pixels of what trains at its full width
 SHARE = 16  # of a width that is left where it is not
 WIDTHS = ("channels", "features", "filters", "groups", "heads", "hidden", "length", "width", "z_hidden")
 SIDE = 16  # of a large image that is drawn pixel by pixel
