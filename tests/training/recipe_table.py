@@ -9,6 +9,7 @@ was meant, and when a recipe is new:
 from __future__ import annotations
 
 from functools import cache
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from torch import nn
 import advae
 from advae.methods import METHODS
 from advae.model import LatentModel, build_model
-from advae.training.config import Config, resolve
+from advae.registry import Registry
+from advae.training.config import Config, resolve, slots
 
 TABLE = Path(__file__).with_name("recipes.txt")
 
@@ -47,27 +49,39 @@ def roles(config: Config) -> tuple[str, ...]:
 
 
 def line(name: str) -> str:
-    """A recipe in a line: method, data, networks with their numbers of weights, heads, and how it is trained."""
+    """A recipe in a line: what it is made of, with numbers of weights, and how it is trained."""
     config = resolve(name)
-    model, train, spec = built(name), config.train, config.model
+    model, train = built(name), config.train
+    own = {key: stated(registry, config_at(config, key)) for key, registry, _ in slots()}
     parts = [
         name,
-        stated(config.method),
+        own["method"],
         f"{config.data.source} {config.data.protocol}",
-        f"d = {spec['latent']}",
-        f"{spec['encoder']['name']} {weights(model.encoder):,} {spec['posterior']['name']}",
-        f"{spec['decoder']['name']} {weights(model.decoder):,} {spec['likelihood']['name']}",
-        *[f"{len(roles(config))} {spec['critic']['name']} {weights(c):,}" for c in model.critics.values()],
-        f"{train.steps} × {train.batch}, {train.schedule}, rate {train.rate:g}, β₁ {train.beta1:g}",
+        f"d = {config.model['latent']}",
+        f"{own['model.encoder']} {weights(model.encoder):,} {own['model.posterior']}",
+        f"{own['model.decoder']} {weights(model.decoder):,} {own['model.likelihood']}",
+        *[f"{len(roles(config))} {own['model.critic']} {weights(c):,}" for c in model.critics.values()],
+        f"{train.steps} × {train.batch}, {train.schedule}, rate {train.rate:g}, β {train.beta1:g} {train.beta2:g}",
         *[f"critics' {train.critic_rate:g}, {train.critic_beta1:g}" for _ in model.critics],
     ]
     return " | ".join(parts)
 
 
-def stated(spec: dict[str, Any]) -> str:
-    """A method's name and those of its options that are not the default."""
-    plain = METHODS.build({"name": spec["name"]}).spec()
-    return " ".join([spec["name"], *[f"{key}={value}" for key, value in spec.items() if value != plain[key]]])
+def config_at(config: Config, key: str) -> dict[str, Any]:
+    """The component of a slot: its name and options."""
+    return config.method if key == "method" else config.model[key.removeprefix("model.")]
+
+
+def stated(registry: Registry[Any], spec: dict[str, Any]) -> str:
+    """A component's name and those of its options that are not the default."""
+    defaults = {key: p.default for key, p in signature(registry.find(spec["name"])).parameters.items()}
+    other = [f"{k} {v}" for k, v in spec.items() if k != "name" and plain(v) != plain(defaults[k])]
+    return f"{spec['name']} ({', '.join(other)})" if other else spec["name"]
+
+
+def plain(value: Any) -> Any:
+    """The value with lists for tuples."""
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def size(name: str) -> int:
