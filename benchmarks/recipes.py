@@ -134,7 +134,8 @@ def page(records: list[dict[str, Any]]) -> str:
         "# Time of a training step",
         "",
         "Made by `benchmarks/recipes.py`: every recipe's own networks, batch and method, on noise of its data's shape;"
-        " all players and the average of the weights, without validation. Medians of steps taken in turns.",
+        " all players and the average of the weights, without validation. Medians of steps taken in turns. Images a"
+        " second are those that steps draw: several batches each, where critics move more often than the model.",
     ]
     for device in sorted({r["device"] for r in records}):
         mine = sorted((r for r in records if r["device"] == device), key=lambda r: r["recipe"])
