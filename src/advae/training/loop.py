@@ -20,6 +20,7 @@ from advae.run import Run
 from advae.training.checkpoint import average_of, load_checkpoint, save_checkpoint
 from advae.training.interruption import Interrupted, Interruption
 from advae.training.log import Log
+from advae.training.memory import freed_memory_kept
 from advae.training.progress import Progress
 from advae.training.setup import Setup
 from advae.training.sheets import write_sheet
@@ -31,7 +32,7 @@ SHEET_IMAGES = 64
 
 def fit(setup: Setup, run: Run, *, go_on: bool = False, quiet: bool = False) -> None:
     """Train to the configured step, from the start or from the run's last checkpoint."""
-    with seeded(setup.config.seed, setup.fabric.device):
+    with freed_memory_kept(), seeded(setup.config.seed, setup.fabric.device):
         Fit(setup, run, go_on).main(quiet)
 
 
