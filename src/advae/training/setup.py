@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from lightning_fabric import Fabric
 
 from advae.data import Dataset, check, load_data
@@ -49,7 +50,9 @@ class Setup:
             "seed": self.config.seed,
         }
         model = build_model(self.config.model, self.data.x_shape, self.method.critics, info)
-        return model.to(self.fabric.device)
+        # Channels last is the order in which convolutions are computed: figure 6's networks in bf16 take two thirds
+        # of the time with it on a CPU. Networks without convolutions have no such weights and do not change.
+        return model.to(self.fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _check_patience(self) -> None:
         judged = self.model.has_encoder or self.model.decoder_has_density()
