@@ -28,7 +28,7 @@ from advae import build_model, resolve
 from advae.data.protocol import protocol_class
 from advae.methods import METHODS
 from advae.model import LatentModel, seeded
-from advae.training.environment import describe_device
+from advae.training.environment import describe_device, find_precision
 from advae.training.step import Step
 
 RESULTS = Path(__file__).parents[1] / "results" / "speed-recipes.json"
@@ -54,8 +54,9 @@ class Bench:
         self.name, self.device, self.config = name, device, resolve(name)
         self.shape = SHAPES[self.config.data.source]
         method, train = METHODS.build(self.config.method), self.config.train
+        precision = find_precision(train.precision, device)
         accelerator = {"accelerator": device.type, "devices": 1}
-        fabric = Fabric(**accelerator, precision="bf16-mixed" if train.precision == "bf16" else "32-true")
+        fabric = Fabric(**accelerator, precision="bf16-mixed" if precision == "bf16" else "32-true")
         with seeded(0, device):
             model = build_model(self.config.model, self.shape, method.critics).to(device)
         self.weights = sum(weights(model).values())

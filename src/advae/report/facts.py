@@ -61,6 +61,7 @@ def facts(run: Run, model: LatentModel, data: Mapping[str, Any]) -> Facts:
         *data_facts(data),
         ("training", training_text(run, config, model)),
         ("device", device_text(env.get("device") or config.get("device"))),
+        ("precision", str(env.get("precision") or "")),
         ("seed", "" if config.get("seed") is None else str(config["seed"])),
         ("command", run.command),
     ]

@@ -19,6 +19,7 @@ from advae.reproduce.probe import Speed
 from advae.reproduce.table import Row, Table
 from advae.run import CONFIG, Run
 from advae.training.config import Config, resolve
+from advae.training.environment import find_device, find_precision
 from advae.training.start import finished
 
 PLACES = (CONFIG, f"*/{CONFIG}", f"*/*/{CONFIG}")  # of runs in RUNS/RECIPE
@@ -169,4 +170,6 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     plain["data"] = {key: value for key, value in plain["data"].items() if key not in DATA}
     unseen = TRAIN if plain["train"]["patience"] else (*TRAIN, "validate_every")
     plain["train"] = {key: value for key, value in plain["train"].items() if key not in unseen}
+    if plain["train"].get("precision") == "auto":  # the same as saying what it comes to here
+        plain["train"]["precision"] = find_precision("auto", find_device("auto"))
     return plain

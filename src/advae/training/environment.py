@@ -57,6 +57,17 @@ def find_device(name: str) -> torch.device:
     return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
 
+def find_precision(name: str, device: torch.device) -> str:
+    """"fp32" or "bf16" for "auto": bf16 where the machine multiplies in it, where it is two to four times as fast."""
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
+    instructions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    found = (getattr(torch.cpu, name, None) for name in instructions)  # not public: asked for, not relied on
+    return "bf16" if any(supported is not None and supported() for supported in found) else "fp32"
+
+
 def describe_device(device: torch.device) -> str:
     """A device in words."""
     if device.type == "cuda":
@@ -65,11 +76,14 @@ def describe_device(device: torch.device) -> str:
     return f"CPU {model}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
 
 
-def environment(device: torch.device, data: dict[str, Any], parameters: dict[str, int]) -> dict[str, Any]:
+def environment(
+    device: torch.device, precision: str, data: dict[str, Any], parameters: dict[str, int]
+) -> dict[str, Any]:
     """Everything for env.json.
 
     Args:
         device: what the run trains on.
+        precision: and in which arithmetic.
         data: the data set's description, with its checksum.
         parameters: how many weights each network has.
     """
@@ -77,6 +91,7 @@ def environment(device: torch.device, data: dict[str, Any], parameters: dict[str
         "versions": versions(),
         "platform": platform.platform(),
         "device": describe_device(device),
+        "precision": precision,
         "data": data,
         "parameters": parameters,
     }

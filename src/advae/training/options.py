@@ -34,8 +34,8 @@ class TrainOptions:
     """Largest norm of each player's gradient; 0 for no limit."""
     ema: float = 0.999
     """Decay of the average of the weights that evaluation uses; 0 for none."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of the networks; likelihoods and log ratios stay in fp32."""
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    """Arithmetic of the networks; likelihoods and log ratios stay in fp32. "auto" is bf16 where the machine has it."""
     log_every: int = 50
     """Steps between two lines of metrics."""
     validate_every: int = 500

@@ -12,7 +12,7 @@ from advae.errors import ConfigError
 from advae.methods import METHODS, Method
 from advae.model import LatentModel, build_model, seeded
 from advae.training.config import Config
-from advae.training.environment import environment, find_device
+from advae.training.environment import environment, find_device, find_precision
 
 
 class Setup:
@@ -29,10 +29,11 @@ class Setup:
     def __init__(self, config: Config, data: Dataset | None = None) -> None:
         self.config = config
         device = find_device(config.device)
+        self.precision = find_precision(config.train.precision, device)
         self.fabric = Fabric(
             accelerator=device.type,
             devices=[device.index] if device.type == "cuda" else 1,
-            precision="bf16-mixed" if config.train.precision == "bf16" else "32-true",
+            precision="bf16-mixed" if self.precision == "bf16" else "32-true",
         )
         self.method: Method = METHODS.build(config.method)
         self.data: Dataset = load_data(config.data) if data is None else data
@@ -71,7 +72,7 @@ class Setup:
 
     def environment(self) -> dict[str, Any]:
         """What env.json says."""
-        return environment(self.fabric.device, self.data.describe(), self.parameters())
+        return environment(self.fabric.device, self.precision, self.data.describe(), self.parameters())
 
 
 def support_of(model: LatentModel) -> str:
