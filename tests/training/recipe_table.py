@@ -61,7 +61,8 @@ def line(name: str) -> str:
         f"{own['model.encoder']} {weights(model.encoder):,} {own['model.posterior']}",
         f"{own['model.decoder']} {weights(model.decoder):,} {own['model.likelihood']}",
         *[f"{len(roles(config))} {own['model.critic']} {weights(c):,}" for c in model.critics.values()],
-        f"{train.steps} × {train.batch}, {train.precision}, {train.schedule}, rate {train.rate:g}, β {train.beta1:g} {train.beta2:g}",
+        f"{train.steps} × {train.batch}, {train.precision}, {train.schedule}, rate {train.rate:g},"
+        f" β {train.beta1:g} {train.beta2:g}",
         *[f"critics' {train.critic_rate:g}, {train.critic_beta1:g}" for _ in model.critics],
     ]
     return " | ".join(parts)

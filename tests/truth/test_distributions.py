@@ -315,6 +315,34 @@ def test_noise_of_different_examples_is_independent() -> None:
     assert_close(found, torch.zeros_like(found[0]), "covariance of two examples")
 
 
+def test_a_smooth_basis_is_bounded_but_for_normal_noise_of_the_given_size() -> None:
+    """Var[v] = Var[tanh f] + s² in every coordinate, also where f itself is rare and large."""
+    net, s = basis(), 0.5
+    net.biases[-1].data += 4 * torch.randn(M, 1, D, generator=torch.Generator().manual_seed(2))
+
+    def variances(normal: float) -> Tensor:
+        net.normal = normal
+        return net(500).var(0).flatten()
+
+    def draw() -> Tensor:
+        smooth, plain = variances(s), torch.tanh(net_without(net, 500)).var(0).flatten()
+        return smooth - plain - s**2
+
+    found = batch_means(draw)
+    assert_close(found, torch.zeros_like(found[0]), "variance of a smooth basis")
+    net.normal = 1e-6
+    assert net(500).abs().max() <= 1 + 1e-5
+    assert net(1).isfinite().all()  # one image alone
+
+
+def net_without(net: NoiseBasis, n: int) -> Tensor:
+    """Draws of the learned part alone, before its bound."""
+    normal, net.normal = net.normal, 0.0
+    v = net(n)
+    net.normal = normal
+    return v
+
+
 def test_one_batched_computation_is_a_loop_over_functions() -> None:
     net = basis()
     torch.manual_seed(7)

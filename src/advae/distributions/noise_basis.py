@@ -11,6 +11,11 @@
 and for the whole covariance, as the v_i are independent, Cov(z|x) = Σ_i diag(a_i) Cov(v_i) diag(a_i).
 The paper's formula has no offset z⁰; its authors' code has one. E[v], Var[v] and Cov(v) are estimated from
 draws once a mini-batch and serve every x in it.
+
+Not in the paper: smooth basis vectors, ``v_i = tanh f_i(ε_i) + s ξ_i`` with ξ_i ~ N(0, I); s is the option ``normal``.
+A basis vector without bounds can be rare and large, or lie on a thin sheet. Either makes the variance of z, and with
+it the entropy of a normal of that variance, much larger than the entropy of q(z|x) is, and a critic sees it late. With
+the bound and the noise at most ``1 / (1 + s²)`` of a variance is not normal.
 """
 
 from __future__ import annotations
@@ -24,6 +29,7 @@ from torch import Size, Tensor, nn
 from torch.nn.functional import elu
 
 from advae.distributions.base import HEADS, Distribution, Head, SampledOnly, wide
+from advae.errors import ConfigError
 
 COEFFICIENT_SHIFT = 5.0  # elu(· − 5) + 1 starts near exp(−5): the posterior starts narrow (authors' code)
 
@@ -36,11 +42,14 @@ class NoiseBasis(nn.Module):
         noise: standard normal numbers that each is fed.
         hidden: widths of its hidden layers (ELU).
         d: length of its output.
+        normal: ``s``, standard deviation of the normal noise on v_i, which is then bounded; 0 for neither.
     """
 
-    def __init__(self, functions: int, noise: int, hidden: Sequence[int], d: int) -> None:
+    def __init__(
+        self, functions: int, noise: int, hidden: Sequence[int], d: int, normal: float = 0.0
+    ) -> None:
         super().__init__()
-        self.functions, self.noise = functions, noise
+        self.functions, self.noise, self.normal = functions, noise, normal
         widths = [noise, *hidden, d]
         self.weights = nn.ParameterList(
             torch.empty(functions, a, b).normal_(0, (2 / (a + b)) ** 0.5)  # Xavier, of each network
@@ -53,7 +62,8 @@ class NoiseBasis(nn.Module):
         h = torch.randn(self.functions, n, self.noise, device=self.weights[0].device)
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             h = torch.baddbmm(bias, elu(h) if layer else h, weight)
-        return wide(h.transpose(0, 1))
+        v = wide(h.transpose(0, 1))
+        return torch.tanh(v) + self.normal * torch.randn_like(v) if self.normal else v
 
 
 class LinearCombination(SampledOnly):
@@ -128,6 +138,11 @@ class NoiseBasisHead(Head):
         noise: standard normal numbers that each basis network takes (64, or 32).
         hidden: widths of the basis networks (128, 128, 128).
         moment_samples: the least number of draws behind E[v], Var[v] and Cov(v); the batch, if larger.
+        normal: standard deviation of normal noise on each basis vector, whose learned part is then kept within
+            −1 and 1; 0 for neither, as in the paper.
+
+    Raises:
+        ConfigError: a negative standard deviation.
     """
 
     def __init__(
@@ -137,11 +152,16 @@ class NoiseBasisHead(Head):
         noise: int = 64,
         hidden: Sequence[int] = (128, 128, 128),
         moment_samples: int = 0,
+        normal: float = 0.0,
     ) -> None:
         super().__init__(event_shape)
+        if normal < 0:
+            raise ConfigError(
+                "model.posterior.normal is a standard deviation", given=normal, expected="0 or more"
+            )
         self.values = 1 + functions
         self.moment_samples = moment_samples
-        self.basis = NoiseBasis(functions, noise, hidden, self.event_shape.numel())
+        self.basis = NoiseBasis(functions, noise, hidden, self.event_shape.numel(), normal)
 
     def forward(self, network: Callable[..., Any], inputs: Tensor) -> Distribution:
         raw = wide(network(inputs))
