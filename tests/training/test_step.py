@@ -119,7 +119,7 @@ def test_a_gradient_that_overflows_is_found_too() -> None:
             found["model"] = found["model"] + bias.square().sum().sqrt()
             return found
 
-    step.method = Rooted()
+    step.take.method = Rooted()  # type: ignore[attr-defined]
     before = weights(step.model)
     assert bool((bias == 0).all())
     with pytest.raises(NotFiniteError, match="gradient of player 'model' is not finite at step 0"):

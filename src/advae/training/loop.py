@@ -7,6 +7,7 @@ goes on has the same weights as one that never stopped.
 from __future__ import annotations
 
 import copy
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -15,9 +16,11 @@ import torch
 from torch import Tensor
 
 from advae.data import Batches, mix
+from advae.files import write_json
 from advae.model import seeded
 from advae.run import Run
 from advae.training.checkpoint import average_of, load_checkpoint, save_checkpoint
+from advae.training.choice import choose
 from advae.training.interruption import Interrupted, Interruption
 from advae.training.log import Log
 from advae.training.memory import freed_memory_kept
@@ -82,6 +85,7 @@ class Fit:
         try:
             if start == 0:
                 self._save(0)  # from here on a killed run can be resumed
+            self._choose(start, quiet)
             with Interruption() as stop, Progress(self.options.steps, start, quiet) as progress:
                 for step in range(start, self.options.steps):
                     self._one(step, stream)
@@ -94,6 +98,23 @@ class Fit:
             self._save(self.position["step"])
         finally:
             log.close()
+
+    def _choose(self, start: int, quiet: bool) -> None:
+        """Settle how steps are run, say so and record it; a run that goes on keeps to what it began with."""
+        known, steps = self.run.env, self.options.steps
+        before = known.get("step", {}).get("step", "eager" if start else None)
+        with seeded(self.config.seed, self.device):
+            choice = choose(
+                self.step,
+                self.options.step,
+                lambda: self.data.protocol.observe(self.batches(0)),
+                steps - start,
+                before,
+            )
+        if choice.seconds and not quiet:
+            print(choice, file=sys.stderr, flush=True)
+        if start == 0 or choice.step != before:
+            write_json(self.run.path / "env.json", known | {"step": choice.record()})
 
     def _one(self, step: int, stream: Iterator[Tensor]) -> None:
         reseed(mix(self.config.seed, step, 0), self.device)

@@ -36,6 +36,9 @@ class TrainOptions:
     """Decay of the average of the weights that evaluation uses; 0 for none."""
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
     """Arithmetic of the networks; likelihoods and log ratios stay in fp32. "auto" is bf16 where the machine has it."""
+    step: Literal["auto", "eager", "compile", "graph"] = "auto"
+    """How a step is run: eagerly; compiled; captured whole (on a GPU); or the fastest that pays for its start.
+    All give the same results within floating point; a run that goes on keeps the way it began with."""
     log_every: int = 50
     """Steps between two lines of metrics."""
     validate_every: int = 500

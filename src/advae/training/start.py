@@ -144,6 +144,7 @@ MAY_CHANGE = (
     "train.rate",
     "train.critic_rate",
     "train.clip",
+    "train.step",
     *WHERE,
     "train.checkpoint_every",
     "train.keep_every",

@@ -15,8 +15,9 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from advae.errors import NotFiniteError
-from advae.methods import Losses, Method
+from advae.methods import Method
 from advae.model import LatentModel
+from advae.training.gradients import Eager, Take
 from advae.training.options import TrainOptions
 from advae.training.players import Average, make_players, rate_share
 
@@ -30,11 +31,13 @@ class Guard:
     def __init__(self, device: torch.device) -> None:
         self.found = torch.zeros((), device=device)
         self._where = torch.zeros(3, dtype=torch.long, device=device)
-        self._names: list[list[str]] = []  # every list of terms seen: a critic's own move has fewer
+        self._names: list[tuple[str, ...]] = []  # every list of terms seen: a critic's own move has fewer
 
-    def look(self, step: int, names: list[str], values: Tensor) -> None:
+    def look(self, step: int, names: tuple[str, ...], values: Tensor) -> None:
         """Check ``values [n]``, called ``names``, of ``step``."""
         bad = ~torch.isfinite(values)
+        if values.device.type == "cpu" and not bad.any():
+            return
         fresh = bad.any() & (self.found == 0)
         if names not in self._names:
             self._names.append(names)
@@ -76,66 +79,61 @@ class Step:
         self.guard = Guard(fabric.device)
         self.players = make_players(model, method, options, self.guard.found)
         self.average = Average(model, options.ema)
-        self._sums: dict[str, Tensor] = {}
-        self._counts: Counter[str] = Counter()
+        self.take: Take = Eager(fabric, model, method, self.players)
+        self._sums: dict[tuple[str, ...], Tensor] = {}
+        self._counts: Counter[tuple[str, ...]] = Counter()
 
     @property
     def batches(self) -> int:
         """How many batches a step draws."""
+        return len(self.moves)
+
+    @property
+    def moves(self) -> list[tuple[str, ...]]:
+        """The players of each move of a step, in order; each has a batch of its own."""
         extra = self.method.critic_steps if self.method.adversaries else 0
-        return extra + 1 if self.method.order == "alternating" or not extra else extra
+        if self.method.order == "alternating":
+            return [self.method.adversaries] * extra + [("model",)]
+        return [self.method.adversaries] * (extra - 1) + [tuple(self.method.players)]
 
     def __call__(self, step: int, draw: Draw) -> None:
         """Step number ``step``, counted from 0."""
-        together = self.method.order == "simultaneous"
-        for i in range(self.batches - 1):
-            self._move(step, draw(i), self.method.adversaries)
-        last = tuple(self.method.players) if together else ("model",)
-        self._move(step, draw(self.batches - 1), last)
+        for i, names in enumerate(self.moves):
+            self._move(step, draw(i), names)
         self.average.update(step)
 
     def _move(self, step: int, x: Tensor, names: Sequence[str]) -> None:
         """Gradients of the named players at one batch, all taken before any of them moves."""
-        with self.fabric.autocast():
-            losses = self.method.losses(self.model, x, names, self.method.kl_weight(step))
-        means = {name: losses[name].mean() for name in names}
-        for name in names:
-            self.fabric.backward(
-                means[name], inputs=self.players[name].parameters, retain_graph=name != names[-1]
-            )
+        taken = self.take(x, names, self.method.kl_weight(step))
         norms = {name: self.players[name].gradient_norm() for name in names}
-        self._record(step, losses, means, norms)
+        self._record(step, taken.terms | {f"{name}:gradient": norm for name, norm in norms.items()})
         share = rate_share(self.options, step)
         for name in names:
             self.players[name].update(share, norms[name])
 
     @torch.no_grad()
-    def _record(self, step: int, losses: Losses, means: dict[str, Tensor], norms: dict[str, Tensor]) -> None:
-        terms = {f"{self._owner(key)}:{key}": value.float().mean() for key, value in losses.report.items()}
-        terms |= {f"{name}:loss": mean.detach() for name, mean in means.items()}
-        terms |= {f"{name}:gradient": norm for name, norm in norms.items()}
-        values = torch.stack(list(terms.values()))
-        self.guard.look(step, list(terms), values)
+    def _record(self, step: int, terms: dict[str, Tensor]) -> None:
+        names, values = tuple(terms), torch.stack(list(terms.values()))
+        self.guard.look(step, names, values)
         if self.fabric.device.type == "cpu":  # reading costs nothing here, and the step itself is named
             self.guard.raise_if_found()
-        for key, value in terms.items():
-            player, _, term = key.partition(":")
-            name = f"{term}/{player}" if term in ("loss", "gradient") else term
-            old = self._sums.get(name)
-            self._sums[name] = value if old is None else old + value
-            self._counts[name] += 1  # a step may move a player more than once
+        # One sum for each list of terms: a critic's own move has fewer.
+        self._sums[names] = self._sums[names] + values if names in self._sums else values
+        self._counts[names] += 1
 
     def read_metrics(self) -> dict[str, float]:
         """Means since the last reading, by slash-named key. This reads from the device."""
-        names = list(self._sums)
-        if not names:
-            return {}
-        sums, counts = torch.stack([self._sums[name] for name in names]).tolist(), self._counts
+        sums: dict[str, float] = {}
+        counts: Counter[str] = Counter()
+        for terms, total in self._sums.items():
+            for term, value in zip(map(_metric, terms), total.tolist(), strict=True):
+                sums[term] = sums.get(term, 0.0) + value
+                counts[term] += self._counts[terms]  # a step may move a player more than once
         self._sums, self._counts = {}, Counter()
-        return {name: value / counts[name] for name, value in zip(names, sums, strict=True)}
+        return {term: value / counts[term] for term, value in sums.items()}
 
-    def _owner(self, key: str) -> str:
-        """The player a diagnostic speaks of: ``critic/accuracy`` of the critic, ``kl`` of the model."""
-        role = key.partition("/")[0]
-        owners = [player for player, nets in self.method.players.items() if role == player or role in nets]
-        return owners[0] if owners else "model"
+
+def _metric(term: str) -> str:
+    """The name under which a term is logged: ``loss/model``, but ``kl``, which only one player has."""
+    player, _, name = term.partition(":")
+    return f"{name}/{player}" if name in ("loss", "gradient") else name

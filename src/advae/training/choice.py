@@ -1,0 +1,154 @@
+"""Which way a step is run, and why: eager, or compiled where that pays.
+
+Compiling costs time once, and saves some in every step. Both grow with the number of operations in a step, so after
+how many steps it has paid hardly depends on the network. A run shorter than that stays eager without a trial. In a
+longer one the compiled step is made, compared with the eager one on the first batch (the same losses for the same
+seed), timed against it, and used if it is the faster.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from advae.training.compiled import CannotCompile, Compiled
+from advae.training.gradients import Take, Taken
+from advae.training.step import Step
+
+PAYS_AFTER = 10_000
+"""Steps after which compiling has paid for itself, on one core: 20 to 30 ms an operation against 3 µs or more a step
+(docs/speed.md). With a compiler's cache, that of an earlier run, it has so much sooner."""
+
+TRIALS, SECONDS = 12, 2.0  # of each way: at most so many steps, and so long
+CLOSE, CLOSE_IN_BF16 = (
+    1e-3,
+    2e-2,
+)  # two ways to compute a loss may differ by this much of it, by rounding alone
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How steps are run.
+
+    Attributes:
+        step: "eager", "compile" or "graph".
+        why: in words.
+        seconds: what compiling took, a compiled step and an eager one; empty where nothing was measured.
+    """
+
+    step: str
+    why: str
+    seconds: dict[str, float]
+
+    def record(self) -> dict[str, Any]:
+        """For env.json."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return f"step: {self.step} ({self.why})"
+
+
+def choose(
+    step: Step, wanted: str, draw: Callable[[], Tensor], steps: int, before: str | None = None
+) -> Choice:
+    """Make ``step`` run as wanted, or as near to it as this machine can.
+
+    Args:
+        step: is made to run so.
+        wanted: what ``train.step`` says.
+        draw: gives a batch of observations to try with; weights, buffers and the random state are left as they are.
+        steps: how many are to come.
+        before: how an earlier sitting of the same run went; "auto" goes on so, for the same weights to the bit.
+    """
+    if wanted == "auto" and before in ("eager", "compile"):
+        wanted, why = before, "as this run began"
+    elif wanted == "auto" and steps < PAYS_AFTER:
+        return Choice("eager", f"compiling pays from {PAYS_AFTER:,} steps on", {})
+    else:
+        why = "asked for" if wanted in ("eager", "compile") else ""
+    if wanted == "eager":
+        return Choice("eager", why, {})
+    if wanted == "graph":
+        why = "capturing a step needs a CUDA device; this is the next best"
+    return _compile(step, draw(), why)
+
+
+def _compile(step: Step, x: Tensor, why: str) -> Choice:
+    """Compile and, without a reason to insist, keep it only if it is faster."""
+    eager, began = step.take, time.perf_counter()
+    compiled = Compiled(step.fabric, step.model, step.method, step.players)
+    try:
+        for names in step.moves:
+            compiled.prepare(x, names)
+            _agree(step, x, names, eager, compiled)
+    except CannotCompile as error:
+        return Choice("eager", " ".join(line.strip() for line in str(error).splitlines()), {})
+    finally:
+        _forget(step)
+    took = time.perf_counter() - began
+    if why:
+        step.take = compiled
+        return Choice("compile", why, {"compiling": took})
+    slow, fast = _timed(step, x, eager, compiled)
+    seconds = {"compiling": took, "eager": slow, "compile": fast}
+    said = f"{1000 * fast:.3g} ms for the gradients of a step, {1000 * slow:.3g} ms eagerly; {took:.0f} s to compile"
+    if fast >= slow:
+        return Choice("eager", f"compiled, it is not faster: {said}", seconds)
+    step.take = compiled
+    return Choice("compile", said, seconds)
+
+
+def _agree(step: Step, x: Tensor, names: Sequence[str], eager: Take, compiled: Take) -> None:
+    """See that both give the same losses for the same seed.
+
+    Raises:
+        CannotCompile: they do not; what was recorded is not what the networks do every time.
+    """
+    with step.fabric.autocast():
+        close = CLOSE_IN_BF16 if torch.is_autocast_enabled(x.device.type) else CLOSE
+    a, b = (_tried(step, x, names, take).terms for take in (eager, compiled))
+    for name in names:
+        one, other = float(a[f"{name}:loss"]), float(b[f"{name}:loss"])
+        if not abs(one - other) <= close * max(1.0, abs(one)):
+            raise CannotCompile(
+                f"compiled, the loss of {name} is another than eagerly", given=f"{other:.6g}, not {one:.6g}"
+            )
+
+
+def _tried(step: Step, x: Tensor, names: Sequence[str], take: Take, seed: int = 0) -> Taken:
+    """A move's gradients, of which nothing remains but what is returned."""
+    before = [buffer.clone() for buffer in step.model.buffers()]
+    with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        taken = take(x, names, 1.0)
+    with torch.no_grad():
+        for buffer, value in zip(step.model.buffers(), before, strict=True):
+            buffer.copy_(value)
+    return taken
+
+
+def _timed(step: Step, x: Tensor, *takes: Take) -> list[float]:
+    """Median seconds of each for the moves of a step, taken in turns."""
+    found: list[list[float]] = [[] for _ in takes]
+    while len(found[0]) < TRIALS and sum(found[0]) < SECONDS:
+        for take, times in zip(takes, found, strict=True):
+            began = time.perf_counter()
+            for names in step.moves:
+                _tried(step, x, names, take)
+            if x.device.type == "cuda":
+                torch.cuda.synchronize(x.device)
+            times.append(time.perf_counter() - began)
+            _forget(step)
+    return [median(times) for times in found]
+
+
+def _forget(step: Step) -> None:
+    """Leave no gradients behind."""
+    for parameter in step.model.parameters():
+        parameter.grad = None

@@ -1,0 +1,74 @@
+"""A move's gradients: the losses of some players at one batch, and each player's gradient of its own.
+
+Two ways to have them, which give the same numbers: operation by operation (here), or as one compiled graph
+(:mod:`advae.training.compiled`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from advae.methods import Losses, Method
+from advae.model import LatentModel
+from advae.training.players import Player
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What is known of a move once its gradients are in the parameters' ``grad``.
+
+    Attributes:
+        terms: scalars to record, by ``PLAYER:TERM``: the method's diagnostics and the players' losses.
+    """
+
+    terms: dict[str, Tensor]
+
+
+class Take(Protocol):
+    """Leaves each named player's gradient at ``x [B, *x_shape]`` in its parameters, and moves nothing."""
+
+    def __call__(self, x: Tensor, names: Sequence[str], kl_weight: float) -> Taken: ...
+
+
+class Eager:
+    """Losses and gradients operation by operation.
+
+    Args:
+        fabric: device and precision.
+        model: encoder, decoder and critics.
+        method: whose losses.
+        players: with their parameters.
+    """
+
+    def __init__(
+        self, fabric: Fabric, model: LatentModel, method: Method, players: Mapping[str, Player]
+    ) -> None:
+        self.fabric, self.model, self.method, self.players = fabric, model, method, players
+
+    def __call__(self, x: Tensor, names: Sequence[str], kl_weight: float) -> Taken:
+        with self.fabric.autocast():
+            losses = self.method.losses(self.model, x, names, kl_weight)
+        means = {name: losses[name].mean() for name in names}
+        for name in names:
+            self.fabric.backward(
+                means[name], inputs=self.players[name].parameters, retain_graph=name != names[-1]
+            )
+        return Taken(terms_of(self.method, losses, means))
+
+
+def terms_of(method: Method, losses: Losses, means: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What to record of a batch, as scalars: the means of the diagnostics, and of the losses."""
+    terms = {f"{owner(method, key)}:{key}": value.float().mean() for key, value in losses.report.items()}
+    return terms | {f"{name}:loss": mean.detach() for name, mean in means.items()}
+
+
+def owner(method: Method, key: str) -> str:
+    """The player a diagnostic speaks of: ``critic/accuracy`` of the critic, ``kl`` of the model."""
+    role = key.partition("/")[0]
+    owners = [player for player, nets in method.players.items() if role == player or role in nets]
+    return owners[0] if owners else "model"
