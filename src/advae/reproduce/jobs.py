@@ -26,7 +26,7 @@ PLACES = (CONFIG, f"*/{CONFIG}", f"*/*/{CONFIG}")  # of runs in RUNS/RECIPE
 # What may differ between two configurations of the same run: names, where things are, how often it is looked at.
 NAMES = ("recipe", "description", "published", "device")
 DATA = ("source", "workers")
-TRAIN = ("log_every", "samples_every", "checkpoint_every", "keep_every", "tensorboard")
+TRAIN = ("step", "log_every", "samples_every", "checkpoint_every", "keep_every", "tensorboard")
 ANNEALED = ("ais", "bdmc")
 
 Record = dict[str, Any]
