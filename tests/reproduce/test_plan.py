@@ -14,6 +14,7 @@ from advae.reproduce.budget import within
 from advae.reproduce.jobs import identity
 from advae.reproduce.probe import Speed
 from advae.training.config import resolve
+from advae.training.environment import find_device, find_precision
 from advae.training.loop import Fit
 from advae.training.options import TrainOptions
 from reproduce.small import STEPS, counting, page, recipe, record, reproduced, table
@@ -144,6 +145,14 @@ def test_a_row_is_really_timed() -> None:
     assert b.step > 2 * a.step  # 9 million weights against a thousand: some hundred times the work
 
 
+def test_what_grows_from_zero_has_grown_by_half_of_a_shortened_run() -> None:
+    whole = resolve(recipe("vae-small"), {"train.steps": 100, "train.warmup": 30, "method.kl_warmup": 40})
+    assert plan.shortened(whole, 100) == whole
+    for steps, kl, rates in ((80, 40, 30), (50, 25, 25), (1, 1, 1)):
+        short = plan.shortened(whole, steps)
+        assert (short.train.steps, short.method["kl_warmup"], short.train.warmup) == (steps, kl, rates)
+
+
 # --- which runs are a row's ---------------------------------------------------------------------------------
 
 
@@ -151,6 +160,7 @@ def test_only_names_places_and_logging_may_differ() -> None:
     base = recipe("vae-small")
     same = [{"recipe": "x"}, {"train.log_every": 7}, {"train.validate_every": 3}, {"device": "auto"}]
     same += [{"data.source": "elsewhere.npy"}, {"train.samples_every": 5}, {"published": "5 nats"}]
+    same += [{"train.step": "eager"}]
     other = [{"seed": 1}, {"train.steps": 13}, {"train.rate": 0.1}, {"model.latent": 3}, {"train.ema": 0.5}]
     other += [{"data.protocol": "grey"}, {"data.limit": 10}, {"method.beta": 2.0}]
 
@@ -159,5 +169,7 @@ def test_only_names_places_and_logging_may_differ() -> None:
 
     assert [of(options) == of({}) for options in same] == [True] * len(same)
     assert [of(options) == of({}) for options in other] == [False] * len(other)
+    auto = find_precision("auto", find_device("auto"))
+    assert of({"train.precision": "auto"}) == of({"train.precision": auto})
     often, seldom = ({"train.patience": 2, "train.validate_every": every} for every in (3, 6))
     assert of(often) != of(seldom)  # early stopping looks at validations

@@ -71,9 +71,19 @@ def _job(
 ) -> Job:
     # Sheets of samples along the way can take longer than a short training itself: only where it is whole.
     shown = config.train.samples_every if steps == config.train.steps else 0
-    own = replace(config, seed=seed, train=replace(config.train, steps=steps, samples_every=shown))
+    own = shortened(replace(config, seed=seed, train=replace(config.train, samples_every=shown)), steps)
     folder = runs / row.name / f"{steps}-steps" / f"s{seed}"
     return Job(row, own, config.train.steps, folder, data[config.data])
+
+
+def shortened(config: Config, steps: int) -> Config:
+    """A configuration for ``steps`` steps, of which what grows from zero grows in the first half at most."""
+    if steps >= config.train.steps:
+        return config
+    half = max(1, steps // 2)
+    method = config.method | {"kl_warmup": min(config.method.get("kl_warmup", 0), half)}
+    train = replace(config.train, steps=steps, warmup=min(config.train.warmup, half))
+    return replace(config, method=method, train=train)
 
 
 def _configs(table: Table, wanted: Wanted) -> dict[str, Config]:
