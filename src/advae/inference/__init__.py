@@ -1,0 +1,1 @@
+"""Black-box posteriors: variational inference for any log joint density."""
