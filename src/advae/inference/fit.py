@@ -38,6 +38,23 @@ MOMENT_DRAWS = 20_000
 START = 1.0  # standard deviation of where the fits begin
 
 
+OFFSET_RATE = 0.02
+
+def known_term(r: Tensor) -> Tensor:
+    lo, hi = -15.0, 10.0
+    return torch.where(r < lo, lo + 0*r, torch.where(r > hi, hi + 0*r, r))
+
+
+class Judge(torch.nn.Module):
+    def __init__(self, d: int, width: int, blocks: int) -> None:
+        super().__init__()
+        self.net = ResidualCritic((1,), (d,), width=width, blocks=blocks)
+        self.share = torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, known: Tensor, bar: Tensor) -> Tensor:
+        return self.net(0.1 * known, bar) + self.share * known.squeeze(-1)
+
+
 class Fit:
     """Fits under way.
 
@@ -58,7 +75,8 @@ class Fit:
         self.critic: Stack | None = None
         if not self.has_density:
             width, blocks = options.critic_width, options.critic_blocks
-            self.critic = Stack(lambda: ResidualCritic((0,), (d,), width=width, blocks=blocks), fits).to(*where)
+            self.critic = Stack(lambda: Judge(d, width, blocks), fits).to(*where)
+        self.offset = torch.zeros(fits).to(*where)
         self.moments: Normals | None = None
         steps = options.steps
         self.locate = LOCATE
@@ -111,28 +129,53 @@ class Fit:
             for _ in range(self.options.critic_steps - 1):
                 with torch.no_grad():
                     (u,) = self.q(n=self.options.batch)
-                self._move_critic(*self._contrasted(u), share)
+                    r = Normals.of(u, self.options.contrast == "full")
+                    bar, log_r = r.standardised(u)
+                    known = self._known(log_density(self.target, self.place, u, power), log_r)
+                self._move_critic(bar, known, *self._noise(r, power), share)
         drawn = self.q(n=self.options.batch)
         u = drawn[0]
         log_p = log_density(self.target, self.place, u, power)
         if self.critic is None:
             self._move("q", drawn[1] - log_p, u, share)
         else:
-            bar, log_r = Normals.of(u, self.options.contrast == "full").standardised(u)
-            x = bar.new_zeros(*bar.shape[:2], 0)
-            T = self.critic(x, bar, weights=self.critic.fixed())
+            r = Normals.of(u, self.options.contrast == "full")
+            bar, log_r = r.standardised(u)
+            self.offset = self.offset.lerp((log_p - log_r).detach().mean(1), OFFSET_RATE if step else 1.0)
+            known = self._known(log_p, log_r)
+            T = self.critic(known.unsqueeze(-1), bar, weights=self.critic.fixed())
             self._move("q", T + log_r - log_p, u, share)
-            self._move_critic(bar.detach(), torch.randn_like(bar), share)
+            self._move_critic(bar.detach(), known.detach(), *self._noise(r, power), share)
         decay = min(DECAY, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(self.average.values()), [w.detach() for w in self.q.weights.values()], 1 - decay)
+
+    def _known(self, log_p: Tensor, log_r: Tensor) -> Tensor:
+        if self.options.known == "none":
+            return torch.zeros_like(log_p)
+        ratio = log_p - log_r
+        return known_term(ratio - self.offset.unsqueeze(1))
+
+    def _noise(self, r: Normals, power: float, n: int = 0) -> tuple[Tensor, Tensor]:
+        """η and the known term there."""
+        fits, d = r.mean.shape
+        eta = torch.randn(fits, n or self.options.batch, d).to(r.mean)
+        if self.options.known == "none":
+            return eta, torch.zeros_like(eta[..., 0])
+        with torch.no_grad():
+            u = r.mean.unsqueeze(1) + eta @ r.factor.mT
+            log_p = log_density(self.target, self.place, u, power)
+            return eta, self._known(torch.nan_to_num(log_p, nan=-1e30, neginf=-1e30), r.standardised(u)[1])
 
     def _settle(self) -> None:
         assert self.moments is not None
         step = self.step - self.locate - self.options.steps
         with torch.no_grad():
-            (u,) = self.q(n=2 * self.options.batch, weights=self.average)
-            bar, _ = self.moments.standardised(u)
-        self._move_critic(bar, torch.randn_like(bar), 0.5 * (1 - step / self.settle))
+            n = 2 * self.options.batch
+            (u,) = self.q(n=n, weights=self.average)
+            bar, log_r = self.moments.standardised(u)
+            known = self._known(log_density(self.target, self.place, u, 1.0), log_r)
+            noise = self._noise(self.moments, 1.0, n)
+        self._move_critic(bar, known, *noise, 0.5 * (1 - step / self.settle))
 
     def _begin_settling(self) -> None:
         reseed(mix(self.seed, 2), self.target.device)
@@ -142,10 +185,6 @@ class Fit:
 
     # --- moves --------------------------------------------------------------------------------------------------
 
-    def _contrasted(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        bar, _ = Normals.of(u, self.options.contrast == "full").standardised(u)
-        return bar.detach(), torch.randn_like(bar)
-
     def _move(self, player: str, loss: Tensor, u: Tensor, share: float) -> None:
         """Move q by ``loss [F, n]`` of draws u."""
         self._guard(loss, u)
@@ -154,10 +193,10 @@ class Fit:
         self.players[player].update(share, total)
         self.last["bound"] = -loss.detach().mean(1)
 
-    def _move_critic(self, bar: Tensor, eta: Tensor, share: float) -> None:
+    def _move_critic(self, bar: Tensor, known_bar: Tensor, eta: Tensor, known_eta: Tensor, share: float) -> None:
         assert self.critic is not None
-        both = torch.cat([bar, eta], 1)
-        t_p, t_q = self.critic(both.new_zeros(*both.shape[:2], 0), both).chunk(2, 1)
+        both, known = torch.cat([bar, eta], 1), torch.cat([known_bar, known_eta], 1)
+        t_p, t_q = self.critic(known.unsqueeze(-1), both).chunk(2, 1)
         contrast = logistic_contrast(t_p, t_q)
         total = contrast.loss.mean(1).sum()
         total.backward(inputs=self.players["critic"].parameters)

@@ -32,6 +32,8 @@ class InferOptions:
     """Critic updates for each update of q(z), each on draws of its own."""
     contrast: Literal["full", "diagonal"] = "full"
     """The normal that the critic contrasts q(z) with: its own mean and its full or diagonal covariance."""
+    known: Literal["target", "none"] = "target"
+    """Known terms of the critic."""
     hidden: tuple[int, ...] = (128, 128)
     """Widths of the networks that turn noise into draws (and of the flow's masked networks)."""
     noise: int = 10

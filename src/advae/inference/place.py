@@ -22,11 +22,10 @@ from torch import Tensor
 from advae.errors import AdvaeError
 from advae.inference.target import Target
 
-ANCHOR = 100.0  # standard deviation of the normal that a power of the target is mixed with, lest it be improper
-WIDER = 10.0  # factor by which a located normal is widened to see whether the target would hold it back
+ANCHOR = 1e4  # standard deviation of the normal that a power of the target is mixed with, lest it be improper
 RIDGE = 1e-3  # added to the draws' second moments, which are about 1
 FARTHEST, NARROWEST, WIDEST = 3.0, 8.0, 0.15  # of one step: means it moves; precisions it may come to, which begin at 1
-HELD = 0.9  # E[−v·∇log p] below this, where 1 is balance: widening pays for ever (1 itself has Monte Carlo error)
+WIDE, HELD = 0.25, 0.25  # run away: so wide as a share of the anchor, and held less than this, where 1 is balance
 PROBES = 256
 FAR = 1e8  # standard deviations and means beyond which draws have run away
 
@@ -102,26 +101,24 @@ def log_density(target: Target, place: Place, u: Tensor, power: float, *, whole:
 
 
 def runaway(target: Target, place: Place) -> None:
-    """See that the target would hold back a normal much wider than the one that located it.
+    """See that it is the target that holds the located normals, and not the anchor alone.
 
-    Along a direction v of a normal q the bound changes with the logarithm of q's width by ``1 + E_q[v·∇log p]``. Where
-    that is still above zero at ten times the width, no width is too large.
+    Along a direction v a normal q that is in balance has ``E_q[−(v·z)(v·∇log p)] = 1``: that is what the target holds
+    against its entropy.
 
     Raises:
-        AdvaeError: there is such a direction: the target is improper, or nearly so.
+        AdvaeError: in some direction q has grown as wide as the anchor, and the target does not hold it.
     """
     values, vectors = torch.linalg.eigh(place.factor @ place.factor.mT)
-    factor = vectors * values.clamp_min(0).sqrt().unsqueeze(1)
-    wide = Place(place.mean, WIDER * factor)
+    spread = values.clamp_min(0).sqrt()
+    own = Place(place.mean, vectors * spread.unsqueeze(1))
     with torch.enable_grad():
         u = torch.randn(len(place.mean), PROBES, place.mean.shape[1]).to(place.mean).requires_grad_()
-        value = target(wide.z(u).flatten(0, 1))
-        (grad,) = torch.autograd.grad(value.sum(), u)
-    held = -(u.detach() * grad).mean(1)  # [F, d]; what is not finite holds back
-    free = (torch.nan_to_num(held, nan=torch.inf) < HELD).all(0)
+        (grad,) = torch.autograd.grad(target(own.z(u).flatten(0, 1)).sum(), u)
+    held = torch.nan_to_num(-(u.detach() * grad).mean(1), nan=torch.inf)  # [F, d]
+    free = ((spread > WIDE * ANCHOR) & (held < HELD)).all(0)
     if bool(free.any()):
-        direction = vectors[0, :, int(free.nonzero()[0])].abs()
-        raise improper(target, direction)
+        raise improper(target, vectors[0, :, int(free.nonzero()[0])].abs())
 
 
 def improper(target: Target, direction: Tensor) -> AdvaeError:
