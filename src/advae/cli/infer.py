@@ -25,7 +25,10 @@ OPTIONS: dict[str, tuple[Any, str]] = {
     "rate": (float, "Adam's learning rate of q"),
     "critic_rate": (float, "Adam's learning rate of the critic"),
     "critic_steps": (count, "critic updates for each of q"),
-    "contrast": (one_of("full", "diagonal"), "covariance of the normal that q is contrasted with: full or diagonal"),
+    "contrast": (
+        one_of("full", "diagonal"),
+        "covariance of the normal that q is contrasted with: full or diagonal",
+    ),
     "known": (one_of("target", "none"), "what the critic is told: the target's density, or nothing"),
     "noise": (count, "further noise numbers of the implicit family"),
     "critic_width": (count, "width of the critic"),
@@ -51,13 +54,30 @@ def parser() -> Parser:
     add("file", metavar="FILE", nargs="?", help="a Python file with parameters and log_joint")
     add("--resume", metavar="DIR", help="go on with a posterior that was stopped")
     add("--out", metavar="DIR", help="run directory (default: runs/FILE/DATE-TIME-sSEED)")
-    add("--family", metavar="NAME", type=one_of(*FAMILIES), default="implicit", help=f"{', '.join(FAMILIES)} (default: implicit)")
+    add(
+        "--family",
+        metavar="NAME",
+        type=one_of(*FAMILIES),
+        default="implicit",
+        help=f"{', '.join(FAMILIES)} (default: implicit)",
+    )
     add("--seed", metavar="N", type=seed, default=0, help="of everything random (default: 0)")
     add("--device", metavar="NAME", default="cpu", help="cpu, cuda, cuda:N or auto (default: cpu)")
-    add("--reference", metavar="NAME", type=one_of("hmc"), help="hmc: a long run of Hamiltonian Monte Carlo beside it")
+    add(
+        "--reference",
+        metavar="NAME",
+        type=one_of("hmc"),
+        help="hmc: a long run of Hamiltonian Monte Carlo beside it",
+    )
     for name, (kind, text) in OPTIONS.items():
         default = InferOptions.__dataclass_fields__[name].default
-        add(f"--{name.replace('_', '-')}", dest=name, metavar="VALUE", type=kind, help=f"{text} (default: {default})")
+        add(
+            f"--{name.replace('_', '-')}",
+            dest=name,
+            metavar="VALUE",
+            type=kind,
+            help=f"{text} (default: {default})",
+        )
     add_output(made, "summary and estimates")
     return made
 
@@ -113,11 +133,15 @@ def _resumed(args: argparse.Namespace) -> tuple[str, Path, dict[str, Any]]:
         raise ConfigError("a posterior goes on as it was configured", given=", ".join(what))
     config = Run.open(args.resume).config
     if "inference" not in config:
-        raise ConfigError("this run is no posterior", given=args.resume, remedy="advae train --resume goes on with it")
+        raise ConfigError(
+            "this run is no posterior", given=args.resume, remedy="advae train --resume goes on with it"
+        )
     file = config["source"].get("file")
     if not file:
         raise ConfigError(
-            "this posterior was fitted from Python", given=args.resume, remedy="call advae.infer(…, out=…, resume=True)"
+            "this posterior was fitted from Python",
+            given=args.resume,
+            remedy="call advae.infer(…, out=…, resume=True)",
         )
     return file, Path(args.resume), {**config["inference"], "seed": config["seed"]}
 
@@ -128,13 +152,17 @@ def _finish(out: Path, args: argparse.Namespace) -> None:
     done = Run.open(out)
     summary = json.loads((out / "summary.json").read_text())
     if args.json:
-        print_json({"run": str(out), "report": str(out / "report.html"), **summary, "estimates": done.estimates()})
+        print_json(
+            {"run": str(out), "report": str(out / "report.html"), **summary, "estimates": done.estimates()}
+        )
         return
     if args.quiet:
         print(out)
         return
     columns = ("number", "mean", "sd", "5%", "50%", "95%", "rhat")
-    rows = [[label, *(f"{row[key]:.4g}" for key in columns[1:])] for label, row in summary["parameters"].items()]
+    rows = [
+        [label, *(f"{row[key]:.4g}" for key in columns[1:])] for label, row in summary["parameters"].items()
+    ]
     print_table(columns, rows, right=columns[1:])
     print()
     print_estimates(done.estimates(), done.remarks())

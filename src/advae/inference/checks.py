@@ -7,7 +7,7 @@
     evidence     annealed importance sampling beside the bound: the gap is KL(q‖p), if the evidence is right
 
 All of them look at draws that nothing was trained on. None sees a mode that every fit lacks, unless it touches those
-that were found: then annealing may reach it, and the evidence exceeds the bound by the log of the share that is missing.
+that were found: then annealing may reach it, and the evidence exceeds the bound by the log of the share missing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from advae.evaluation.estimate import Estimate, Estimates, Remark, from_images
 from advae.evaluation.floors import NATS, PAIR_KL, SURE, accuracy_floor, log_mean_ratio, ratio_floor
 from advae.evaluation.trust import BINS, Evidence, calibration, verdict
 from advae.evaluation.work import Ticks, unseen
-from advae.inference.posterior import Posterior
+from advae.inference.fitted import Fitted
 from advae.inference.reference import moments
 from advae.metrics.pareto import pareto_k
 from advae.metrics.rhat import rhat
@@ -31,14 +31,24 @@ from advae.metrics.stein import stein
 from advae.ratios import SATURATED
 
 PAIRS = 2000  # of each fit, for its critic
-AGREEMENT_DRAWS, AGREE = 1000, 1.05  # of each fit; R-hat of fits is of independent draws, and 1.01 by chance at most
-STEIN_DRAWS, WHITENING_DRAWS, LEVEL = 400, 4000, 0.01  # of each fit; the chance of a false alarm, over all fits together
-WEIGHT_DRAWS, HEAVY = 4000, 0.7  # of each fit; above it importance weights are unreliable at any number of draws
+AGREEMENT_DRAWS, AGREE = (
+    1000,
+    1.05,
+)  # of each fit; R-hat of fits is of independent draws, and 1.01 by chance at most
+STEIN_DRAWS, WHITENING_DRAWS, LEVEL = (
+    400,
+    4000,
+    0.01,
+)  # of each fit; the chance of a false alarm, over all fits together
+WEIGHT_DRAWS, HEAVY = (
+    4000,
+    0.7,
+)  # of each fit; above it importance weights are unreliable at any number of draws
 FEW_CHAINS = 10.0  # effective chains of annealing below which its error is not known
 
 
 def checks(
-    posterior: Posterior, *, stage: Callable[[str, int], AbstractContextManager[Ticks]] = unseen
+    posterior: Fitted, *, stage: Callable[[str, int], AbstractContextManager[Ticks]] = unseen
 ) -> Estimates:
     """All checks of a posterior."""
     found = Estimates()
@@ -60,7 +70,9 @@ def headline(remarks: list[Remark]) -> Remark:
     return Remark("posterior", f"These draws must not be trusted as they stand: see {listed}.", warning=True)
 
 
-def _figure(posterior: Posterior, name: str, value: float, kind: Any = "diagnostic", unit: str = "", **more: Any) -> Estimate:
+def _figure(
+    posterior: Fitted, name: str, value: float, kind: Any = "diagnostic", unit: str = "", **more: Any
+) -> Estimate:
     count, stderr = more.pop("n", posterior.fits), more.pop("stderr", float("nan"))
     protocol = {"family": posterior.options.family, "seed": posterior.seed, **more}
     return Estimate(name, value, stderr, kind, unit, count, protocol, "posterior")
@@ -69,7 +81,7 @@ def _figure(posterior: Posterior, name: str, value: float, kind: Any = "diagnost
 # --- the critic ---------------------------------------------------------------------------------------------
 
 
-def critic_check(posterior: Posterior) -> Estimates:
+def critic_check(posterior: Fitted) -> Estimates:
     """The critic's report, over all fits together; nothing for families without one."""
     ratios = posterior.log_ratios(PAIRS, seed=mix(posterior.seed, 11))
     if ratios is None:
@@ -99,10 +111,26 @@ def critic_check(posterior: Posterior) -> Estimates:
     )
     c = e.calibration
     error = Estimate(
-        "calibration error[critic]", c.error, c.stderr, "diagnostic", "", len(p), {**protocol, "bins": BINS}, "critics"
+        "calibration error[critic]",
+        c.error,
+        c.stderr,
+        "diagnostic",
+        "",
+        len(p),
+        {**protocol, "bins": BINS},
+        "critics",
     )
     floors = [
-        Estimate(f"KL by {f.name}[critic]", f.value, f.stderr, f.kind, "nats", len(p), {**protocol, "of": PAIR_KL}, "critics")
+        Estimate(
+            f"KL by {f.name}[critic]",
+            f.value,
+            f.stderr,
+            f.kind,
+            "nats",
+            len(p),
+            {**protocol, "of": PAIR_KL},
+            "critics",
+        )
         for f in e.floors
     ]
     return Estimates([e.accuracy, e.saturation, error, e.claim, *floors], [verdict("critic", e)])
@@ -111,7 +139,7 @@ def critic_check(posterior: Posterior) -> Estimates:
 # --- agreement ----------------------------------------------------------------------------------------------
 
 
-def agreement(posterior: Posterior) -> Estimates:
+def agreement(posterior: Fitted) -> Estimates:
     """R-hat between the fits, and their bounds."""
     bounds = posterior.bounds()
     if posterior.fits == 1:
@@ -129,19 +157,26 @@ def agreement(posterior: Posterior) -> Estimates:
         _figure(posterior, "R-hat between fits", worst, of=where, n=AGREEMENT_DRAWS * posterior.fits),
         _figure(posterior, "spread of the bounds", spread, unit="nats"),
     ]
-    text = f"R-hat between the {posterior.fits} fits is at most {worst:.3f} ({where}), and their bounds lie within {spread:.2f} nats"
+    text = (
+        f"R-hat between the {posterior.fits} fits is at most {worst:.3f} ({where}), and their bounds lie within"
+        f" {spread:.2f} nats"
+    )
     if worst > AGREE or apart:
         which = " and ".join(["their draws"] * (worst > AGREE) + ["their bounds"] * apart)
-        return Estimates([*bounds, *figures], [Remark("agreement", f"The fits disagree in {which}: {text}.", warning=True)])
+        return Estimates(
+            [*bounds, *figures], [Remark("agreement", f"The fits disagree in {which}: {text}.", warning=True)]
+        )
     return Estimates([*bounds, *figures], [Remark("agreement", f"The fits agree: {text}.")])
 
 
 # --- Stein --------------------------------------------------------------------------------------------------
 
 
-def stein_check(posterior: Posterior) -> Estimates:
+def stein_check(posterior: Fitted) -> Estimates:
     """The kernel Stein discrepancy of every fit's draws, in coordinates whitened by other draws."""
-    mean, factor = moments(posterior.unconstrained(WHITENING_DRAWS, seed=mix(posterior.seed, 13)).flatten(0, 1))
+    mean, factor = moments(
+        posterior.unconstrained(WHITENING_DRAWS, seed=mix(posterior.seed, 13)).flatten(0, 1)
+    )
     z = posterior.unconstrained(STEIN_DRAWS, seed=mix(posterior.seed, 14))
     score = posterior.score(z.flatten(0, 1)).reshape(z.shape)
     x = torch.linalg.solve_triangular(factor, (z - mean).mT, upper=False).mT
@@ -154,7 +189,11 @@ def stein_check(posterior: Posterior) -> Estimates:
     least = min(f.p for f in found)
     how = f"{STEIN_DRAWS} draws a fit, smallest p = {least:.3f}"
     if told:
-        which = "every fit" if len(told) == posterior.fits else f"fit{'s' * (len(told) > 1)} {', '.join(map(str, told))}"
+        which = (
+            "every fit"
+            if len(told) == posterior.fits
+            else f"fit{'s' * (len(told) > 1)} {', '.join(map(str, told))}"
+        )
         text = f"By the kernel Stein discrepancy draws of {which} can be told from the posterior ({how})."
         return Estimates(figures, [Remark("Stein", text, warning=True)])
     text = f"By the kernel Stein discrepancy the draws cannot be told from the posterior ({how})."
@@ -164,7 +203,7 @@ def stein_check(posterior: Posterior) -> Estimates:
 # --- weights ------------------------------------------------------------------------------------------------
 
 
-def weights_check(posterior: Posterior) -> Estimates:
+def weights_check(posterior: Fitted) -> Estimates:
     """Pareto k-hat of every fit's importance weights."""
     weights = posterior.log_weights(WEIGHT_DRAWS, seed=mix(posterior.seed, 15)).cpu()
     found = [pareto_k(w) for w in weights]
@@ -175,14 +214,17 @@ def weights_check(posterior: Posterior) -> Estimates:
     text = f"Pareto k-hat of p/q by {by} is at most {worst:.2f}"
     own = " (an estimate: a smooth critic hides large weights)" if posterior.options.has_critic else ""
     if worst > HEAVY:
-        return Estimates(figures, [Remark("weights", f"{text}, above {HEAVY}: q is too narrow somewhere{own}.", warning=True)])
+        return Estimates(
+            figures,
+            [Remark("weights", f"{text}, above {HEAVY}: q is too narrow somewhere{own}.", warning=True)],
+        )
     return Estimates(figures, [Remark("weights", f"{text}, no more than {HEAVY}{own}.")])
 
 
 # --- evidence -----------------------------------------------------------------------------------------------
 
 
-def evidence_check(posterior: Posterior, evidence: Estimate) -> Estimates:
+def evidence_check(posterior: Fitted, evidence: Estimate) -> Estimates:
     """The evidence by annealing beside the mean of the bounds."""
     bounds = posterior.bounds()
     values = torch.tensor([bound.value for bound in bounds], dtype=torch.float64)
@@ -200,5 +242,8 @@ def evidence_check(posterior: Posterior, evidence: Estimate) -> Estimates:
         return Estimates(figures, [Remark("evidence", text, warning=True)])
     if -gap > max(NATS, sure):
         what = "the critic flatters q" if posterior.options.has_critic else "annealing falls short"
-        return Estimates(figures, [Remark("evidence", f"The bound exceeds the evidence, so {what}: {beside} nats.", warning=True)])
+        return Estimates(
+            figures,
+            [Remark("evidence", f"The bound exceeds the evidence, so {what}: {beside} nats.", warning=True)],
+        )
     return Estimates(figures, [Remark("evidence", f"Evidence and bound agree: {beside} nats.")])

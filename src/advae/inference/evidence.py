@@ -73,7 +73,11 @@ def evidence(
         step = steps_at(steps, "sigmoid", options.chains)
         log_w, accept = anneal(whole, whole.first(), betas, step, options.leapfrogs, tick=tick)
     value, stderr, ess = log_mean(log_w)
-    protocol = {"estimator": "annealed importance sampling", "start": "full normal fitted to the draws", "seed": seed}
+    protocol = {
+        "estimator": "annealed importance sampling",
+        "start": "full normal fitted to the draws",
+        "seed": seed,
+    }
     return Estimate(
         "log evidence (ais)",
         value,

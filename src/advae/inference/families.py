@@ -27,12 +27,15 @@ from advae.inference.options import InferOptions
 from advae.networks.mlp import MLP
 
 FLOW_STEPS = 4
-FUNCTIONS, FUNCTION_NOISE = 16, 8  # of the noise basis: half of the paper's for d = 8, fed as many as suffices here
+FUNCTIONS, FUNCTION_NOISE = (
+    16,
+    8,
+)  # of the noise basis: half of the paper's for d = 8, fed as many as suffices here
 STANDARDISING_DRAWS = 2000
 
 
 class Family(nn.Module):
-    """Draws of ``u``. Called with how many are wanted, it gives ``u [n, d]`` and, where it has a density, ``log q [n]``."""
+    """Draws of ``u``: called with how many are wanted, ``u [n, d]`` and, where it has a density, ``log q [n]``."""
 
     has_density = True
     diagonal = False
@@ -78,7 +81,9 @@ class FullRank(Family):
 
     def factor(self) -> Tensor:
         """``S [d, d]``: row i is exp(log_scale_i) times what lies below the diagonal, and 1 on it."""
-        return self.log_scale.exp().unsqueeze(1) * (self.below.tril(-1) + torch.diag(torch.ones_like(self.mean)))
+        return self.log_scale.exp().unsqueeze(1) * (
+            self.below.tril(-1) + torch.diag(torch.ones_like(self.mean))
+        )
 
 
 class Flow(Family):
@@ -106,7 +111,7 @@ class Implicit(Family):
         self.network = MLP((0,), (d,), noise=d + noise, hidden=hidden, near_zero=True)
 
     def forward(self, *, n: int) -> tuple[Tensor, ...]:
-        d, k = self.linear.shape
+        k = self.linear.shape[1]
         noise = torch.randn(n, k, dtype=self.mean.dtype, device=self.mean.device)
         return (self.mean + noise @ self.linear.mT + self.network(noise[:, :0], noise),)
 
@@ -127,7 +132,9 @@ class Basis(Family):
 
     def forward(self, *, n: int) -> tuple[Tensor, ...]:
         coefficients = self.log_coefficients.exp().unsqueeze(0)
-        return (LinearCombination(self.offset.unsqueeze(0), coefficients, self.basis, 0).rsample((n,)).squeeze(1),)
+        return (
+            LinearCombination(self.offset.unsqueeze(0), coefficients, self.basis, 0).rsample((n,)).squeeze(1),
+        )
 
 
 def normal_log_prob(standard: Tensor, log_volume: Tensor) -> Tensor:

@@ -16,20 +16,23 @@ import torch
 from torch import Tensor
 
 from advae.data import mix
-from advae.errors import NotFiniteError
+from advae.errors import NoDensityError, NotFiniteError
 from advae.inference.contrast import Normals
+from advae.inference.critic import Critic, held
 from advae.inference.families import maker, normal_log_prob
 from advae.inference.options import InferOptions
 from advae.inference.place import Place, log_density, lost, runaway
 from advae.inference.stacked import Stack
 from advae.inference.target import Target
-from advae.networks.residual_mlp import ResidualCritic
 from advae.ratios import logistic_contrast
 from advae.training.options import TrainOptions
 from advae.training.players import Player, rate_share
 
 LOCATE, SETTLE = 150, 0.2
-FIRST_SHARE, LAST_SHARE = 0.5, 0.05  # of a step that locates: large ones to get there, small ones against noise
+FIRST_SHARE, LAST_SHARE = (
+    0.5,
+    0.05,
+)  # of a step that locates: large ones to get there, small ones against noise
 DRAWS_PER_DIM = 4  # at least, in a step that locates: it regresses on every coordinate
 NORMAL_RATE = 0.02  # of the normals' own fit: they have no networks, and no noise at a normal target
 RISING = 0.4  # share of the fit over which the power rises to 1
@@ -38,21 +41,9 @@ MOMENT_DRAWS = 20_000
 START = 1.0  # standard deviation of where the fits begin
 
 
-OFFSET_RATE = 0.02
-
-def known_term(r: Tensor) -> Tensor:
-    lo, hi = -15.0, 10.0
-    return torch.where(r < lo, lo + 0*r, torch.where(r > hi, hi + 0*r, r))
-
-
-class Judge(torch.nn.Module):
-    def __init__(self, d: int, width: int, blocks: int) -> None:
-        super().__init__()
-        self.net = ResidualCritic((1,), (d,), width=width, blocks=blocks)
-        self.share = torch.nn.Parameter(torch.zeros(()))
-
-    def forward(self, known: Tensor, bar: Tensor) -> Tensor:
-        return self.net(0.1 * known, bar) + self.share * known.squeeze(-1)
+OFFSET_RATE = 0.02  # by which c follows the bound: the mean of log p − log r over draws of q
+CRITIC_END = 0.5  # the critic's rate does not fall below this share: it must follow q to the end
+BETA1 = 0.5  # Adam's β₁ of both players of the game (the authors' code): momentum makes them circle
 
 
 class Fit:
@@ -75,7 +66,7 @@ class Fit:
         self.critic: Stack | None = None
         if not self.has_density:
             width, blocks = options.critic_width, options.critic_blocks
-            self.critic = Stack(lambda: Judge(d, width, blocks), fits).to(*where)
+            self.critic = Stack(lambda: Critic(d, width, blocks), fits).to(*where)
         self.offset = torch.zeros(fits).to(*where)
         self.moments: Normals | None = None
         steps = options.steps
@@ -110,7 +101,11 @@ class Fit:
     def _locate(self) -> None:
         share = FIRST_SHARE * (LAST_SHARE / FIRST_SHARE) ** (self.step / self.locate)
         fits, d = self.place.mean.shape
-        u = torch.randn(fits, max(self.options.batch, DRAWS_PER_DIM * d), d).to(self.place.mean).requires_grad_()
+        u = (
+            torch.randn(fits, max(self.options.batch, DRAWS_PER_DIM * d), d)
+            .to(self.place.mean)
+            .requires_grad_()
+        )
         log_p = log_density(self.target, self.place, u, self.options.temper)
         self._guard(log_p, u)
         (grad,) = torch.autograd.grad(log_p.sum(), u)
@@ -123,8 +118,11 @@ class Fit:
 
     def _fit(self) -> None:
         step = self.step - self.locate
-        power = min(1.0, self.options.temper + (1 - self.options.temper) * step / (RISING * self.options.steps))
+        power = min(
+            1.0, self.options.temper + (1 - self.options.temper) * step / (RISING * self.options.steps)
+        )
         share = rate_share(self._course, step)
+        critic_share = CRITIC_END + (1 - CRITIC_END) * share
         if self.critic is not None:
             for _ in range(self.options.critic_steps - 1):
                 with torch.no_grad():
@@ -132,7 +130,7 @@ class Fit:
                     r = Normals.of(u, self.options.contrast == "full")
                     bar, log_r = r.standardised(u)
                     known = self._known(log_density(self.target, self.place, u, power), log_r)
-                self._move_critic(bar, known, *self._noise(r, power), share)
+                self._move_critic(bar, known, *self._noise(r, power, self.options.batch), critic_share)
         drawn = self.q(n=self.options.batch)
         u = drawn[0]
         log_p = log_density(self.target, self.place, u, power)
@@ -143,28 +141,47 @@ class Fit:
             bar, log_r = r.standardised(u)
             self.offset = self.offset.lerp((log_p - log_r).detach().mean(1), OFFSET_RATE if step else 1.0)
             known = self._known(log_p, log_r)
-            T = self.critic(known.unsqueeze(-1), bar, weights=self.critic.fixed())
+            T = self.critic(known, bar, weights=self.critic.fixed())
             self._move("q", T + log_r - log_p, u, share)
-            self._move_critic(bar.detach(), known.detach(), *self._noise(r, power), share)
+            self._move_critic(
+                bar.detach(), known.detach(), *self._noise(r, power, self.options.batch), critic_share
+            )
         decay = min(DECAY, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.average.values()), [w.detach() for w in self.q.weights.values()], 1 - decay)
+        torch._foreach_lerp_(
+            list(self.average.values()), [w.detach() for w in self.q.weights.values()], 1 - decay
+        )
 
     def _known(self, log_p: Tensor, log_r: Tensor) -> Tensor:
+        """``κ`` at draws, by their log densities."""
         if self.options.known == "none":
             return torch.zeros_like(log_p)
-        ratio = log_p - log_r
-        return known_term(ratio - self.offset.unsqueeze(1))
+        return held(log_p - log_r - self.offset.unsqueeze(1))
 
-    def _noise(self, r: Normals, power: float, n: int = 0) -> tuple[Tensor, Tensor]:
-        """η and the known term there."""
-        fits, d = r.mean.shape
-        eta = torch.randn(fits, n or self.options.batch, d).to(r.mean)
+    @torch.no_grad()
+    def _noise(self, r: Normals, power: float, n: int) -> tuple[Tensor, Tensor]:
+        """``η [F, n, d]``, and ``κ`` there."""
+        eta = torch.randn(*r.mean.shape, n).to(r.mean).mT.contiguous()
         if self.options.known == "none":
             return eta, torch.zeros_like(eta[..., 0])
-        with torch.no_grad():
-            u = r.mean.unsqueeze(1) + eta @ r.factor.mT
-            log_p = log_density(self.target, self.place, u, power)
-            return eta, self._known(torch.nan_to_num(log_p, nan=-1e30, neginf=-1e30), r.standardised(u)[1])
+        u = r.mean.unsqueeze(1) + eta @ r.factor.mT
+        return eta, self._known(log_density(self.target, self.place, u, power), r.standardised(u)[1])
+
+    @torch.no_grad()
+    def ratios(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """The settled critic's ``T`` and ``log r`` at draws ``u [F, n, d]``, by all of the data: ``[F, n]`` each.
+
+        Raises:
+            NoDensityError: there is no critic, or it has not settled.
+        """
+        if self.critic is None or self.moments is None:
+            raise NoDensityError("this fit has no settled critic", remedy="train it to the end")
+        bar, log_r = self.moments.standardised(u)
+        log_p = (
+            log_density(self.target, self.place, u, 1.0, whole=True)
+            if self.options.known == "target"
+            else log_r
+        )
+        return self.critic(self._known(log_p, log_r), bar), log_r
 
     def _settle(self) -> None:
         assert self.moments is not None
@@ -193,10 +210,12 @@ class Fit:
         self.players[player].update(share, total)
         self.last["bound"] = -loss.detach().mean(1)
 
-    def _move_critic(self, bar: Tensor, known_bar: Tensor, eta: Tensor, known_eta: Tensor, share: float) -> None:
+    def _move_critic(
+        self, bar: Tensor, known_bar: Tensor, eta: Tensor, known_eta: Tensor, share: float
+    ) -> None:
         assert self.critic is not None
         both, known = torch.cat([bar, eta], 1), torch.cat([known_bar, known_eta], 1)
-        t_p, t_q = self.critic(known.unsqueeze(-1), both).chunk(2, 1)
+        t_p, t_q = self.critic(known, both).chunk(2, 1)
         contrast = logistic_contrast(t_p, t_q)
         total = contrast.loss.mean(1).sum()
         total.backward(inputs=self.players["critic"].parameters)
@@ -226,7 +245,12 @@ class Fit:
     def _course(self) -> TrainOptions:
         rate = self.options.rate if self.options.family not in ("mean-field", "full-rank") else NORMAL_RATE
         return TrainOptions(
-            steps=self.options.steps, rate=rate, critic_rate=self.options.critic_rate, schedule="cosine"
+            steps=self.options.steps,
+            rate=rate,
+            critic_rate=self.options.critic_rate,
+            schedule="cosine",
+            beta1=0.9 if self.has_density else BETA1,
+            critic_beta1=BETA1,
         )
 
     def _player(self, name: str, stack: Stack) -> Player:
@@ -242,7 +266,7 @@ class Fit:
 
     def state(self) -> dict[str, Tensor]:
         """Everything that a step depends on, by slash-named key."""
-        found = {"place/mean": self.place.mean, "place/factor": self.place.factor}
+        found = {"place/mean": self.place.mean, "place/factor": self.place.factor, "offset": self.offset}
         for name, stack in self._stacks().items():
             found |= {f"{name}/{key}": w.detach() for key, w in stack.weights.items()}
             found |= {f"optimiser/{name}/{key}": v for key, v in self.players[name].state().items()}
@@ -256,11 +280,13 @@ class Fit:
 
         def under(prefix: str) -> dict[str, Any]:
             return {
-                k.removeprefix(prefix): v.to(self.target.device) for k, v in tensors.items() if k.startswith(prefix)
+                k.removeprefix(prefix): v.to(self.target.device)
+                for k, v in tensors.items()
+                if k.startswith(prefix)
             }
 
         self.step = step
-        self.place = Place(**under("place/"))
+        self.place, self.offset = Place(**under("place/")), tensors["offset"].to(self.target.device)
         for name, stack in self._stacks().items():
             stack.load(under(f"{name}/"))
             if states := under(f"optimiser/{name}/"):

@@ -56,7 +56,9 @@ def read_model_file(path: str | Path) -> ModelFile:
     """
     path = Path(path)
     if path.suffix != ".py" or not path.is_file():
-        what = "there is no such file" if not path.exists() else "a log joint density is read from a Python file"
+        what = (
+            "there is no such file" if not path.exists() else "a log joint density is read from a Python file"
+        )
         raise ConfigError(what, given=path, expected=f"a .py file with {EXAMPLE}")
     module = _run(path)
     for name in ("parameters", "log_joint"):
@@ -86,7 +88,9 @@ def _run(path: Path) -> Any:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        lines = [
+            frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)
+        ]
         line = getattr(error, "lineno", None) or (lines[-1] if lines else None)
         raise ConfigError(
             "the file cannot be run",

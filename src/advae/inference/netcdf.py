@@ -1,12 +1,11 @@
 """Draws in the form that ArviZ reads: groups of arrays [chain, draw, …], in memory or as a NetCDF file.
 
     posterior        every parameter, constrained
-    sample_stats     lp: log p(data, θ) + log |det ∂θ/∂z|; log_q: log q(z), for families without a density the critic's
-                     estimate of it
+    sample_stats     lp: log p(data, θ) + log |det ∂θ/∂z|; log_q: log q(z), or the critic's estimate of it
     log_likelihood   where a function for it was given
 
-Both major versions of ArviZ read such a file: before version 1 as ``InferenceData``, from it on as a ``DataTree``. It is
-written by h5netcdf alone; ArviZ itself is needed only for :func:`as_arviz`.
+Both major versions of ArviZ read such a file: before version 1 as ``InferenceData``, from it on as a ``DataTree``. It
+is written by h5netcdf alone; ArviZ itself is needed only for :func:`as_arviz`.
 """
 
 from __future__ import annotations
@@ -26,13 +25,13 @@ from numpy.typing import NDArray
 from advae.data import mix
 from advae.errors import ConfigError
 from advae.files import write_atomically
-from advae.inference.posterior import Posterior
+from advae.inference.fitted import Fitted
 
 Groups = dict[str, dict[str, NDArray[Any]]]
 REMEDY = "pip install 'advae[arviz]'"
 
 
-def groups(posterior: Posterior, n: int) -> Groups:
+def groups(posterior: Fitted, n: int) -> Groups:
     """The groups of about n draws, as many of every fit."""
     target = posterior.target
     z, log_q = posterior.drawn(-(-n // posterior.fits), seed=mix(posterior.seed, 16))
@@ -48,7 +47,7 @@ def groups(posterior: Posterior, n: int) -> Groups:
     return found
 
 
-def log_likelihood(posterior: Posterior, z: torch.Tensor) -> NDArray[Any]:
+def log_likelihood(posterior: Fitted, z: torch.Tensor) -> NDArray[Any]:
     """``log p(y_i | θ) [F, n, N]`` by the user's function.
 
     Raises:
@@ -61,7 +60,9 @@ def log_likelihood(posterior: Posterior, z: torch.Tensor) -> NDArray[Any]:
     if not isinstance(found, torch.Tensor) or found.dim() < 2 or len(found) != z.shape[0] * z.shape[1]:
         given = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
         raise ConfigError(
-            "log_likelihood has the wrong shape", given=given, expected="[S, N]: a number for every observation"
+            "log_likelihood has the wrong shape",
+            given=given,
+            expected="[S, N]: a number for every observation",
         )
     return found.reshape(*z.shape[:2], *found.shape[1:]).cpu().numpy()
 

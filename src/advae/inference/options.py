@@ -20,25 +20,25 @@ class InferOptions:
     diagonal (mean-field) or full (full-rank) covariance, or an inverse autoregressive flow (flow)."""
     fits: int = 4
     """Independent fits, run in one batch and kept apart like chains."""
-    steps: int = 3000
+    steps: int = 2000
     """Updates of q(z) after it was located."""
     batch: int = 256
     """Draws of each fit in a step."""
     rate: float = 1e-3
     """Adam's learning rate for q(z), down a half cosine."""
-    critic_rate: float = 2e-3
+    critic_rate: float = 3e-3
     """Adam's learning rate for the critic, down a half cosine."""
-    critic_steps: int = 1
+    critic_steps: int = 2
     """Critic updates for each update of q(z), each on draws of its own."""
     contrast: Literal["full", "diagonal"] = "full"
     """The normal that the critic contrasts q(z) with: its own mean and its full or diagonal covariance."""
     known: Literal["target", "none"] = "target"
-    """Known terms of the critic."""
-    hidden: tuple[int, ...] = (128, 128)
+    """What the critic is told: the density of the target, or nothing (the paper's critic)."""
+    hidden: tuple[int, ...] = (64, 64)
     """Widths of the networks that turn noise into draws (and of the flow's masked networks)."""
     noise: int = 10
     """Noise numbers of the implicit family beside as many as there are coordinates."""
-    critic_width: int = 128
+    critic_width: int = 64
     """Width of the critic."""
     critic_blocks: int = 1
     """Residual blocks of the critic, which start at zero."""

@@ -12,7 +12,6 @@ Constraints and their bijections are those of ``torch.distributions``: ``biject_
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +27,7 @@ from advae.errors import ConfigError
 positive = constraints.positive
 unit_interval = constraints.unit_interval
 
-EXPECTED = 'a shape such as () or (8,), a constraint such as advae.positive, or both: (advae.positive, (8,))'
+EXPECTED = "a shape such as () or (8,), a constraint such as advae.positive, or both: (advae.positive, (8,))"
 
 
 @dataclass(frozen=True)
@@ -129,8 +128,13 @@ class Space:
     def flat(self, values: Mapping[str, Tensor]) -> Tensor:
         """Constrained values as vectors ``[*S, n]``, in the order of :meth:`labels`."""
         batch = values[self.names[0]].dim() - len(self.parameters[0].shape)
-        return torch.cat([values[name].flatten(batch) if values[name].dim() > batch else values[name].unsqueeze(-1)
-                          for name in self.names], -1)
+        return torch.cat(
+            [
+                values[name].flatten(batch) if values[name].dim() > batch else values[name].unsqueeze(-1)
+                for name in self.names
+            ],
+            -1,
+        )
 
     def describe(self) -> dict[str, Any]:
         """As JSON values."""
@@ -155,11 +159,11 @@ def _parameter(name: Any, spec: Any) -> Parameter:
             remedy="positive, unit_interval, interval(a, b), greater_than(a), simplex and corr_cholesky are such;"
             " discrete parameters must be summed out",
         ) from None
-    if tuple(value.shape[1:]) != tuple(shape) or math.prod(shape) == 0:
+    if tuple(value.shape[1:]) != tuple(shape) or not free_shape.numel():
         raise ConfigError(
             f"the parameter {name!r} cannot have this shape",
             given=f"{tuple(shape)} under {constraint}",
-            expected=f"{tuple(value.shape[1:])}" if math.prod(shape) else "at least one number",
+            expected=f"{tuple(value.shape[1:])}" if free_shape.numel() else "a value that is free to vary",
         )
     return Parameter(name, Size(shape), constraint, transform, free_shape)
 
@@ -174,4 +178,6 @@ def _read(name: str, spec: Any) -> tuple[Constraint, Size]:
             return spec[0], _read(name, spec[1])[1]
         if all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in spec):
             return constraints.real, Size(spec)
-    raise ConfigError(f"the parameter {name!r} is described by something unknown", given=repr(spec), expected=EXPECTED)
+    raise ConfigError(
+        f"the parameter {name!r} is described by something unknown", given=repr(spec), expected=EXPECTED
+    )

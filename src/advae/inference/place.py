@@ -24,8 +24,15 @@ from advae.inference.target import Target
 
 ANCHOR = 1e4  # standard deviation of the normal that a power of the target is mixed with, lest it be improper
 RIDGE = 1e-3  # added to the draws' second moments, which are about 1
-FARTHEST, NARROWEST, WIDEST = 3.0, 8.0, 0.15  # of one step: means it moves; precisions it may come to, which begin at 1
-WIDE, HELD = 0.25, 0.25  # run away: so wide as a share of the anchor, and held less than this, where 1 is balance
+FARTHEST, NARROWEST, WIDEST = (
+    3.0,
+    8.0,
+    0.15,
+)  # of one step: means it moves; precisions it may come to, which begin at 1
+WIDE, HELD = (
+    0.25,
+    0.25,
+)  # run away: so wide as a share of the anchor, and held less than this, where 1 is balance
 PROBES = 256
 FAR = 1e8  # standard deviations and means beyond which draws have run away
 
@@ -64,7 +71,9 @@ class Place:
         eye = torch.eye(u.shape[-1], dtype=u.dtype, device=u.device)
         slope = torch.linalg.solve(centred.mT @ centred / n + RIDGE * eye, centred.mT @ grad / n)
         values, vectors = torch.linalg.eigh(-0.5 * (slope + slope.mT))
-        mean_grad = (vectors.mT @ (grad.mean(1) - (slope.mT @ u.mean(1).unsqueeze(-1)).squeeze(-1)).unsqueeze(-1)).squeeze(-1)
+        mean_grad = (
+            vectors.mT @ (grad.mean(1) - (slope.mT @ u.mean(1).unsqueeze(-1)).squeeze(-1)).unsqueeze(-1)
+        ).squeeze(-1)
         step = mean_grad / values.clamp_min(WIDEST)
         far = (step.abs() / FARTHEST).clamp_min(1)  # where the mean cannot come in one step, N grows instead
         values = torch.where(far > 1, far.pow(-2), values).clamp(WIDEST, NARROWEST)

@@ -31,11 +31,17 @@ def write_results(
     found = groups(posterior, DRAWS)
     run.write_arrays("draws.npz", found["posterior"])
     if can_write():
-        about = {"inference_library": "advae", "family": posterior.options.family, "seed": str(posterior.seed)}
+        about = {
+            "inference_library": "advae",
+            "family": posterior.options.family,
+            "seed": str(posterior.seed),
+        }
         write_netcdf(run.path / "draws.nc", found, about)
     if posterior.reference is not None:
         z = posterior.reference.z
-        run.write_arrays("reference.npz", _constrained(posterior, z[:, :: max(1, z.shape[0] * z.shape[1] // BESIDE)]))
+        run.write_arrays(
+            "reference.npz", _constrained(posterior, z[:, :: max(1, z.shape[0] * z.shape[1] // BESIDE)])
+        )
     if posterior.baselines:
         arrays: dict[str, NDArray[Any]] = {}
         for name, other in posterior.baselines.items():
@@ -74,5 +80,10 @@ def summarised(posterior: Posterior, checked: Estimates, draws: dict[str, NDArra
     }
     if posterior.reference is not None:
         r = posterior.reference
-        found["reference"] = {"acceptance": r.acceptance, "rhat": r.rhat, "ess": r.ess, "draws": r.z.shape[0] * r.z.shape[1]}
+        found["reference"] = {
+            "acceptance": r.acceptance,
+            "rhat": r.rhat,
+            "ess": r.ess,
+            "draws": r.z.shape[0] * r.z.shape[1],
+        }
     return found

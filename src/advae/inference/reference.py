@@ -26,8 +26,9 @@ ACCEPTANCE = 0.8  # aimed at: above the 0.65 that is cheapest, as steps must als
 GAIN = 0.1  # by which the log step follows the acceptance
 STARTS, COLD = 2.0, 0.1  # standard deviation of the start; the power that the warm-up begins with
 FEWEST, MOST = 5, 25  # leapfrog steps of a transition, drawn anew each time: no orbit closes for ever
-SMALLEST = 0.05  # of the step sizes, as a share of the largest: each chain draws its own every time (Neal 2011), so that
-# no chain stays where the target is narrower than elsewhere
+# The smallest of the step sizes, as a share of the largest: each chain draws its own every time (Neal 2011), so that no
+# chain stays where the target is narrower than elsewhere.
+SMALLEST = 0.05
 RENEWED = 8  # times that the mass is taken anew in the warm-up
 
 
@@ -128,7 +129,9 @@ def _run(target: Target, options: HMC, tick: Callable[[int], None]) -> Reference
         tick(1)
     draws = torch.stack(kept, 1)
     worst = float(torch.nan_to_num(rhat(draws), nan=torch.inf).max())
-    return Reference(draws, accepted / (options.draws * options.thin), worst, float(effective_size(draws).min()))
+    return Reference(
+        draws, accepted / (options.draws * options.thin), worst, float(effective_size(draws).min())
+    )
 
 
 def moments(z: Tensor) -> tuple[Tensor, Tensor]:

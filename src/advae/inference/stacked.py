@@ -55,7 +55,7 @@ class Stack:
         """
         used = dict(self.weights if weights is None else weights)
 
-        def one(weights: Weights, buffers: Weights, *parts: Tensor) -> Any:
+        def one(weights: dict[str, Tensor], buffers: dict[str, Tensor], *parts: Tensor) -> Any:
             return functional_call(self.template, (weights, buffers), parts, same)
 
         return vmap(one, randomness="different")(used, self.buffers, *inputs)

@@ -25,9 +25,10 @@ from advae.data import mix
 from advae.errors import CheckpointError, ConfigError
 from advae.evaluation.work import Ticks
 from advae.inference.fit import Fit
+from advae.inference.fitted import LogLikelihood
 from advae.inference.options import InferOptions
 from advae.inference.parameters import Space
-from advae.inference.posterior import LogLikelihood, Posterior
+from advae.inference.posterior import Posterior
 from advae.inference.record import write_results
 from advae.inference.reference import HMC, hmc
 from advae.inference.target import LogJoint, Target, check
@@ -72,8 +73,8 @@ def infer(
         parameters: by name a shape, a constraint, or a constraint and a shape.
         family: "implicit", "noise-basis", "mean-field", "full-rank" or "flow".
         seed: of everything random: the same seed gives the same draws.
-        data: tensors whose first axis are rows, by name. The log joint is given them by these names, and ``scale``: with
-            ``minibatch`` only some rows, and their sum times scale stands for all.
+        data: tensors whose first axis are rows, by name. The log joint is given them by these names, and ``scale``:
+            with ``minibatch`` only some rows, and their sum times scale stands for all.
         log_likelihood: parameters by name to ``log p(y_i | θ) [S, N]``, for ArviZ.
         device: cpu, cuda, cuda:N or auto; tensors that the log joint holds must be there too.
         out: a run directory to write; none by default.
@@ -173,7 +174,7 @@ def _fitted(
         if run is not None and resume and run.checkpoint().is_dir():
             tensors, state = read_state(run.checkpoint())
             fit.load(tensors, state["step"])
-            posterior.history, before = [tuple(row) for row in state["history"]], state["seconds"]  # type: ignore[misc]
+            posterior.history, before = [(row[0], row[1]) for row in state["history"]], state["seconds"]
         if run is not None:
             _record(run, target, fit, command)
         began = time.monotonic()
@@ -189,7 +190,9 @@ def _fitted(
                     last = fit.step == fit.total
                     if fit.step % LOG_EVERY == 0 or last:
                         progress.update(fit.step, _logged(fit, posterior, log, seconds()))
-                    if run is not None and (fit.step % CHECKPOINT_EVERY == 0 or last or stop.signum is not None):
+                    if run is not None and (
+                        fit.step % CHECKPOINT_EVERY == 0 or last or stop.signum is not None
+                    ):
                         _save(run, fit, posterior, seconds())
                     if stop.signum is not None and not last:
                         raise Interrupted(stop.signum)

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 
 from advae.data import mix
-from advae.inference.posterior import Posterior
+from advae.inference.fitted import Fitted
 from advae.metrics.rhat import rhat
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
-def summary(posterior: Posterior, n: int) -> dict[str, Any]:
+def summary(posterior: Fitted, n: int) -> dict[str, Any]:
     """``{label: {"mean": …, "sd": …, "5%": …, "rhat": …}}`` from n draws, kept apart by fit for R-hat."""
     space = posterior.target.space
     z = posterior.unconstrained(-(-n // posterior.fits), seed=mix(posterior.seed, 16))

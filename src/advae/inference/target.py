@@ -8,7 +8,8 @@ that it is given must be multiplied to stand for all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,7 +22,10 @@ from advae.model import seeded
 
 LogJoint = Callable[..., Tensor]
 
-TRIALS, SPREAD = 7, 0.5  # draws of z that the log joint is tried at: a prime, so that no broadcast can hide it
+TRIALS, SPREAD = (
+    7,
+    0.5,
+)  # draws of z that the log joint is tried at: a prime, so that no broadcast can hide it
 SAME = {torch.float32: 1e-3, torch.float64: 1e-8}  # relative: what rounding makes of one draw among others
 EXPECTED = "a tensor [S]: one log density for each of S draws"
 
@@ -52,6 +56,7 @@ class Target:
         self.log_joint, self.space, self.dtype, self.device = log_joint, space, dtype, torch.device(device)
         self.data = {name: torch.as_tensor(value).to(self.device) for name, value in (data or {}).items()}
         self.count, self.rows = _rows(self.data, rows, space), rows
+        self.strict = False  # whether torch.distributions checks its arguments
 
     def __call__(self, z: Tensor) -> Tensor:
         """``log p(z) [S]`` of ``z [S, d]``, by all of the data."""
@@ -67,7 +72,8 @@ class Target:
 
     def _value(self, z: Tensor, more: Mapping[str, Any]) -> Tensor:
         values, log_det = self.space.constrained(z)
-        log_p = self.log_joint(**values, **more)
+        with arguments_checked(self.strict):
+            log_p = self.log_joint(**values, **more)
         if not isinstance(log_p, Tensor) or log_p.shape != z.shape[:1]:
             given = f"shape {tuple(log_p.shape)}" if isinstance(log_p, Tensor) else type(log_p).__name__
             raise ConfigError(
@@ -101,6 +107,21 @@ def _rows(data: Mapping[str, Tensor], rows: int, space: Space) -> int:
     return count
 
 
+@contextmanager
+def arguments_checked(strict: bool) -> Iterator[None]:
+    """Whether ``torch.distributions`` checks its arguments within.
+
+    They are checked when the log joint is tried. Afterwards a chain may stray to where a scale is rounded to zero: it
+    has no density there, which is no error.
+    """
+    before = torch.distributions.Distribution._validate_args
+    try:
+        torch.distributions.Distribution.set_default_validate_args(strict and before)
+        yield
+    finally:
+        torch.distributions.Distribution.set_default_validate_args(before)
+
+
 # --- what may be wrong --------------------------------------------------------------------------------------
 
 
@@ -131,6 +152,7 @@ def check(target: Target, seed: int = 0) -> None:
 
 
 def _tried(target: Target, z: Tensor, seed: int) -> Tensor:
+    target.strict = True
     try:
         with seeded(mix(seed, 1), target.device):
             return target(z)
@@ -141,9 +163,11 @@ def _tried(target: Target, z: Tensor, seed: int) -> Tensor:
         raise ConfigError(
             "the log joint raised an error",
             given=f"{type(error).__name__}: {text[0]}",
-            expected=f"it is called as log_joint({', '.join(f'{n}=…' for n in _keywords(target))}) and returns {EXPECTED}",
+            expected=f"log_joint({', '.join(f'{n}=…' for n in _keywords(target))}) returns {EXPECTED}",
             remedy="ADVAE_DEBUG=1 shows where in the command; parameters arrive as [S, *shape]",
         ) from error
+    finally:
+        target.strict = False
 
 
 def _keywords(target: Target) -> list[str]:
@@ -189,7 +213,7 @@ def _varies(target: Target, z: Tensor, log_p: Tensor, seed: int) -> None:
         if plain.requires_grad
         else [None] * len(values)
     )
-    still = [n for n, g in zip(values, found, strict=True) if g is None or not bool(g.abs().max() > 0)]
+    still = [n for n, g in zip(values, found, strict=True) if g is None or not bool((g != 0).any())]
     if constant:
         raise ConfigError(
             "the log joint is constant",

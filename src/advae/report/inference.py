@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from advae.run import Run
 
 
-
 def write_inference_report(run: Run) -> Path:
     """Write ``figures/*.png`` and ``report.html`` of a posterior's run directory, and return the page's path.
 
@@ -41,7 +40,9 @@ def write_inference_report(run: Run) -> Path:
     draws = stacked(arrays(run.path / "draws.npz"), names, 2)
     beside = arrays(run.path / "baselines.npz")
     others = {
-        kind: stacked({name: beside[f"{kind}/{name}"] for name in names}, names, 2).reshape(-1, draws.shape[2])
+        kind: stacked({name: beside[f"{kind}/{name}"] for name in names}, names, 2).reshape(
+            -1, draws.shape[2]
+        )
         for kind in ("mean-field", "full-rank")
         if f"{kind}/{names[0]}" in beside
     }
@@ -66,7 +67,9 @@ def write_inference_report(run: Run) -> Path:
         netcdf=(run.path / "draws.nc").exists(),
         source=config["source"].get("text", ""),
         environment=environment(run.env),
-        config=yaml.safe_dump({k: v for k, v in config.items() if k != "source"}, sort_keys=False, allow_unicode=True),
+        config=yaml.safe_dump(
+            {k: v for k, v in config.items() if k != "source"}, sort_keys=False, allow_unicode=True
+        ),
     )
     path = run.path / "report.html"
     write_atomically(path, page)
@@ -107,10 +110,12 @@ def facts(config: dict[str, Any], found: dict[str, Any]) -> list[tuple[str, str]
     """What was fitted, and how."""
     o = config["inference"]
     parameters = ", ".join(
-        f"{name} {'×'.join(map(str, p['shape'])) or 'number'}" + ("" if p["constraint"] == "Real()" else f" in {p['constraint']}")
+        f"{name} {'×'.join(map(str, p['shape'])) or 'number'}"
+        + ("" if p["constraint"] == "Real()" else f" in {p['constraint']}")
         for name, p in config["parameters"].items()
     )
-    critic = f"{o['critic_blocks']} residual blocks of {o['critic_width']}, {o['contrast']} contrast, known terms: {o['known']}"
+    blocks = f"{o['critic_blocks']} residual blocks of {o['critic_width']}"
+    critic = f"{blocks}, {o['contrast']} contrast, known terms: {o['known']}"
     rows = [
         ("parameters", parameters),
         ("family", f"{o['family']}, networks of {', '.join(map(str, o['hidden']))}"),
@@ -140,7 +145,11 @@ def parameter_rows(
 
 
 def plates(
-    found: dict[str, Any], draws: FloatArray, others: dict[str, FloatArray], reference: FloatArray | None, folder: Path
+    found: dict[str, Any],
+    draws: FloatArray,
+    others: dict[str, FloatArray],
+    reference: FloatArray | None,
+    folder: Path,
 ) -> dict[str, Plate]:
     """The figures by name."""
     labels = list(found["parameters"])

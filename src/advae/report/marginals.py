@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -59,7 +60,9 @@ def marginals(
             axes.set_ylim(bottom=0)
             axes.xaxis.set_major_locator(MaxNLocator(3))
             corner_name(axes, plain(labels[j]))
-        figure.legend(handles=_handles(others, reference is not None, theme), loc="outside upper left", ncols=5)
+        figure.legend(
+            handles=_handles(others, reference is not None, theme), loc="outside upper left", ncols=5
+        )
     return figure
 
 
@@ -83,14 +86,18 @@ def pairs(
         kinds = {"reference": reference, **kinds}
     with theme.context():
         figure = new_figure(WIDTH, 0.3 + 1.75 * max(1, len(wanted)))
-        grid = np.asarray(figure.subplots(max(1, len(wanted)), len(kinds), squeeze=False, sharex="row", sharey="row"))
+        grid = np.asarray(
+            figure.subplots(max(1, len(wanted)), len(kinds), squeeze=False, sharex="row", sharey="row")
+        )
         for row, (a, b) in zip(grid, wanted, strict=False):
             window = reference if reference is not None else pooled
             low, high = np.quantile(window[:, [a, b]], INSIDE, axis=0)
             room = 0.15 * (high - low) + 1e-12
             for axes, (name, found) in zip(row, kinds.items(), strict=True):
                 _cloud(axes, found[:, [a, b]], theme.ink if name == "reference" else _colour(name, theme))
-                axes.set(xlim=(low[0] - room[0], high[0] + room[0]), ylim=(low[1] - room[1], high[1] + room[1]))
+                axes.set(
+                    xlim=(low[0] - room[0], high[0] + room[0]), ylim=(low[1] - room[1], high[1] + room[1])
+                )
                 axes.set_xlabel(plain(labels[a]))
                 axes.xaxis.set_major_locator(MaxNLocator(3))
                 axes.yaxis.set_major_locator(MaxNLocator(3))
@@ -114,14 +121,20 @@ def telling(draws: FloatArray, others: Mapping[str, FloatArray], reference: Floa
 
 
 def bounds(
-    steps: Sequence[int], values: FloatArray, evidence: tuple[float, float] | None = None, *, theme: Theme = LIGHT
+    steps: Sequence[int],
+    values: FloatArray,
+    evidence: tuple[float, float] | None = None,
+    *,
+    theme: Theme = LIGHT,
 ) -> Figure:
     """The bound of every fit over the steps, ``values [T, F]`` nats; the evidence by annealing as a band."""
     with theme.context():
         figure = new_figure(WIDTH, 2.4)
         axes = figure.subplots()
         for i in range(values.shape[1]):
-            axes.plot(steps, values[:, i], color=theme.classes[i % len(theme.classes)], lw=0.9, label=f"fit {i}")
+            axes.plot(
+                steps, values[:, i], color=theme.classes[i % len(theme.classes)], lw=0.9, label=f"fit {i}"
+            )
         late = values[len(values) // 2 :]
         low, high = (float(np.quantile(late, q)) for q in (0.02, 0.98)) if late.size else (0.0, 1.0)
         if evidence is not None:
@@ -146,14 +159,14 @@ def _filled(axes: Axes, values: FloatArray, edges: FloatArray, theme: Theme) -> 
     axes.hist(values, bins=list(edges), weights=weights, color=theme.first, alpha=0.35, lw=0)
 
 
-def _line(axes: Axes, values: FloatArray, edges: FloatArray, **style: object) -> None:
+def _line(axes: Axes, values: FloatArray, edges: FloatArray, **style: Any) -> None:
     heights, _ = np.histogram(values, bins=edges)
     axes.plot((edges[1:] + edges[:-1]) / 2, heights / (len(values) * (edges[1] - edges[0])), **style)
 
 
 def _cloud(axes: Axes, points: FloatArray, colour: str) -> None:
     some = np.random.default_rng(0).permutation(len(points))[:SHOWN]
-    axes.scatter(*points[some].T, s=0.5 * point_size(SHOWN), color=colour, alpha=0.4, lw=0)
+    axes.scatter(points[some, 0], points[some, 1], s=0.5 * point_size(SHOWN), color=colour, alpha=0.4, lw=0)
 
 
 def _colour(name: str, theme: Theme) -> str:
