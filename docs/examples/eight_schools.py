@@ -1,6 +1,6 @@
 """Eight schools (Rubin 1981): the effect of coaching in eight schools, partially pooled.
 
-    advae infer docs/examples/eight_schools.py --reference hmc
+advae infer docs/examples/eight_schools.py --reference hmc
 """
 
 import torch
@@ -22,5 +22,7 @@ def log_likelihood(mu, tau, eta):
 
 def log_joint(mu, tau, eta):
     """log p(y, mu, tau, eta), [S]: every parameter arrives as [S, *shape]."""
-    prior = Normal(0.0, 5.0).log_prob(mu) + HalfCauchy(5.0).log_prob(tau) + Normal(0.0, 1.0).log_prob(eta).sum(-1)
+    prior = (
+        Normal(0.0, 5.0).log_prob(mu) + HalfCauchy(5.0).log_prob(tau) + Normal(0.0, 1.0).log_prob(eta).sum(-1)
+    )
     return prior + log_likelihood(mu, tau, eta).sum(-1)

@@ -115,11 +115,11 @@ def test_sliced_distance_of_a_shift() -> None:
     assert sliced_wasserstein(x, x + torch.tensor([3.0, 4.0])) == pytest.approx(5 * 2 / math.pi, rel=0.12)
 
 
-def test_a_good_posterior_passes_and_a_poor_one_is_told() -> None:
+def test_a_good_posterior_passes_and_a_poor_one_is_told(quick_annealing: None) -> None:
     def curved(x: Tensor, y: Tensor) -> Tensor:
         return -0.5 * x.square() - 8 * (y - x.square()).square()
 
-    quick = {"family": "full-rank", "steps": 150, "fits": 2, "quiet": True}
+    quick = {"family": "full-rank", "steps": 60, "fits": 2, "quiet": True}
     good = advae.infer(lambda x: -0.5 * x.square().sum(-1), {"x": (2,)}, **quick).check()
     assert not any(remark.warning for remark in good.remarks), [remark.text for remark in good.remarks]
     poor = advae.infer(curved, {"x": (), "y": ()}, **quick).check()

@@ -105,7 +105,7 @@ def test_resumed_as_if_it_had_not_stopped(
         advae.infer(log_joint, PARAMETERS, out=tmp_path / "run", **options)
 
 
-def test_a_run_directory(tmp_path: Path) -> None:
+def test_a_run_directory(tmp_path: Path, quick_annealing: None) -> None:
     chains = HMC(chains=4, warmup=20, draws=10, thin=1)
 
     def log_likelihood(mu: Tensor, tau: Tensor, eta: Tensor) -> Tensor:

@@ -291,7 +291,8 @@ class Fit:
             stack.load(under(f"{name}/"))
             if states := under(f"optimiser/{name}/"):
                 self.players[name].load_state(states)
-        self.average = under("average/")
+        average = under("average/")
+        self.average = {name: average[name] for name in self.q.weights}  # in their order
         if moments := under("moments/"):
             self.moments = Normals(**moments)
 

@@ -20,7 +20,7 @@ class InferOptions:
     diagonal (mean-field) or full (full-rank) covariance, or an inverse autoregressive flow (flow)."""
     fits: int = 4
     """Independent fits, run in one batch and kept apart like chains."""
-    steps: int = 2000
+    steps: int = 3000
     """Updates of q(z) after it was located."""
     batch: int = 256
     """Draws of each fit in a step."""

@@ -113,6 +113,8 @@ def infer(
     run = _opened(out, config, resume)
     posterior = _fitted(target, chosen, seed, run, command, resume, quiet, log_likelihood)
     stage = stages(quiet)
+    if run is not None and resume and reference is None and (run.path / "summary.json").exists():
+        return posterior  # it was finished before
     if reference is not None:
         lengths = reference if isinstance(reference, HMC) else HMC()
         with stage("Hamiltonian Monte Carlo", lengths.ticks) as tick:
@@ -154,6 +156,12 @@ def _opened(out: str | os.PathLike[str] | None, config: dict[str, Any], resume: 
                 remedy="start a new run with other options, or after the file was edited",
             )
         return run
+    if (Path(out) / CONFIG).is_file():
+        raise CheckpointError(
+            "the output folder is not empty",
+            given=out,
+            remedy=f"choose another, or go on with it: advae infer --resume {out}",
+        )
     return Run.create(out, config)
 
 
@@ -210,7 +218,7 @@ def _logged(fit: Fit, posterior: Posterior, log: Log | None, seconds: float) -> 
         posterior.history.append((fit.step, values["bound"]))
     found = {name: sum(each) / len(each) for name, each in values.items()}
     if log is not None:
-        single = {f"bound/{i}": value for i, value in enumerate(values["bound"])}
+        single = {f"bound/{i}": value for i, value in enumerate(values.get("bound", []))}
         log.write(fit.step, "train", seconds, {**found, **single})
     return found
 

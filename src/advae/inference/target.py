@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from advae.data import mix
-from advae.errors import AdvaeError, ConfigError, NotFiniteError
+from advae.errors import AdvaeError, ConfigError
 from advae.inference.parameters import Space
 from advae.model import seeded
 
@@ -129,8 +129,8 @@ def check(target: Target, seed: int = 0) -> None:
     """Try the log joint at a few draws before anything is trained.
 
     Raises:
-        ConfigError: it raises an error, has the wrong shape, is not batched, is constant, or has no gradient.
-        NotFiniteError: it is not finite.
+        ConfigError: it raises an error, has the wrong shape, is not finite, is constant, has no gradient, or is not
+            batched.
     """
     with seeded(seed, target.device):
         z = SPREAD * torch.randn(TRIALS, target.space.dim, dtype=target.dtype, device=target.device)
@@ -143,7 +143,7 @@ def check(target: Target, seed: int = 0) -> None:
     log_p = value.detach() - target.space.constrained(z.detach())[1]
     _varies(target, z, log_p, seed)
     if grad is None or not bool(grad.isfinite().all()):
-        raise NotFiniteError(
+        raise ConfigError(
             "the log joint has a gradient that is not finite",
             given=_at(target, z, 0 if grad is None else int((~grad.isfinite()).any(1).nonzero()[0])),
             remedy="look for square roots and logarithms at 0, and for torch.where over such terms",
@@ -178,7 +178,7 @@ def _finite(target: Target, z: Tensor, value: Tensor) -> None:
     bad = (~value.isfinite()).nonzero()
     if len(bad):
         row = int(bad[0])
-        raise NotFiniteError(
+        raise ConfigError(
             f"the log joint is {float(value[row])}",
             given=_at(target, z, row),
             expected="finite numbers wherever the constraints allow the parameters to be",

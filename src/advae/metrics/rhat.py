@@ -19,9 +19,9 @@ from torch import Tensor
 
 def rhat(draws: Tensor) -> Tensor:
     """R-hat of every coordinate of ``draws [M, n, d]``, ``[d]``, in float64; M chains of n draws."""
-    values = draws.double()
-    folded = (values - values.flatten(0, 1).median(0).values).abs()
-    return torch.maximum(_split_rhat(normal_scores(values)), _split_rhat(normal_scores(folded)))
+    halves = split(draws.double())
+    folded = (halves - halves.flatten(0, 1).quantile(0.5, dim=0)).abs()
+    return torch.maximum(_rhat(normal_scores(halves)), _rhat(normal_scores(folded)))
 
 
 def normal_scores(draws: Tensor) -> Tensor:
@@ -41,8 +41,7 @@ def split(draws: Tensor) -> Tensor:
     return torch.cat([draws[:, :half], draws[:, -half:]])
 
 
-def _split_rhat(scores: Tensor) -> Tensor:
-    halves = split(scores)
+def _rhat(halves: Tensor) -> Tensor:
     n = halves.shape[1]
     within, between = halves.var(1).mean(0), n * halves.mean(1).var(0)
     return ((within * (n - 1) / n + between / n) / within).sqrt()
@@ -53,7 +52,7 @@ def effective_size(draws: Tensor) -> Tensor:
 
     Autocorrelations are summed over pairs of lags while the sums are positive and fall (Geyer 1992).
     """
-    halves = split(normal_scores(draws.double()))
+    halves = normal_scores(split(draws.double()))
     chains, n, _ = halves.shape
     centred = halves - halves.mean(1, keepdim=True)
     spectrum = torch.fft.rfft(centred, 2 * n, dim=1)
