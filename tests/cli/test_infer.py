@@ -1,4 +1,4 @@
-"""``advae infer`` as a user types it: from a file to a run directory, and every mistake an answer without a traceback."""
+"""``advae infer`` as a user types it: from a file to a run directory, and mistakes answered without a traceback."""
 
 from __future__ import annotations
 
