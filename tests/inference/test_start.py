@@ -157,7 +157,10 @@ def test_netcdf_opens_in_arviz(tmp_path: Path) -> None:
     found = groups(posterior, 10)
     write_netcdf(tmp_path / "draws.nc", found, {"inference_library": "advae"})
     opened, held = arviz.from_netcdf(str(tmp_path / "draws.nc")), posterior.to_arviz(10)
-    for data in (opened, held):
+    tree = pytest.importorskip("xarray").open_datatree(
+        tmp_path / "draws.nc"
+    )  # what ArviZ from version 1 on reads it by
+    for data in (opened, held, tree):
         assert data["posterior"]["eta"].dims[:2] == ("chain", "draw")
         np.testing.assert_allclose(np.asarray(data["posterior"]["eta"]), found["posterior"]["eta"])
         np.testing.assert_allclose(np.asarray(data["sample_stats"]["lp"]), found["sample_stats"]["lp"])

@@ -118,20 +118,21 @@ class Fitted:
 
     def _estimated(self, u: Tensor) -> Tensor:
         """The critic's ``log q(u) = T(u) + log r(u)``, ``[F, n]``."""
-        T, log_r = self._fit.ratios(u)
+        assert self._fit.game is not None
+        T, log_r = self._fit.game.ratios(self._fit.place, u)
         return T + log_r
 
     @torch.no_grad()
     def log_ratios(self, n: int, *, seed: int | None = None) -> tuple[Tensor, Tensor] | None:
         """The critic's log ratio at n draws of q and at n of its normals, ``[F, n]`` each; None without a critic."""
-        fit = self._fit
-        if fit.critic is None or fit.moments is None:
+        fit, game = self._fit, self._fit.game
+        if game is None or game.moments is None:
             return None
         with seeded(mix(self.seed if seed is None else seed, 4), self.target.device):
             (u,) = fit.q(n=n, weights=fit.average)
-            r = fit.moments
+            r = game.moments
             from_r = r.mean.unsqueeze(1) + torch.randn_like(u) @ r.factor.mT
-            return fit.ratios(u)[0], fit.ratios(from_r)[0]
+            return game.ratios(fit.place, u)[0], game.ratios(fit.place, from_r)[0]
 
     # --- figures ------------------------------------------------------------------------------------------------
 

@@ -234,7 +234,7 @@ def _record(run: Run, target: Target, fit: Fit, command: str) -> None:
 
     if not (run.path / "command.txt").exists():
         write_atomically(run.path / "command.txt", (command or "advae.infer(…)") + "\n")
-    sizes = {"q": fit.q, **({"critic": fit.critic} if fit.critic else {})}
+    sizes = {"q": fit.q, **({"critic": fit.game.critic} if fit.game else {})}
     counts = {name: sum(w[0].numel() for w in stack.weights.values()) for name, stack in sizes.items()}
     about = {"rows": target.count, "parameters": target.space.describe()}
     write_json(run.path / "env.json", environment(target.device, about, counts))
