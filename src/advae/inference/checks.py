@@ -212,13 +212,13 @@ def weights_check(posterior: Fitted) -> Estimates:
     figures = [_figure(posterior, f"{name}, fit {i}", k, by=by, n=WEIGHT_DRAWS) for i, k in enumerate(found)]
     worst = max(found)
     text = f"Pareto k-hat of p/q by {by} is at most {worst:.2f}"
-    own = " (an estimate: a smooth critic hides large weights)" if posterior.options.has_critic else ""
-    if worst > HEAVY:
-        return Estimates(
-            figures,
-            [Remark("weights", f"{text}, above {HEAVY}: q is too narrow somewhere{own}.", warning=True)],
-        )
-    return Estimates(figures, [Remark("weights", f"{text}, no more than {HEAVY}{own}.")])
+    if worst <= HEAVY:
+        return Estimates(figures, [Remark("weights", f"{text}, no more than {HEAVY}.")])
+    where = "q is too narrow in a tail" + (
+        ", or the critic wrong there" if posterior.options.has_critic else ""
+    )
+    text = f"{text}, above {HEAVY}: {where}. Means may do; do not believe tail probabilities."
+    return Estimates(figures, [Remark("weights", text, warning=True)])
 
 
 # --- evidence -----------------------------------------------------------------------------------------------
