@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
+from inference_targets import TARGETS
+
 FAMILIES = ("mean-field", "full-rank", "flow", "noise-basis", "implicit")
 Cell = dict[str, Any]
 
@@ -91,7 +93,7 @@ def page(results: dict[str, Any]) -> str:
         ),
         verdict=verdict(good, names),
         done=len(cells),
-        all=len(FAMILIES) * len(names),
+        all=len(FAMILIES) * len(TARGETS),
     )
 
 
