@@ -24,9 +24,9 @@ FLOORS = {
     **dict.fromkeys(("distributions", "networks", "ratios", "metrics"), 2),
     **dict.fromkeys(("model", "run"), 3),
     **dict.fromkeys(("methods",), 4),
-    **dict.fromkeys(("training", "evaluation", "inference"), 5),
+    **dict.fromkeys(("training", "evaluation"), 5),
     **dict.fromkeys(("report",), 6),
-    **dict.fromkeys(("reproduce",), 7),
+    **dict.fromkeys(("reproduce", "inference"), 7),
     **dict.fromkeys(("web", "cli"), 8),
 }
 """Files and folders of ``advae/``. Its ``__init__`` and ``__main__`` stand above; they import anything."""

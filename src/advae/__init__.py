@@ -29,6 +29,11 @@ _HOMES = {
     "load": "run",
     "write_report": "report",
     "compare": "report",
+    "infer": "inference",
+    "InferOptions": "inference.options",
+    "Posterior": "inference",
+    "positive": "inference",
+    "unit_interval": "inference",
 }
 
 __all__ = [*_HOMES, "__version__"]

@@ -26,6 +26,7 @@ VERBS = {
     "compare": "put several runs side by side",
     "report": "write a run's report anew",
     "reproduce": "a paper's table: train and judge its rows, set them beside what was published",
+    "infer": "fit a posterior to a log joint density of your own, and check it",
     "doctor": "check what is installed, what device there is, and that it works",
 }
 

@@ -34,6 +34,10 @@ def run(args: argparse.Namespace) -> int:
     from advae.training.environment import find_device
 
     opened = Run.open(args.run)
+    if "inference" in opened.config:
+        from advae.report.inference import write_inference_report
+
+        return written(args, write_inference_report(opened))
     model = opened.model(str(find_device(args.device)))
     data = run_data(opened, args)
     from advae.report import write_report

@@ -59,7 +59,9 @@ class NoiseBasis(nn.Module):
 
     def forward(self, n: int) -> Tensor:
         """``n`` independent draws of every basis vector, ``[n, m, d]``."""
-        h = torch.randn(self.functions, n, self.noise, device=self.weights[0].device)
+        h = torch.randn(
+            self.functions, n, self.noise, device=self.weights[0].device, dtype=self.weights[0].dtype
+        )
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             h = torch.baddbmm(bias, elu(h) if layer else h, weight)
         v = wide(h.transpose(0, 1))

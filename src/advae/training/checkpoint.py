@@ -31,6 +31,11 @@ def save_checkpoint(folder: Path, step: Step, progress: dict[str, Any]) -> None:
     for player in step.players.values():
         tensors |= {f"optimiser/{player.name}/{k}": v for k, v in player.state().items()}
     tensors["random/cpu"] = torch.get_rng_state()
+    write_state(folder, tensors, progress)
+
+
+def write_state(folder: Path, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
+    """Write tensors and ``progress`` (JSON values), whole or not at all, each sealed by a checksum."""
     with replaced_folder(folder) as aside:
         save_file({k: v.detach().contiguous() for k, v in tensors.items()}, aside / TENSORS)
         state = {"format": FORMAT, "sha256": digest(aside / TENSORS), **progress}
@@ -43,19 +48,7 @@ def load_checkpoint(folder: Path, step: Step) -> dict[str, Any]:
     Raises:
         CheckpointError: it is missing, cut short, edited, pickled, or of another model.
     """
-    if not folder.is_dir():
-        raise CheckpointError(
-            "there is no checkpoint to go on from",
-            given=folder,
-            remedy="start the run again without --resume",
-        )
-    refuse_pickles(folder)
-    state = read_json(folder / STATE)
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise CheckpointError("the checkpoint is of another format", given=folder / STATE)
-    if state.pop("seal", None) != seal(state):
-        raise CheckpointError("the checkpoint is damaged: its position was edited", given=folder / STATE)
-    tensors = _read_tensors(folder / TENSORS, state.get("sha256", ""))
+    tensors, state = read_state(folder)
     try:
         step.model.load_state_dict(_under(tensors, "model/"))
         step.average.model.load_state_dict(_under(tensors, "average/"))
@@ -69,6 +62,27 @@ def load_checkpoint(folder: Path, step: Step) -> dict[str, Any]:
             remedy="config.yaml was edited: the networks and players must be those of the checkpoint",
         ) from None
     return state
+
+
+def read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the progress that :func:`write_state` wrote.
+
+    Raises:
+        CheckpointError: they are missing, cut short, edited or pickled.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(
+            "there is no checkpoint to go on from",
+            given=folder,
+            remedy="start the run again without --resume",
+        )
+    refuse_pickles(folder)
+    state = read_json(folder / STATE)
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise CheckpointError("the checkpoint is of another format", given=folder / STATE)
+    if state.pop("seal", None) != seal(state):
+        raise CheckpointError("the checkpoint is damaged: its position was edited", given=folder / STATE)
+    return _read_tensors(folder / TENSORS, state.get("sha256", "")), state
 
 
 def seal(state: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ import time
 from types import TracebackType
 
 SECONDS_BETWEEN_LINES = 5.0
-SHOWN = ("reconstruction", "kl", "error")
+SHOWN = ("reconstruction", "kl", "error", "bound")
 
 
 class Progress:

@@ -164,10 +164,15 @@ def _only_what_may_change(options: Mapping[str, Any]) -> None:
 
 def default_folder(config: Config) -> Path:
     """``runs/RECIPE/DATE-TIME-sSEED``."""
+    return dated_folder(config.recipe or "unnamed", config.seed)
+
+
+def dated_folder(name: str, seed: int) -> Path:
+    """``runs/NAME/DATE-TIME-sSEED``, which does not exist yet."""
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    folder = Path("runs") / (config.recipe or "unnamed") / f"{stamp}-s{config.seed}"
+    folder = Path("runs") / name / f"{stamp}-s{seed}"
     taken = 1
     while folder.exists():  # another run of the same seed began in the same second
         taken += 1
-        folder = folder.with_name(f"{stamp}-s{config.seed}-{taken}")
+        folder = folder.with_name(f"{stamp}-s{seed}-{taken}")
     return folder
