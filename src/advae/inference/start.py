@@ -237,7 +237,7 @@ def _record(run: Run, target: Target, fit: Fit, command: str) -> None:
     sizes = {"q": fit.q, **({"critic": fit.game.critic} if fit.game else {})}
     counts = {name: sum(w[0].numel() for w in stack.weights.values()) for name, stack in sizes.items()}
     about = {"rows": target.count, "parameters": target.space.describe()}
-    write_json(run.path / "env.json", environment(target.device, about, counts))
+    write_json(run.path / "env.json", environment(target.device, fit.options.dtype, about, counts))
 
 
 def stages(quiet: bool) -> Stage:
