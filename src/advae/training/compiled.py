@@ -69,7 +69,7 @@ class Compiled:
         self.backend = backend or inductor
         self._moves: dict[tuple[str, ...], _Move] = {}
 
-    def __call__(self, x: Tensor, names: Sequence[str], kl_weight: float) -> Taken:
+    def __call__(self, x: Tensor, names: Sequence[str], kl_weight: float | Tensor) -> Taken:
         self.prepare(x, names)
         return self._moves[tuple(names)](x, kl_weight)
 
@@ -133,7 +133,7 @@ class _Move:
 
         return flat
 
-    def __call__(self, x: Tensor, kl_weight: float) -> Taken:
+    def __call__(self, x: Tensor, kl_weight: float | Tensor) -> Taken:
         with torch.no_grad():
             values, *gradients = self.program(*self.state.values(), x, self._weight(x, kl_weight))
         for place, gradient in zip(self.moved, gradients, strict=True):
@@ -141,8 +141,8 @@ class _Move:
         return Taken(dict(zip(self.terms, values.unbind(), strict=True)))
 
     @staticmethod
-    def _weight(x: Tensor, kl_weight: float) -> Tensor:
-        return torch.full((), kl_weight, device=x.device)
+    def _weight(x: Tensor, kl_weight: float | Tensor) -> Tensor:
+        return kl_weight if isinstance(kl_weight, Tensor) else torch.full((), kl_weight, device=x.device)
 
 
 class _Whole(nn.Module):
