@@ -7,7 +7,7 @@ Two ways to have them, which give the same numbers: operation by operation (here
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from lightning_fabric import Fabric
@@ -24,9 +24,11 @@ class Taken:
 
     Attributes:
         terms: scalars to record, by ``PLAYER:TERM``: the method's diagnostics and the players' losses.
+        norms: each player's norm of the gradient, where it was found on the way.
     """
 
     terms: dict[str, Tensor]
+    norms: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Take(Protocol):

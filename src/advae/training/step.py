@@ -125,7 +125,7 @@ class Step:
     def _move(self, step: int | Tensor, kl_weight: float | Tensor, x: Tensor, names: tuple[str, ...]) -> None:
         """Gradients of the named players at one batch, all taken before any of them moves."""
         taken = self._gradients(x, names, kl_weight)
-        norms = {name: self.players[name].gradient_norm() for name in names}
+        norms = taken.norms or {name: self.players[name].gradient_norm() for name in names}
         self._record(step, names, taken.terms | {f"{name}:gradient": norm for name, norm in norms.items()})
         for name in names:
             self.players[name].update(norms[name])
