@@ -127,7 +127,7 @@ def page(records: list[dict[str, Any]]) -> str:
     ]
     for device in sorted({machine({**r, "load": ""}) for r in records}):
         mine = [r for r in records if machine({**r, "load": ""}) == device]
-        lines += ["", f"## {mine[0]['device']}, {mine[0]['threads']} thread(s)", ""]
+        lines += ["", f"## {mine[0]['device']}", ""]
         loads = [r["load"] for r in mine]
         lines += [
             f"torch {mine[0]['torch']}; load of the machine {min(loads)} to {max(loads)}: other work ran beside.",
