@@ -50,7 +50,7 @@ test: $(STAMP)  ## the whole test suite
 # pythae is a peer to measure against; without its dependencies' upper limits it takes the torch that is there.
 bench: $(STAMP)  ## speed against peers and the machine's limits, into results/speed-*.md (half an hour; an idle machine)
 	-$(PIP) --no-deps pythae==0.1.2 && $(PIP) pydantic imageio cloudpickle
-	for name in training steps ais sampling startup scaling profile_step recipes; do \
+	for name in training steps ais sampling startup streaming scaling profile_step recipes; do \
 	    OMP_NUM_THREADS=1 $(BIN)/python benchmarks/$$name.py $(BENCH_FLAGS) || exit 1; done
 
 lint: $(STAMP)  ## style and types

@@ -137,22 +137,10 @@ def pythae_loop(kind: str, images: Tensor, batch: int) -> Loop | None:
     """Epochs of pythae's own trainer, in its arithmetic (float32); None where it is not installed."""
     try:
         from pythae.data.datasets import BaseDataset
-        from pythae.models import (
-            VAE,
-            VAE_IAF,
-            Adversarial_AE,
-            Adversarial_AE_Config,
-            VAE_IAF_Config,
-            VAEConfig,
-        )
+        from pythae.models import VAE, VAE_IAF, VAE_IAF_Config, VAEConfig
         from pythae.models.base.base_utils import ModelOutput
         from pythae.models.nn import BaseDecoder, BaseEncoder
-        from pythae.trainers import (
-            AdversarialTrainer,
-            AdversarialTrainerConfig,
-            BaseTrainer,
-            BaseTrainerConfig,
-        )
+        from pythae.trainers import BaseTrainer, BaseTrainerConfig
     except ImportError:
         return None
 
@@ -178,26 +166,21 @@ def pythae_loop(kind: str, images: Tensor, batch: int) -> Loop | None:
         "vae": lambda: VAE(VAEConfig(**common, reconstruction_loss="bce"), Encoder(), Decoder()),
         "iaf": lambda: VAE_IAF(
             VAE_IAF_Config(
-                **common, reconstruction_loss="bce", n_made_blocks=4, n_hidden_in_made=2, hidden_size=128
+                **common, reconstruction_loss="bce", n_made_blocks=4, n_hidden_in_made=2, hidden_size=320
             ),
             Encoder(),
             Decoder(),
         ),
-        "aae": lambda: Adversarial_AE(
-            Adversarial_AE_Config(**common, reconstruction_loss="bce"), Encoder(), Decoder()
-        ),
     }
-    trainers = {"aae": (AdversarialTrainer, AdversarialTrainerConfig)}
-    trainer_of, config_of = trainers.get(kind, (BaseTrainer, BaseTrainerConfig))
     count = math.ceil(len(images) / batch) * batch
     data = BaseDataset((images[:count].float() / 255).round(), torch.zeros(count))
-    config = config_of(
+    config = BaseTrainerConfig(
         output_dir=tempfile.mkdtemp(),
         per_device_train_batch_size=batch,
         num_epochs=1,
         no_cuda=images.device.type == "cpu",
     )
-    trainer = trainer_of(model=models[kind](), train_dataset=data, training_config=config)
+    trainer = BaseTrainer(model=models[kind](), train_dataset=data, training_config=config)
     trainer.prepare_training()
     trainer.callback_handler.callbacks = []  # no progress bars
 

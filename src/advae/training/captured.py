@@ -90,6 +90,8 @@ class Captured:
 
     def _capture(self) -> None:
         """Record a step. Nothing is computed by it, so that a step that cannot be recorded has not been taken."""
+        for player in self.step.players.values():
+            player.allow_capture()
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph):

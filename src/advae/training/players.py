@@ -40,7 +40,6 @@ class Player:
             lr=rate,
             betas=(beta1, options.beta2),
             fused=device.type != "mps",
-            capturable=device.type == "cuda",
         )
         # The fused update reads this flag on the device: no step waits for the host to have looked at it.
         self.optimiser.found_inf = found  # type: ignore[attr-defined]
@@ -48,6 +47,11 @@ class Player:
     def gradient_norm(self) -> Tensor:
         """The norm of the gradient, a scalar on the device."""
         return get_total_norm([p.grad for p in self.parameters if p.grad is not None], foreach=True)
+
+    def allow_capture(self) -> None:
+        """Let the optimiser be recorded in a CUDA graph; torch warns of one that may be and never is."""
+        for group in self.optimiser.param_groups:
+            group["capturable"] = True
 
     def set_rate(self, share: float) -> None:
         """Let the next updates go at ``share`` of the rate."""
