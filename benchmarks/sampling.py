@@ -44,7 +44,7 @@ def measure(args: Any) -> dict[str, Any]:
             fast: rate(fast, args.images, device, args.rounds),
             slow: rate(slow, max(1, args.images // args.fewer), device, 1),
         }
-    return {"images": args.images, "images a second": found} | where(device)
+    return {"images": args.images, "fewer": args.fewer, "images a second": found} | where(device)
 
 
 def page(records: list[dict[str, Any]]) -> str:
@@ -55,7 +55,8 @@ def page(records: list[dict[str, Any]]) -> str:
         for data, rates in r["images a second"].items():
             (_, a), (_, p) = rates.items()
             rows.append([data, f"{a:,.0f}", f"{1 / a:.2g} s", f"{p:.3g}", f"{1 / p:.2g} s", f"{a / p:,.0f}"])
-        lines += [machine(r), ""]
+        fewer = max(1, r["images"] // r.get("fewer", 32))
+        lines += [f"{machine(r)} A batch of {r['images']} images, of PixelCNN++ of {fewer}.", ""]
         columns = ("data", "AS-VAE, images a second", "an image", "PixelCNN++", "an image", "times as many")
         lines += [*table(columns, rows), ""]
     return "\n".join(lines)

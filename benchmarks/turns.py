@@ -114,10 +114,12 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def machine(record: Mapping[str, Any]) -> str:
     """A record's machine in a sentence."""
-    return (
-        f"{record['device']}, {record['threads']} thread(s) used, torch {record['torch']}; load of the machine"
-        f" {record['load']} (1 would be this benchmark alone)."
+    load = (
+        f"; load of the machine {record['load']} (1 would be this benchmark alone)"
+        if record.get("load")
+        else ""
     )
+    return f"{record['device']}, torch {record['torch']}{load}."
 
 
 def observations(batch: int, shape: tuple[int, ...], device: torch.device) -> Tensor:
