@@ -5,10 +5,12 @@
 #              make .venv TORCH_INDEX=https://download.pytorch.org/whl/cu130
 # PIP_FLAGS    further options of pip, such as --index-url
 # DEMO_FLAGS   further options of the demo's training, such as --seed 1
+# BENCH_FLAGS  further options of every benchmark, such as --device cuda
 
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PIP_FLAGS   ?=
 DEMO_FLAGS  ?=
+BENCH_FLAGS ?=
 
 SUITABLE := import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))
 PYTHON   ?= $(shell for python in python3 python3.13 python3.12 python3.11 python; do \
@@ -19,7 +21,7 @@ STAMP := .venv/.installed
 PIP   := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv demo test lint format clean
+.PHONY: help .venv demo test bench lint format clean
 
 help:  ## this list
 	@grep -E '^[a-z.]+:.*## ' Makefile | sed -E 's/^([a-z.]+):[^#]*## /  make \1\t/' | expand -t 16
@@ -44,6 +46,12 @@ demo: $(STAMP)  ## train, evaluate and report the default recipe on handwritten 
 
 test: $(STAMP)  ## the whole test suite
 	$(BIN)/python -m pytest -q
+
+# pythae is a peer to measure against; without its dependencies' upper limits it takes the torch that is there.
+bench: $(STAMP)  ## speed against peers and the machine's limits, into results/speed-*.md (half an hour; an idle machine)
+	-$(PIP) --no-deps pythae==0.1.2 && $(PIP) pydantic imageio cloudpickle
+	for name in training steps ais sampling startup streaming scaling profile_step recipes; do \
+	    OMP_NUM_THREADS=1 $(BIN)/python benchmarks/$$name.py $(BENCH_FLAGS) || exit 1; done
 
 lint: $(STAMP)  ## style and types
 	$(BIN)/ruff check

@@ -31,7 +31,16 @@ from advae.training.checkpoint import average_of
 PATIENCE = 120.0  # seconds for a process to reach a new checkpoint
 LONGEST = 1.5  # seconds from a new checkpoint to the kill, at most
 OPTIONS = (
-    *("--train.steps", "100000000", "--train.checkpoint_every", "1", "--train.validate_every", "2"),
+    *(
+        "--train.steps",
+        "100000000",
+        "--train.step",
+        "eager",
+        "--train.checkpoint_every",
+        "1",
+        "--train.validate_every",
+        "2",
+    ),
     *("--train.log_every", "1", "--train.samples_every", "5", "--no-report", "--quiet"),
 )
 

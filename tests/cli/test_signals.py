@@ -21,6 +21,8 @@ SRC = Path(__file__).resolve().parents[2] / "src"
 ENDLESS = (
     "--train.steps",
     "1000000",
+    "--train.step",  # a run of this length would first be compiled
+    "eager",
     "--train.checkpoint_every",
     "2",
     "--train.validate_every",

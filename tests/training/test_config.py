@@ -86,7 +86,7 @@ def test_merging_changes_neither_side() -> None:
 
 WRONG: list[tuple[Any, dict[str, Any], str]] = [
     ("vae-digit", {}, "vae-digits"),
-    ("vae-digits", {"train.step": 5}, "train.steps"),
+    ("vae-digits", {"train.stesp": 5}, "train.steps"),
     ("vae-digits", {"model.encoder.hiden": [5]}, "hidden"),
     ("vae-digits", {"method": "vea"}, "vae"),
     ("vae-digits", {"model.encoder": "mpl"}, "mlp"),

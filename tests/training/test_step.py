@@ -218,7 +218,8 @@ def test_gradients_are_all_taken_before_any_update() -> None:
         alone = made({"name": "asvae"})
         alone.model.load_state_dict(start)
         torch.manual_seed(3)
-        alone._move(0, x, (player,))
+        alone.begin(0)
+        alone._move(0, 1.0, x, (player,))
         own = {id(p) for p in alone.method.parameters(alone.model, player)}
         for (key, p), q in zip(alone.model.named_parameters(), together.model.parameters(), strict=True):
             if id(p) in own:

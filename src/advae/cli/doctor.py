@@ -22,6 +22,7 @@ EXAMPLES = """\
   advae doctor --json"""
 
 EXTRAS = {"tensorboard": "curves in TensorBoard", "huggingface_hub": "data and models from the hub"}
+SPEED_RECIPE, SECONDS = "vae-mnist-fc32", 10.0  # fully connected, so that its FLOP are those of its products
 MARKS = {True: "✓", False: "✗", None: "–"}
 TINY = {
     "recipe": "doctor",
@@ -52,8 +53,10 @@ def parser() -> Parser:
         "doctor",
         "Check versions, devices and extras; train a tiny model end to end. Exit code 1 if a check fails.",
         EXAMPLES,
-        usage="[--json]",
+        usage="[--speed SECONDS] [--json]",
     )
+    text = f"seconds of the speed check, 0 for none ({SECONDS:.0f})"
+    made.add_argument("--speed", metavar="SECONDS", type=float, default=SECONDS, help=text)
     add_output(made, "a list of {name, passed, detail}")
     return made
 
@@ -61,7 +64,7 @@ def parser() -> Parser:
 def run(args: argparse.Namespace) -> int:
     """Check everything, print as it goes."""
     found = []
-    for finding in findings():
+    for finding in findings(args.speed):
         found.append(finding)
         if not args.json and not (args.quiet and finding.passed is not False):
             print(f"{MARKS[finding.passed]} {finding.name:<16} {finding.detail}", flush=True)
@@ -70,24 +73,27 @@ def run(args: argparse.Namespace) -> int:
     return 1 if any(finding.passed is False for finding in found) else 0
 
 
-def findings() -> Iterator[Finding]:
+def findings(seconds: float = SECONDS) -> Iterator[Finding]:
     """The checks, in the order in which one would look for a fault."""
     yield Finding("python", sys.version_info >= (3, 11), f"{sys.version.split()[0]}, {sys.executable}")
     yield from _packages()
-    for check in (_devices, _bf16, _threads, _recipes, _self_check):
+    for check in (_devices, _bf16, _threads, _recipes, _compiler, _self_check):
         yield _tried(check)
+    if seconds > 0:
+        yield _tried(lambda: _speed(seconds), "speed")
     for name, use in EXTRAS.items():
         there = find_spec(name) is not None
         yield Finding(name, True if there else None, use if there else f"not installed; it gives {use}")
 
 
-def _tried(check: Callable[[], Finding]) -> Finding:
+def _tried(check: Callable[[], Finding], name: str = "") -> Finding:
     """A check's finding; that it fails in whatever way is one too."""
     try:
         return check()
     except Exception as error:
         first = (str(error).splitlines() or [""])[0]
-        return Finding(check.__name__.strip("_").replace("_", "-"), False, f"{type(error).__name__}: {first}")
+        name = name or check.__name__.strip("_").replace("_", "-")
+        return Finding(name, False, f"{type(error).__name__}: {first}")
 
 
 def _packages() -> Iterator[Finding]:
@@ -132,6 +138,41 @@ def _recipes() -> Finding:
 
     names = recipes()
     return Finding("recipes", bool(names), f"{len(names)}, as {names[0]}" if names else "none was found")
+
+
+def _compiler() -> Finding:
+    """What a compiled step needs; nothing else does."""
+    import torch
+
+    if torch.cuda.is_available():
+        there = find_spec("triton") is not None
+        return Finding("step", True, f"auto: graph on the GPU{'' if there else '; compile needs triton'}")
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    from advae.training.choice import PAYS_AFTER
+
+    try:
+        found = get_cpp_compiler()
+    except Exception:  # of several kinds in several versions of torch
+        return Finding(
+            "step", None, "auto: eager; there is no C++ compiler (g++), without which none is compiled"
+        )
+    return Finding("step", True, f"auto: eager, and compiled by {found} from {PAYS_AFTER:,} steps on")
+
+
+def _speed(seconds: float) -> Finding:
+    """Steps of a recipe for some seconds, beside the matrix products that this machine makes in the same time."""
+    import torch
+
+    from advae.training.environment import find_device
+    from advae.training.speed import check
+
+    found = check(SPEED_RECIPE, find_device("auto"), seconds)
+    detail = (
+        f"{found.images:,.0f} images a second of {SPEED_RECIPE} (fp32, eager, {torch.get_num_threads()} threads):"
+        f" {found.share:.0%} of the {found.peak / 1e9:,.0f} GFLOP/s that matrix products reach here"
+    )
+    return Finding("speed", True, detail)
 
 
 def _self_check() -> Finding:

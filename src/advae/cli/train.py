@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -87,6 +88,20 @@ def run(args: argparse.Namespace) -> int:
         return _print_config(config, args.json)
     if args.dry_run:
         return _dry_run(config, args)
+    from advae.training.processes import first_process, leave
+
+    args.quiet = args.quiet or not first_process()
+    try:
+        result = _made(config, overrides, args)
+    finally:
+        leave()
+    if first_process():
+        _finish(result, args)
+    return 0
+
+
+def _made(config: Config, overrides: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    """Train and judge, on all processes; what there is to say of it."""
     done = _trained(config, overrides, args)
     result: dict[str, Any] = {
         "run": str(done.path),
@@ -97,8 +112,7 @@ def run(args: argparse.Namespace) -> int:
     }
     if not args.no_report:
         result |= _judged(done, args)
-    _finish(result, args)
-    return 0
+    return result
 
 
 def _source(args: argparse.Namespace) -> Any:
@@ -254,13 +268,17 @@ def _judged(done: Run, args: argparse.Namespace) -> dict[str, Any]:
     from advae.report import write_report
     from advae.training.config import resolve
     from advae.training.environment import find_device
+    from advae.training.processes import first_process
 
     say(args, "evaluating …")
     config = resolve(done.config)
-    data, model = load_data(config.data), done.model(str(find_device(config.device)))
+    data, model = (
+        load_data(config.data),
+        done.model(str(find_device(config.device, os.environ.get("LOCAL_RANK")))),
+    )
     evaluate_run(done, model, data, stage=watched(args))
     say(args, "writing the report …")
-    report = str(write_report(done, model, data))
+    report = str(write_report(done, model, data)) if first_process() else ""
     return {"report": report, "estimates": done.estimates(), "remarks": done.remarks()}
 
 

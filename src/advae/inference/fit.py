@@ -170,7 +170,8 @@ class Fit:
         self._guard(loss, u)
         total = loss.mean(1).sum()  # the fits do not touch: each has the gradient of its own mean
         total.backward(inputs=self.player.parameters)
-        self.player.update(share, total)
+        self.player.set_rate(share)
+        self.player.update(total)
         self.last["bound"] = -loss.detach().mean(1)
 
     def _guard(self, loss: Tensor, u: Tensor) -> None:

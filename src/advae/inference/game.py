@@ -75,7 +75,8 @@ class Game:
         contrast = logistic_contrast(t_p, t_q)
         total = contrast.loss.mean(1).sum()
         total.backward(inputs=self.player.parameters)
-        self.player.update(share, total)
+        self.player.set_rate(share)
+        self.player.update(total)
         self.report = {name: value.mean(1) for name, value in contrast.report("critic").items()}
 
     @torch.no_grad()

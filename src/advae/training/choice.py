@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
@@ -19,12 +19,17 @@ from torch import Tensor
 
 from advae.training.compiled import CannotCompile, Compiled
 from advae.training.gradients import Take, Taken
+from advae.training.processes import agreed
 from advae.training.step import Step
 
 PAYS_AFTER = 10_000
 """Steps after which compiling has paid for itself, on one core: 20 to 30 ms an operation against 3 µs or more a step
 (docs/speed.md). With a compiler's cache, that of an earlier run, it has so much sooner."""
 
+CAPTURE_PAYS_AFTER = 200
+"""Steps after which capturing a step has paid: it takes as long as a few steps do."""
+
+WAYS = ("eager", "compile", "graph")
 TRIALS, SECONDS = 12, 2.0  # of each way: at most so many steps, and so long
 CLOSE, CLOSE_IN_BF16 = (
     1e-3,
@@ -40,15 +45,17 @@ class Choice:
         step: "eager", "compile" or "graph".
         why: in words.
         seconds: what compiling took, a compiled step and an eager one; empty where nothing was measured.
+        told: whether a person should be told, as something was tried, or is not as it was asked for.
     """
 
     step: str
     why: str
-    seconds: dict[str, float]
+    seconds: dict[str, float] = field(default_factory=dict)
+    told: bool = True
 
     def record(self) -> dict[str, Any]:
         """For env.json."""
-        return asdict(self)
+        return {"step": self.step, "why": self.why, "seconds": self.seconds}
 
     def __str__(self) -> str:
         return f"step: {self.step} ({self.why})"
@@ -59,6 +66,8 @@ def choose(
 ) -> Choice:
     """Make ``step`` run as wanted, or as near to it as this machine can.
 
+    A graph is made by :class:`advae.training.captured.Captured`; of it this only says whether it can be had.
+
     Args:
         step: is made to run so.
         wanted: what ``train.step`` says.
@@ -66,17 +75,35 @@ def choose(
         steps: how many are to come.
         before: how an earlier sitting of the same run went; "auto" goes on so, for the same weights to the bit.
     """
-    if wanted == "auto" and before in ("eager", "compile"):
+    why = "asked for"
+    if wanted == "auto" and before in WAYS:
         wanted, why = before, "as this run began"
-    elif wanted == "auto" and steps < PAYS_AFTER:
-        return Choice("eager", f"compiling pays from {PAYS_AFTER:,} steps on", {})
-    else:
-        why = "asked for" if wanted in ("eager", "compile") else ""
-    if wanted == "eager":
-        return Choice("eager", why, {})
+    if wanted == "auto":
+        wanted, why = _picked(step, steps)
     if wanted == "graph":
-        why = "capturing a step needs a CUDA device; this is the next best"
-    return _compile(step, draw(), why)
+        missing = _no_graph(step)
+        if not missing:
+            return Choice("graph", why)
+        wanted, why = "compile", f"{missing}; this is the next best"
+    if wanted == "eager":
+        return Choice("eager", why, told=False)
+    return _compile(step, draw().chunk(step.options.accumulate)[0], why)
+
+
+def _picked(step: Step, steps: int) -> tuple[str, str]:
+    """What "auto" stands for, and why; without a reason, compiling is to show that it is faster."""
+    if not _no_graph(step) and steps >= CAPTURE_PAYS_AFTER:
+        return "graph", "on a GPU launching kernels one by one takes longer than most of them"
+    if steps < PAYS_AFTER:
+        return "eager", f"compiling pays from {PAYS_AFTER:,} steps on"
+    return "compile", ""
+
+
+def _no_graph(step: Step) -> str:
+    """Why no CUDA graph of a step can be made; empty if it can."""
+    if step.fabric.device.type != "cuda":
+        return "capturing a step needs a CUDA device"
+    return "a step of several processes is not captured" if step.fabric.world_size > 1 else ""
 
 
 def _compile(step: Step, x: Tensor, why: str) -> Choice:
@@ -88,14 +115,14 @@ def _compile(step: Step, x: Tensor, why: str) -> Choice:
             compiled.prepare(x, names)
             _agree(step, x, names, eager, compiled)
     except CannotCompile as error:
-        return Choice("eager", " ".join(line.strip() for line in str(error).splitlines()), {})
+        return Choice("eager", " ".join(line.strip() for line in str(error).splitlines()))
     finally:
         _forget(step)
     took = time.perf_counter() - began
     if why:
         step.take = compiled
         return Choice("compile", why, {"compiling": took})
-    slow, fast = _timed(step, x, eager, compiled)
+    slow, fast = agreed(step.fabric, _timed(step, x, eager, compiled))
     seconds = {"compiling": took, "eager": slow, "compile": fast}
     said = f"{1000 * fast:.3g} ms for the gradients of a step, {1000 * slow:.3g} ms eagerly; {took:.0f} s to compile"
     if fast >= slow:
@@ -136,7 +163,8 @@ def _tried(step: Step, x: Tensor, names: Sequence[str], take: Take, seed: int = 
 def _timed(step: Step, x: Tensor, *takes: Take) -> list[float]:
     """Median seconds of each for the moves of a step, taken in turns."""
     found: list[list[float]] = [[] for _ in takes]
-    while len(found[0]) < TRIALS and sum(found[0]) < SECONDS:
+    alone = step.fabric.world_size == 1  # several processes must try equally often
+    while len(found[0]) < TRIALS and not (alone and sum(found[0]) > SECONDS):
         for take, times in zip(takes, found, strict=True):
             began = time.perf_counter()
             for names in step.moves:

@@ -69,7 +69,7 @@ class Compiled:
         self.backend = backend or inductor
         self._moves: dict[tuple[str, ...], _Move] = {}
 
-    def __call__(self, x: Tensor, names: Sequence[str], kl_weight: float) -> Taken:
+    def __call__(self, x: Tensor, names: Sequence[str], kl_weight: float | Tensor) -> Taken:
         self.prepare(x, names)
         return self._moves[tuple(names)](x, kl_weight)
 
@@ -90,7 +90,7 @@ class _Move:
     def __init__(self, parent: Compiled, x: Tensor, names: tuple[str, ...]) -> None:
         self.parameters = [p for name in names for p in parent.players[name].parameters]
         self.state = {f"model.{k}": v for k, v in _tensors(parent.model).items()}
-        self.terms: list[str] = []
+        self.names, self.terms = names, list[str]()
         self.moved: list[int] = []  # places of the parameters that have a gradient
         inputs = [*self.state.values(), x, self._weight(x, 1.0)]
         try:
@@ -105,7 +105,7 @@ class _Move:
             ) from error
 
     def _function(self, parent: Compiled, names: tuple[str, ...]) -> Callable[..., list[Tensor]]:
-        """``(weights and buffers, x, weight) → terms [n], gradients``, flat."""
+        """``(weights and buffers, x, weight) → terms [n], norms [players], gradients``, flat."""
         ids = {name: [id(p) for p in parent.players[name].parameters] for name in names}
         keys = {id(value): key for key, value in self.state.items()}
 
@@ -115,15 +115,18 @@ class _Move:
                 losses = parent.method.losses(whole.model, x, names, kl_weight)
             means = {name: losses[name].mean() for name in names}
             gradients: list[Tensor | None] = []
+            norms: list[Tensor] = []
             for name in names:
                 own = [current[keys[i]] for i in ids[name]]
                 keep = name != names[-1]
-                gradients += torch.autograd.grad(means[name], own, retain_graph=keep, allow_unused=True)
+                found = torch.autograd.grad(means[name], own, retain_graph=keep, allow_unused=True)
+                norms.append(_norm(found))
+                gradients += found
             terms = terms_of(parent.method, losses, means)
             self.terms[:] = list(terms)
             self.moved[:] = [i for i, gradient in enumerate(gradients) if gradient is not None]
             given = [_like(gradients[i], self.parameters[i]) for i in self.moved]
-            return [torch.stack([value.detach() for value in terms.values()]), *given]
+            return [torch.stack([value.detach() for value in terms.values()]), torch.stack(norms), *given]
 
         whole = _Whole(parent.model, losses_and_gradients)
 
@@ -133,16 +136,19 @@ class _Move:
 
         return flat
 
-    def __call__(self, x: Tensor, kl_weight: float) -> Taken:
+    def __call__(self, x: Tensor, kl_weight: float | Tensor) -> Taken:
         with torch.no_grad():
-            values, *gradients = self.program(*self.state.values(), x, self._weight(x, kl_weight))
+            values, norms, *gradients = self.program(*self.state.values(), x, self._weight(x, kl_weight))
         for place, gradient in zip(self.moved, gradients, strict=True):
             self.parameters[place].grad = gradient
-        return Taken(dict(zip(self.terms, values.unbind(), strict=True)))
+        return Taken(
+            dict(zip(self.terms, values.unbind(), strict=True)),
+            dict(zip(self.names, norms.unbind(), strict=True)),
+        )
 
     @staticmethod
-    def _weight(x: Tensor, kl_weight: float) -> Tensor:
-        return torch.full((), kl_weight, device=x.device)
+    def _weight(x: Tensor, kl_weight: float | Tensor) -> Tensor:
+        return kl_weight if isinstance(kl_weight, Tensor) else torch.full((), kl_weight, device=x.device)
 
 
 class _Whole(nn.Module):
@@ -170,6 +176,12 @@ def _recorded(function: Callable[..., list[Tensor]], inputs: list[Tensor], model
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def _norm(gradients: Sequence[Tensor | None]) -> Tensor:
+    """The norm of all of them together."""
+    norms = [torch.linalg.vector_norm(gradient) for gradient in gradients if gradient is not None]
+    return torch.linalg.vector_norm(torch.stack(norms))
 
 
 def _like(gradient: Tensor | None, parameter: nn.Parameter) -> Tensor:

@@ -35,14 +35,20 @@ def versions() -> dict[str, str]:
     return found
 
 
-def find_device(name: str) -> torch.device:
+def find_device(name: str, local: str | None = None) -> torch.device:
     """The device called "auto", "cpu", "cuda" or "cuda:N".
+
+    Args:
+        name: as a person gives it.
+        local: the number of this process on its machine, of several: each has a GPU of its own.
 
     Raises:
         ConfigError: there is no such device here.
     """
     if name == "auto":
-        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and local is not None:
+        name = f"cuda:{local}"
     try:
         device = torch.device(name)
     except RuntimeError:

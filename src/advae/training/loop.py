@@ -19,11 +19,14 @@ from advae.data import Batches, mix
 from advae.files import write_json
 from advae.model import seeded
 from advae.run import Run
+from advae.training.captured import Captured
 from advae.training.checkpoint import average_of, load_checkpoint, save_checkpoint
 from advae.training.choice import choose
 from advae.training.interruption import Interrupted, Interruption
 from advae.training.log import Log
 from advae.training.memory import freed_memory_kept
+from advae.training.processes import any_of
+from advae.training.products import fast_products
 from advae.training.progress import Progress
 from advae.training.setup import Setup
 from advae.training.sheets import write_sheet
@@ -31,12 +34,14 @@ from advae.training.step import Step
 from advae.training.validation import Validation
 
 SHEET_IMAGES = 64
+ASK_EVERY = 10  # steps between two questions of several processes whether one of them was told to stop
 
 
 def fit(setup: Setup, run: Run, *, go_on: bool = False, quiet: bool = False) -> None:
     """Train to the configured step, from the start or from the run's last checkpoint."""
-    with freed_memory_kept(), seeded(setup.config.seed, setup.fabric.device):
+    with freed_memory_kept(), fast_products(), seeded(setup.config.seed, setup.fabric.device):
         Fit(setup, run, go_on).main(quiet)
+    setup.fabric.barrier()  # what the first process wrote is there for all
 
 
 class Fit:
@@ -52,8 +57,10 @@ class Fit:
         self.config, self.options, self.run = setup.config, setup.config.train, run
         self.data, self.model, self.method = setup.data, setup.model, setup.method
         self.device = setup.fabric.device
+        self.fabric, self.writes = setup.fabric, setup.fabric.is_global_zero
         self.step = Step(setup.fabric, self.model, self.method, self.options)
-        self.validation = Validation(self.data, self.config.seed, self.device)
+        self.captured: Captured | None = None
+        self.validation = Validation(self.data, self.config.seed, self.device, self.fabric)
         self.position: dict[str, Any] = {"step": 0, "best": None, "worse": 0, "seconds": 0.0}
         if go_on:
             self.position |= {
@@ -61,11 +68,14 @@ class Fit:
                 for key, value in load_checkpoint(run.checkpoint(), self.step).items()
                 if key in self.position
             }
-            run.write_config(self.config.to_dict())
+            if self.writes:
+                run.write_config(self.config.to_dict())
         self.batches = Batches(
             self.data.train,
             self.options.batch,
             seed=self.config.seed,
+            rank=self.fabric.global_rank,
+            world=self.fabric.world_size,
             device=str(self.device),
             workers=self.config.data.workers,
         )
@@ -79,60 +89,75 @@ class Fit:
     def main(self, quiet: bool) -> None:
         """Steps, with what is due after each."""
         start = self.position["step"]
-        log = Log(self.run, start, self.options.tensorboard)
+        log = Log(self.run, start, self.options.tensorboard) if self.writes else None
         self.model.train()
         stream = self.batches.stream(start * self.step.batches)
         try:
             if start == 0:
                 self._save(0)  # from here on a killed run can be resumed
             self._choose(start, quiet)
-            with Interruption() as stop, Progress(self.options.steps, start, quiet) as progress:
+            with (
+                Interruption() as stop,
+                Progress(self.options.steps, start, quiet or not self.writes) as progress,
+            ):
                 for step in range(start, self.options.steps):
                     self._one(step, stream)
                     ended = self._after(step + 1, log, progress)
-                    if stop.signum is not None:
+                    signum = self._signal(step + 1, stop)
+                    if signum:
                         self._save(step + 1)
-                        raise Interrupted(stop.signum)
+                        raise Interrupted(signum)
                     if ended:
                         break
             self._save(self.position["step"])
         finally:
-            log.close()
+            if log:
+                log.close()
+
+    def _signal(self, done: int, stop: Interruption) -> int:
+        """The signal that came, or 0. Several processes ask each other now and then, and stop after the same step."""
+        if self.fabric.world_size == 1:
+            return stop.signum or 0
+        return any_of(self.fabric, stop.signum or 0) if done % ASK_EVERY == 0 else 0
 
     def _choose(self, start: int, quiet: bool) -> None:
         """Settle how steps are run, say so and record it; a run that goes on keeps to what it began with."""
         known, steps = self.run.env, self.options.steps
         before = known.get("step", {}).get("step", "eager" if start else None)
         with seeded(self.config.seed, self.device):
-            choice = choose(
-                self.step,
-                self.options.step,
-                lambda: self.data.protocol.observe(self.batches(0)),
-                steps - start,
-                before,
-            )
-        if choice.seconds and not quiet:
-            print(choice, file=sys.stderr, flush=True)
-        if start == 0 or choice.step != before:
+            choice = choose(self.step, self.options.step, self._batch, steps - start, before)
+        if choice.step == "graph":
+            self.captured = Captured(self.step, self.batches, self.data.protocol.observe, say)
+        if choice.told and self.writes and not quiet:
+            say(str(choice))
+        if self.writes and (start == 0 or choice.step != before):
             write_json(self.run.path / "env.json", known | {"step": choice.record()})
 
+    def _batch(self) -> Tensor:
+        return self.data.protocol.observe(self.batches(0))
+
     def _one(self, step: int, stream: Iterator[Tensor]) -> None:
-        reseed(mix(self.config.seed, step, 0), self.device)
-        self.step(step, lambda i: self.data.protocol.observe(next(stream)))
+        reseed(mix(self.config.seed, step, self.fabric.global_rank), self.device)
+        if self.captured is not None:
+            self.captured(step, stream)
+        else:
+            self.step(step, lambda i: self.data.protocol.observe(next(stream)))
         self.position["step"] = step + 1
 
-    def _after(self, done: int, log: Log, progress: Progress) -> bool:
+    def _after(self, done: int, log: Log | None, progress: Progress) -> bool:
         """What is due after ``done`` steps; true if training should end early."""
         shown: dict[str, float] = {}
         last = done == self.options.steps
         if done % self.options.log_every == 0 or last:
             self.step.guard.raise_if_found()
             shown = self.step.read_metrics()
-            log.write(done, "train", self.seconds, shown)
+            if log:
+                log.write(done, "train", self.seconds, shown)
         ended = False
         if done % self.options.validate_every == 0 or last:
             found = self.validation(self.step.average.model, self.method)
-            log.write(done, "validation", self.seconds, found)
+            if log:
+                log.write(done, "validation", self.seconds, found)
             ended = "error" in found and self._judge(done, found["error"])
             shown = shown | found
         if self.options.samples_every and (done % self.options.samples_every == 0 or last):
@@ -154,7 +179,7 @@ class Fit:
         return bool(self.options.patience) and self.position["worse"] >= self.options.patience
 
     def _sheet(self, done: int) -> None:
-        if len(self.model.x_shape) == 3:
+        if len(self.model.x_shape) == 3 and self.writes:
             images = self.step.average.model.sample(SHEET_IMAGES, seed=self.config.seed)
             write_sheet(
                 self.run.path / "samples" / f"step-{done:06d}.png", self.data.protocol.to_grey(images)
@@ -162,6 +187,8 @@ class Fit:
 
     def _save(self, done: int, name: str = "last") -> None:
         self.step.guard.raise_if_found()
+        if not self.writes:
+            return
         state = self.position | {"step": done, "seconds": self.seconds}
         save_checkpoint(self.run.path / "checkpoints" / name, self.step, state)
         if name == "last":
@@ -176,6 +203,11 @@ class Fit:
             model.load_state_dict(tensors)
         model.info["step"] = step
         model.save_pretrained(self.run.path / "model")
+
+
+def say(line: str) -> None:
+    """A line for the person who watches."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def reseed(seed: int, device: torch.device) -> None:

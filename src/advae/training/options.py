@@ -15,7 +15,9 @@ class TrainOptions:
     steps: int = 10_000
     """Updates of encoder and decoder."""
     batch: int = 128
-    """Examples in a batch."""
+    """Examples in a batch, of each process."""
+    accumulate: int = 1
+    """Parts in which a batch is taken, one after another, to need less memory; their gradients are averaged."""
     rate: float = 1e-3
     """Adam's learning rate for encoder and decoder."""
     critic_rate: float = 1e-3
@@ -55,7 +57,7 @@ class TrainOptions:
     """Write the metrics for TensorBoard as well (extra: tensorboard)."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "log_every", "validate_every", "checkpoint_every"):
+        for name in ("steps", "batch", "accumulate", "log_every", "validate_every", "checkpoint_every"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("warmup", "clip", "samples_every", "keep_every", "patience"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
@@ -63,6 +65,12 @@ class TrainOptions:
             self._require(name, getattr(self, name) > 0, "more than 0")
         for name in ("beta1", "critic_beta1", "beta2", "ema"):
             self._require(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
+
+        if self.batch % self.accumulate:
+            raise ConfigError(
+                "train.batch must be a multiple of train.accumulate",
+                given=f"{self.batch} and {self.accumulate}",
+            )
 
     def _require(self, name: str, holds: bool, expected: str) -> None:
         if not holds:

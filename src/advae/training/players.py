@@ -32,8 +32,14 @@ class Player:
         self.name, self.parameters, self.clip = name, parameters, options.clip
         self.rate = options.rate if name == "model" else options.critic_rate
         beta1 = options.beta1 if name == "model" else options.critic_beta1
+        device = parameters[0].device
+        # On a GPU the rate is a number there, so that a captured step reads the rate of the day.
+        rate = torch.tensor(self.rate, device=device) if device.type == "cuda" else self.rate
         self.optimiser = torch.optim.Adam(
-            parameters, lr=self.rate, betas=(beta1, options.beta2), fused=parameters[0].device.type != "mps"
+            parameters,
+            lr=rate,
+            betas=(beta1, options.beta2),
+            fused=device.type != "mps",
         )
         # The fused update reads this flag on the device: no step waits for the host to have looked at it.
         self.optimiser.found_inf = found  # type: ignore[attr-defined]
@@ -42,12 +48,23 @@ class Player:
         """The norm of the gradient, a scalar on the device."""
         return get_total_norm([p.grad for p in self.parameters if p.grad is not None], foreach=True)
 
-    def update(self, share: float, norm: Tensor) -> None:
-        """One step of Adam at ``share`` of the rate, with the gradient clipped; then forget the gradient."""
+    def allow_capture(self) -> None:
+        """Let the optimiser be recorded in a CUDA graph; torch warns of one that may be and never is."""
+        for group in self.optimiser.param_groups:
+            group["capturable"] = True
+
+    def set_rate(self, share: float) -> None:
+        """Let the next updates go at ``share`` of the rate."""
+        for group in self.optimiser.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(self.rate * share)
+            else:
+                group["lr"] = self.rate * share
+
+    def update(self, norm: Tensor) -> None:
+        """One step of Adam, with the gradient of this norm clipped; then forget the gradient."""
         if self.clip:
             clip_grads_with_norm_(self.parameters, self.clip, norm, foreach=True)
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.rate * share
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
 
@@ -94,12 +111,42 @@ class Average:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self._mine: list[Tensor] = list(self.model.parameters())
         self._theirs: list[Tensor] = list(model.parameters())
-        self._buffers = list(zip(self.model.buffers(), model.buffers(), strict=True))
+        self._share: float | Tensor = 1.0  # how far it moves; on a GPU a number there, for a captured step
+        if self._mine and self._mine[0].device.type == "cuda":
+            self._share = torch.ones((), device=self._mine[0].device)
+        self._buffers: list[tuple[list[Tensor], list[Tensor]]] = _by_type(model, self.model)
+
+    def set_share(self, step: int) -> None:
+        """Settle how far the next :meth:`move` goes: that after ``step`` (from 0)."""
+        share = 1 - min(self.decay, (1 + step) / (10 + step))
+        if isinstance(self._share, Tensor):
+            self._share.fill_(share)
+        else:
+            self._share = share
 
     @torch.no_grad()
+    def move(self) -> None:
+        """Go towards the model's weights."""
+        if isinstance(self._share, Tensor):
+            way = torch._foreach_sub(self._theirs, self._mine)
+            torch._foreach_mul_(way, self._share)
+            torch._foreach_add_(self._mine, way)
+        else:
+            torch._foreach_lerp_(self._mine, self._theirs, self._share)
+        for mine, theirs in self._buffers:
+            torch._foreach_copy_(mine, theirs)
+
     def update(self, step: int) -> None:
         """Move towards the model's weights after ``step`` (from 0)."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self._mine, self._theirs, 1 - decay)
-        for mine, theirs in self._buffers:
-            mine.copy_(theirs)
+        self.set_share(step)
+        self.move()
+
+
+def _by_type(source: LatentModel, copied: LatentModel) -> list[tuple[list[Tensor], list[Tensor]]]:
+    """The buffers of a copy and of its source, those of one type together: each is copied by one call."""
+    groups: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
+    for mine, theirs in zip(copied.buffers(), source.buffers(), strict=True):
+        group = groups.setdefault(mine.dtype, ([], []))
+        group[0].append(mine)
+        group[1].append(theirs)
+    return list(groups.values())

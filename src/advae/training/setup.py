@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 
 from advae.data import Dataset, check, load_data
 from advae.errors import ConfigError
@@ -13,6 +13,8 @@ from advae.methods import METHODS, Method
 from advae.model import LatentModel, build_model, seeded
 from advae.training.config import Config
 from advae.training.environment import environment, find_device, find_precision
+from advae.training.processes import make_fabric, one_model
+from advae.training.synced import synced
 
 
 class Setup:
@@ -28,13 +30,9 @@ class Setup:
 
     def __init__(self, config: Config, data: Dataset | None = None) -> None:
         self.config = config
-        device = find_device(config.device)
+        device = find_device(config.device, local=os.environ.get("LOCAL_RANK"))
         self.precision = find_precision(config.train.precision, device)
-        self.fabric = Fabric(
-            accelerator=device.type,
-            devices=[device.index] if device.type == "cuda" else 1,
-            precision="bf16-mixed" if self.precision == "bf16" else "32-true",
-        )
+        self.fabric = make_fabric(device, self.precision)
         self.method: Method = METHODS.build(config.method)
         self.data: Dataset = load_data(config.data) if data is None else data
         with seeded(config.seed, self.fabric.device):
@@ -53,7 +51,11 @@ class Setup:
         model = build_model(self.config.model, self.data.x_shape, self.method.critics, info)
         # Channels last is the order in which convolutions are computed: figure 6's networks in bf16 take two thirds
         # of the time with it on a CPU. Networks without convolutions have no such weights and do not change.
-        return model.to(self.fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = model.to(self.fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.fabric.world_size > 1:
+            synced(model)
+            one_model(self.fabric, model)
+        return model
 
     def _check_patience(self) -> None:
         judged = self.model.has_encoder or self.model.decoder_has_density()

@@ -16,6 +16,7 @@ from advae.run import CONFIG, Run, refuse_used
 from advae.training.checkpoint import STATE
 from advae.training.config import Config, resolve
 from advae.training.loop import fit
+from advae.training.processes import agreed, first_process
 from advae.training.setup import Setup
 
 
@@ -48,11 +49,16 @@ def train(
     """
     config = resolve(recipe, options)
     folder = Path(out or default_folder(config))
-    refuse_used(folder)  # before the data are read
+    if first_process():
+        refuse_used(folder)  # before the data are read
     setup = Setup(config, data)
-    run = Run.create(folder, config.to_dict())
-    write_atomically(run.path / "command.txt", (command or "advae.train(…)") + "\n")
-    write_json(run.path / "env.json", setup.environment())
+    folder = agreed(setup.fabric, folder)  # a name made of the time is that of the first process
+    if setup.fabric.is_global_zero:
+        run = Run.create(folder, config.to_dict())
+        write_atomically(run.path / "command.txt", (command or "advae.train(…)") + "\n")
+        write_json(run.path / "env.json", setup.environment())
+    setup.fabric.barrier()
+    run = Run(folder)
     fit(setup, run, quiet=quiet)
     return run
 

@@ -17,9 +17,10 @@ from torch import Tensor
 from advae.errors import NotFiniteError
 from advae.methods import Method
 from advae.model import LatentModel
-from advae.training.gradients import Eager, Take
+from advae.training.gradients import Eager, Take, Taken, accumulated
 from advae.training.options import TrainOptions
 from advae.training.players import Average, make_players, rate_share
+from advae.training.processes import averaged
 
 Draw = Callable[[int], Tensor]
 """``draw(i)``: the step's i-th batch of observations."""
@@ -33,16 +34,17 @@ class Guard:
         self._where = torch.zeros(3, dtype=torch.long, device=device)
         self._names: list[tuple[str, ...]] = []  # every list of terms seen: a critic's own move has fewer
 
-    def look(self, step: int, names: tuple[str, ...], values: Tensor) -> None:
-        """Check ``values [n]``, called ``names``, of ``step``."""
+    def look(self, step: int | Tensor, names: tuple[str, ...], values: Tensor) -> None:
+        """Check ``values [n]``, called ``names``, of ``step``, a number here or on the device."""
         bad = ~torch.isfinite(values)
         if values.device.type == "cpu" and not bad.any():
             return
         fresh = bad.any() & (self.found == 0)
         if names not in self._names:
             self._names.append(names)
-        here = [torch.full_like(self._where[0], number) for number in (step, self._names.index(names))]
-        place = torch.stack([*here, bad.to(torch.long).argmax()])
+        number = step if isinstance(step, Tensor) else torch.full_like(self._where[0], step)
+        which = torch.full_like(number, self._names.index(names))
+        place = torch.stack([number, which, bad.to(torch.long).argmax()])
         self._where.copy_(torch.where(fresh, place, self._where))
         self.found.copy_(torch.maximum(self.found, bad.any().to(self.found.dtype)))
 
@@ -80,6 +82,7 @@ class Step:
         self.players = make_players(model, method, options, self.guard.found)
         self.average = Average(model, options.ema)
         self.take: Take = Eager(fabric, model, method, self.players)
+        self._terms: dict[tuple[str, ...], tuple[str, ...]] = {}  # what each kind of move records
         self._sums: dict[tuple[str, ...], Tensor] = {}
         self._counts: Counter[tuple[str, ...]] = Counter()
 
@@ -98,39 +101,65 @@ class Step:
 
     def __call__(self, step: int, draw: Draw) -> None:
         """Step number ``step``, counted from 0."""
-        for i, names in enumerate(self.moves):
-            self._move(step, draw(i), names)
-        self.average.update(step)
+        self.begin(step)
+        self.run(step, self.method.kl_weight(step), draw)
+        self.count()
 
-    def _move(self, step: int, x: Tensor, names: Sequence[str]) -> None:
+    def begin(self, step: int) -> None:
+        """What a step reads of its number, put where it reads it: rates, and the weight of the average."""
+        for player in self.players.values():
+            player.set_rate(rate_share(self.options, step))
+        self.average.set_share(step)
+
+    def run(self, step: int | Tensor, kl_weight: float | Tensor, draw: Draw) -> None:
+        """All that happens on the device, the same for every step: what a CUDA graph can hold."""
+        for i, names in enumerate(self.moves):
+            self._move(step, kl_weight, draw(i), names)
+        self.average.move()
+
+    def count(self) -> None:
+        """Note on the host that a step's metrics were added."""
+        for names in self.moves:
+            self._counts[names] += 1
+
+    def _move(self, step: int | Tensor, kl_weight: float | Tensor, x: Tensor, names: tuple[str, ...]) -> None:
         """Gradients of the named players at one batch, all taken before any of them moves."""
-        taken = self.take(x, names, self.method.kl_weight(step))
-        norms = {name: self.players[name].gradient_norm() for name in names}
-        self._record(step, taken.terms | {f"{name}:gradient": norm for name, norm in norms.items()})
-        share = rate_share(self.options, step)
+        taken = self._gradients(x, names, kl_weight)
+        norms = taken.norms or {name: self.players[name].gradient_norm() for name in names}
+        self._record(step, names, taken.terms | {f"{name}:gradient": norm for name, norm in norms.items()})
         for name in names:
-            self.players[name].update(share, norms[name])
+            self.players[name].update(norms[name])
+
+    def _gradients(self, x: Tensor, names: Sequence[str], kl_weight: float | Tensor) -> Taken:
+        """Gradients at the whole batch: of its parts one after another, and of all processes."""
+        parameters = [p for name in names for p in self.players[name].parameters]
+        if self.options.accumulate == 1:
+            taken = self.take(x, names, kl_weight)
+        else:
+            taken = accumulated(self.take, x.chunk(self.options.accumulate), names, kl_weight, parameters)
+        return taken if self.fabric.world_size == 1 else averaged(self.fabric, taken, parameters)
 
     @torch.no_grad()
-    def _record(self, step: int, terms: dict[str, Tensor]) -> None:
+    def _record(self, step: int | Tensor, move: tuple[str, ...], terms: dict[str, Tensor]) -> None:
         names, values = tuple(terms), torch.stack(list(terms.values()))
         self.guard.look(step, names, values)
         if self.fabric.device.type == "cpu":  # reading costs nothing here, and the step itself is named
             self.guard.raise_if_found()
-        # One sum for each list of terms: a critic's own move has fewer.
-        self._sums[names] = self._sums[names] + values if names in self._sums else values
-        self._counts[names] += 1
+        if move not in self._sums:
+            self._terms[move], self._sums[move] = names, torch.zeros_like(values)
+        self._sums[move] += values  # in place: a captured step adds to the same numbers
 
     def read_metrics(self) -> dict[str, float]:
         """Means since the last reading, by slash-named key. This reads from the device."""
         sums: dict[str, float] = {}
         counts: Counter[str] = Counter()
-        for terms, total in self._sums.items():
-            for term, value in zip(map(_metric, terms), total.tolist(), strict=True):
+        for move, total in self._sums.items():
+            for term, value in zip(map(_metric, self._terms[move]), total.tolist(), strict=True):
                 sums[term] = sums.get(term, 0.0) + value
-                counts[term] += self._counts[terms]  # a step may move a player more than once
-        self._sums, self._counts = {}, Counter()
-        return {term: value / counts[term] for term, value in sums.items()}
+                counts[term] += self._counts[move]  # a step may move a player more than once
+            total.zero_()
+        self._counts.clear()
+        return {term: value / counts[term] for term, value in sums.items() if counts[term]}
 
 
 def _metric(term: str) -> str:

@@ -7,13 +7,17 @@ by its −log p(x). One that can only be sampled has no error.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor
 
-from advae.data import Dataset
+from advae.data import Dataset, mix
+from advae.errors import ConfigError
 from advae.methods import Method
 from advae.model import LatentModel, representative, seeded
+from advae.training.processes import summed
 
 EXAMPLES = 2048  # enough for an error within about 2%; validation stays a small share of a run
 CHUNK = 512
@@ -26,9 +30,11 @@ class Validation:
         data: whose validation split to use, the first ``EXAMPLES`` of it.
         seed: of the observations' own noise (binarisation) and of the codes, the same every time.
         device: where to work.
+        fabric: of several processes, which share the examples out.
     """
 
-    def __init__(self, data: Dataset, seed: int, device: torch.device) -> None:
+    def __init__(self, data: Dataset, seed: int, device: torch.device, fabric: Fabric | None = None) -> None:
+        self.fabric = fabric if fabric is not None and fabric.world_size > 1 else None
         count = min(EXAMPLES, len(data.validation))
         with seeded(seed, device):
             raw = data.validation.raw(torch.arange(count)).to(device)
@@ -45,19 +51,33 @@ class Validation:
         the method's ``reconstruction``, −log p(x) in nats.
         """
         totals: dict[str, Tensor] = {}
-        with seeded(self.seed, model.device):
-            for x in self.x.chunk(math.ceil(len(self.x) / CHUNK)):  # of about one size, none of them alone
+        pieces, seed = self._pieces()
+        with seeded(seed, model.device):
+            for x in pieces:
                 found = method.losses(model, x).report
                 if model.has_encoder:
                     found |= self._errors(model, x)
                 for key, value in found.items():
                     totals[key] = totals.get(key, torch.zeros((), device=x.device)) + value.float().sum()
+        totals = totals if self.fabric is None else summed(self.fabric, totals)
         means = {key: float(total) / len(self.x) for key, total in totals.items()}
         if model.has_encoder:
             means["error"] = 0.5 * (means["error/x"] + means["error/z"])
         elif "reconstruction" in means:
             means["error"] = means["reconstruction"]
         return means
+
+    def _pieces(self) -> tuple[Sequence[Tensor], int]:
+        """This process's examples in pieces of about one size, none of them alone; and the seed of its noise."""
+        if self.fabric is None:
+            return self.x.chunk(math.ceil(len(self.x) / CHUNK)), self.seed
+        rank, world = self.fabric.global_rank, self.fabric.world_size
+        own = self.x.tensor_split(world)[rank]
+        if len(own) < 2:
+            raise ConfigError(
+                "too few validation examples for so many processes", given=f"{len(self.x)} for {world}"
+            )
+        return own.chunk(math.ceil(len(own) / CHUNK)), mix(self.seed, rank)
 
     def _errors(self, model: LatentModel, x: Tensor) -> dict[str, Tensor]:
         z = model.prior.rsample(x.shape[:1])

@@ -1,0 +1,192 @@
+"""What advae's training is measured against: loops written by hand, and pythae's trainer, on the same networks."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, softplus
+
+from advae import build_model, resolve
+from advae.methods import METHODS
+
+SHAPE = (1, 28, 28)
+HIDDEN, CODE, DECODER = (500, 500), 32, (300, 300)  # vae-mnist-fc32
+Loop = Callable[[int], object]
+
+
+def mlp(*widths: int) -> nn.Sequential:
+    """Linear layers with ELU between them."""
+    layers: list[nn.Module] = []
+    for a, b in pairwise(widths):
+        layers += [nn.Linear(a, b), nn.ELU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def batches(images: Tensor, size: int) -> Iterator[Tensor]:
+    """Shuffled batches of 8-bit images, binarised anew, without end."""
+    while True:
+        order = torch.randperm(len(images), device=images.device)
+        for start in range(0, len(images) - size + 1, size):
+            grey = images[order[start : start + size]].float() / 255
+            yield torch.bernoulli(grey)
+
+
+def bare_vae(images: Tensor, batch: int, bf16: bool) -> Loop:
+    """A VAE as one would write it: resident data, one loss, one backward pass, torch's fused Adam."""
+    device = images.device
+    encoder = mlp(784, *HIDDEN, 2 * CODE).to(device)
+    decoder = mlp(CODE, *DECODER, 784).to(device)
+    adam = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], 1e-3, fused=True)
+    data = batches(images, batch)
+
+    def loop(steps: int) -> None:
+        for _ in range(steps):
+            x = next(data).flatten(1)
+            with torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext():
+                mu, log_var = encoder(x).float().chunk(2, 1)
+                z = mu + torch.exp(0.5 * log_var) * torch.randn_like(mu)
+                logits = decoder(z).float()
+            nll = binary_cross_entropy_with_logits(logits, x, reduction="sum") / batch
+            kl = -0.5 * (1 + log_var - mu.square() - log_var.exp()).sum(1).mean()
+            (nll + kl).backward()
+            adam.step()
+            adam.zero_grad()
+
+    return loop
+
+
+def bare_avb(images: Tensor, batch: int, bf16: bool) -> Loop:
+    """AVB with full adaptive contrast on table 3a's networks, by hand: two losses, two backward passes, two Adams."""
+    device, m, noise, width, draws = images.device, 16, 32, 32, 512
+    encoder = mlp(784, *HIDDEN, CODE * (1 + m)).to(device)
+    decoder, critic = mlp(CODE, *DECODER, 784).to(device), mlp(784 + CODE, 512, 512, 1).to(device)
+    sizes = [noise, width, width, CODE]
+    basis = [nn.Parameter(0.1 * torch.randn(m, a, b, device=device)) for a, b in pairwise(sizes)]
+    model = [*encoder.parameters(), *basis, *decoder.parameters()]
+    adams = [torch.optim.Adam(p, 1e-3, fused=True) for p in (model, list(critic.parameters()))]
+    data, eye = batches(images, batch), torch.eye(CODE, device=device)
+
+    def draw(n: int) -> Tensor:
+        h = torch.randn(m, n, noise, device=device)
+        for i, weight in enumerate(basis):
+            h = torch.bmm(nn.functional.elu(h) if i else h, weight)
+        return h.float().transpose(0, 1)
+
+    def loop(steps: int) -> None:
+        for _ in range(steps):
+            x = next(data).flatten(1)
+            with torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext():
+                out = encoder(x).float().view(batch, 1 + m, CODE)
+                offset, a = out[:, 0], nn.functional.elu(out[:, 1:] - 5) + 1
+                v = draw(batch)
+                z = offset + (a * v).sum(1)
+                with torch.no_grad():
+                    all_v = torch.cat([v, draw(draws - batch)])
+                    mean = offset + (a * all_v.mean(0)).sum(1)
+                    centred = (all_v - all_v.mean(0)).transpose(0, 1)
+                    cov = centred.transpose(1, 2).float() @ centred.float() / (draws - 1)
+                    cov = (a.unsqueeze(-1) * a.unsqueeze(-2) * cov).sum(1)
+                    L = torch.linalg.cholesky(cov + 1e-4 * eye)
+                z_bar = torch.linalg.solve_triangular(L, (z - mean).unsqueeze(-1), upper=False).squeeze(-1)
+                T = critic(torch.cat([x, z_bar], 1)).float().squeeze(1)
+                T_prior = critic(torch.cat([x, torch.randn_like(z)], 1)).float().squeeze(1)
+                logits = decoder(z).float()
+            log_r = -0.5 * z_bar.square().sum(1) - L.diagonal(dim1=1, dim2=2).log().sum(1)
+            nll = binary_cross_entropy_with_logits(logits, x, reduction="sum") / batch
+            loss = nll + (T + log_r + 0.5 * z.square().sum(1)).mean()
+            contrast = (softplus(-T) + softplus(T_prior)).mean()
+            loss.backward(inputs=model, retain_graph=True)
+            contrast.backward(inputs=list(critic.parameters()))
+            for adam in adams:
+                adam.step()
+                adam.zero_grad()
+
+    return loop
+
+
+def plain_loop(recipe: str, images: Tensor, batch: int, bf16: bool) -> Loop:
+    """The README's loop around a method's losses, with torch's fused Adam."""
+    config, device = resolve(recipe), images.device
+    method = METHODS.build(config.method)
+    model = build_model(config.model, tuple(images.shape[1:]), method.critics).to(device).train()
+    own = {player: method.parameters(model, player) for player in method.players}
+    adams = {player: torch.optim.Adam(p, 1e-3, fused=True) for player, p in own.items()}
+    data = batches(images, batch)
+
+    def loop(steps: int) -> None:
+        for _ in range(steps):
+            with torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext():
+                losses = method.losses(model, next(data))
+            for player, loss in losses.items():
+                loss.mean().backward(inputs=own[player], retain_graph=True)
+            for adam in adams.values():
+                adam.step()
+                adam.zero_grad()
+
+    return loop
+
+
+def pythae_loop(kind: str, images: Tensor, batch: int) -> Loop | None:
+    """Epochs of pythae's own trainer, in its arithmetic (float32); None where it is not installed."""
+    try:
+        from pythae.data.datasets import BaseDataset
+        from pythae.models import VAE, VAE_IAF, VAE_IAF_Config, VAEConfig
+        from pythae.models.base.base_utils import ModelOutput
+        from pythae.models.nn import BaseDecoder, BaseEncoder
+        from pythae.trainers import BaseTrainer, BaseTrainerConfig
+    except ImportError:
+        return None
+
+    class Encoder(BaseEncoder):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = mlp(784, *HIDDEN, 2 * CODE)
+
+        def forward(self, x: Tensor) -> Any:
+            mu, log_var = self.net(x.flatten(1)).chunk(2, 1)
+            return ModelOutput(embedding=mu, log_covariance=log_var)
+
+    class Decoder(BaseDecoder):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = mlp(CODE, *DECODER, 784)
+
+        def forward(self, z: Tensor) -> Any:
+            return ModelOutput(reconstruction=torch.sigmoid(self.net(z)).reshape(-1, *SHAPE))
+
+    common = {"input_dim": SHAPE, "latent_dim": CODE}
+    models = {
+        "vae": lambda: VAE(VAEConfig(**common, reconstruction_loss="bce"), Encoder(), Decoder()),
+        "iaf": lambda: VAE_IAF(
+            VAE_IAF_Config(
+                **common, reconstruction_loss="bce", n_made_blocks=4, n_hidden_in_made=2, hidden_size=320
+            ),
+            Encoder(),
+            Decoder(),
+        ),
+    }
+    count = math.ceil(len(images) / batch) * batch
+    data = BaseDataset((images[:count].float() / 255).round(), torch.zeros(count))
+    config = BaseTrainerConfig(
+        output_dir=tempfile.mkdtemp(),
+        per_device_train_batch_size=batch,
+        num_epochs=1,
+        no_cuda=images.device.type == "cpu",
+    )
+    trainer = BaseTrainer(model=models[kind](), train_dataset=data, training_config=config)
+    trainer.prepare_training()
+    trainer.callback_handler.callbacks = []  # no progress bars
+
+    def loop(epochs: int) -> None:
+        for _ in range(epochs):
+            trainer.train_step(epoch=1)
+
+    loop.images = count  # type: ignore[attr-defined]
+    return loop

@@ -1,0 +1,26 @@
+"""Matrix products and convolutions of float32 on a GPU: in TF32 while training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def fast_products() -> Iterator[None]:
+    """Within, float32 factors are read to 10 bits after the point and summed in float32; then as it was before.
+
+    For the networks' own products this is several times as fast and less coarse than bf16. Likelihoods, log ratios and
+    the optimisers are no products and stay as they are. On a CPU nothing changes.
+    """
+    if not torch.cuda.is_available():
+        yield
+        return
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
