@@ -34,6 +34,9 @@ class TrainOptions:
     """Steps over which the rates grow from zero."""
     clip: float = 0.0
     """Largest norm of each player's gradient; 0 for no limit."""
+    skip: int = 0
+    """How many updates may be left out because a loss or gradient was not finite; at the next one the run stops. For
+    flows, whose scales multiply: one draw of millions can overflow."""
     ema: float = 0.999
     """Decay of the average of the weights that evaluation uses; 0 for none."""
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
@@ -59,7 +62,7 @@ class TrainOptions:
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "accumulate", "log_every", "validate_every", "checkpoint_every"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("warmup", "clip", "samples_every", "keep_every", "patience"):
+        for name in ("warmup", "clip", "skip", "samples_every", "keep_every", "patience"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
         for name in ("rate", "critic_rate"):
             self._require(name, getattr(self, name) > 0, "more than 0")

@@ -23,11 +23,11 @@ class Player:
         name: as the method calls it.
         parameters: what it may move.
         options: rates and β's; the model has its own, all critics share theirs.
-        found: a flag on the device; while it is not zero, updates do nothing.
+        halt: a flag on the device; while it is not zero, updates do nothing.
     """
 
     def __init__(
-        self, name: str, parameters: list[nn.Parameter], options: TrainOptions, found: Tensor
+        self, name: str, parameters: list[nn.Parameter], options: TrainOptions, halt: Tensor
     ) -> None:
         self.name, self.parameters, self.clip = name, parameters, options.clip
         self.rate = options.rate if name == "model" else options.critic_rate
@@ -42,7 +42,7 @@ class Player:
             fused=device.type != "mps",
         )
         # The fused update reads this flag on the device: no step waits for the host to have looked at it.
-        self.optimiser.found_inf = found  # type: ignore[attr-defined]
+        self.optimiser.found_inf = halt  # type: ignore[attr-defined]
 
     def gradient_norm(self) -> Tensor:
         """The norm of the gradient, a scalar on the device."""
@@ -84,10 +84,10 @@ class Player:
 
 
 def make_players(
-    model: LatentModel, method: Method, options: TrainOptions, found: Tensor
+    model: LatentModel, method: Method, options: TrainOptions, halt: Tensor
 ) -> dict[str, Player]:
     """The method's players with their optimisers, the model's last in an alternating update."""
-    return {name: Player(name, method.parameters(model, name), options, found) for name in method.players}
+    return {name: Player(name, method.parameters(model, name), options, halt) for name in method.players}
 
 
 def rate_share(options: TrainOptions, step: int) -> float:

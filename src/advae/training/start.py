@@ -150,6 +150,7 @@ MAY_CHANGE = (
     "train.rate",
     "train.critic_rate",
     "train.clip",
+    "train.skip",
     "train.step",
     *WHERE,
     "train.checkpoint_every",

@@ -27,10 +27,16 @@ Draw = Callable[[int], Tensor]
 
 
 class Guard:
-    """Finds the first term that is not finite and remembers it, on the device."""
+    """Finds terms that are not finite, on the device: updates that read ``halt`` are then left out.
 
-    def __init__(self, device: torch.device) -> None:
-        self.found = torch.zeros((), device=device)
+    Args:
+        device: where.
+        skip: how many moves may be left out; the next one is remembered in ``found``, and all updates end.
+    """
+
+    def __init__(self, device: torch.device, skip: int = 0) -> None:
+        self.found, self.halt = torch.zeros((), device=device), torch.zeros((), device=device)
+        self._left = torch.full((), float(skip), device=device)
         self._where = torch.zeros(3, dtype=torch.long, device=device)
         self._names: list[tuple[str, ...]] = []  # every list of terms seen: a critic's own move has fewer
 
@@ -38,15 +44,19 @@ class Guard:
         """Check ``values [n]``, called ``names``, of ``step``, a number here or on the device."""
         bad = ~torch.isfinite(values)
         if values.device.type == "cpu" and not bad.any():
+            self.halt.copy_(self.found)
             return
-        fresh = bad.any() & (self.found == 0)
+        self._left.sub_(bad.any().to(self._left.dtype))
+        last = bad.any() & (self._left < 0)
+        fresh = last & (self.found == 0)
         if names not in self._names:
             self._names.append(names)
         number = step if isinstance(step, Tensor) else torch.full_like(self._where[0], step)
         which = torch.full_like(number, self._names.index(names))
         place = torch.stack([number, which, bad.to(torch.long).argmax()])
         self._where.copy_(torch.where(fresh, place, self._where))
-        self.found.copy_(torch.maximum(self.found, bad.any().to(self.found.dtype)))
+        self.found.copy_(torch.maximum(self.found, last.to(self.found.dtype)))
+        self.halt.copy_(torch.maximum(self.found, bad.any().to(self.halt.dtype)))
 
     def raise_if_found(self) -> None:
         """Stop training if a term was not finite. This reads from the device.
@@ -61,8 +71,8 @@ class Guard:
         raise NotFiniteError(
             f"training stopped: {term} of player {player!r} is not finite at step {step}",
             expected="finite numbers; no weight was moved by it",
-            remedy="the last checkpoint stands: lower train.rate or train.critic_rate, set train.clip, or raise a"
-            " minimal scale, and go on with --resume",
+            remedy="the last checkpoint stands: lower train.rate or train.critic_rate, set train.clip, raise a minimal"
+            " scale, or let train.skip such steps be left out, and go on with --resume",
         )
 
 
@@ -78,8 +88,8 @@ class Step:
 
     def __init__(self, fabric: Fabric, model: LatentModel, method: Method, options: TrainOptions) -> None:
         self.fabric, self.model, self.method, self.options = fabric, model, method, options
-        self.guard = Guard(fabric.device)
-        self.players = make_players(model, method, options, self.guard.found)
+        self.guard = Guard(fabric.device, options.skip)
+        self.players = make_players(model, method, options, self.guard.halt)
         self.average = Average(model, options.ema)
         self.take: Take = Eager(fabric, model, method, self.players)
         self._terms: dict[tuple[str, ...], tuple[str, ...]] = {}  # what each kind of move records
@@ -147,6 +157,7 @@ class Step:
             self.guard.raise_if_found()
         if move not in self._sums:
             self._terms[move], self._sums[move] = names, torch.zeros_like(values)
+        values = torch.where(self.guard.halt > 0, 0.0, values)  # what was left out is no part of the means
         self._sums[move] += values  # in place: a captured step adds to the same numbers
 
     def read_metrics(self) -> dict[str, float]:
