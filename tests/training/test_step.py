@@ -146,6 +146,33 @@ def test_on_a_device_updates_stop_by_the_flag_alone() -> None:
         raise_if_found()
 
 
+def test_as_many_updates_as_may_be_left_out_are() -> None:
+    """Of a poisoned step nothing remains, in weights or in metrics; sound ones move; one too many stops the run."""
+    step = made(
+        {"name": "vae"}, TrainOptions(skip=2, clip=5.0, ema=0), decoder={"name": "training.tiny.Poison"}
+    )
+    stream = tiny.images(9)
+    tiny.Poison.calls, tiny.Poison.at = 0, -1
+
+    def take(number: int, *, poisoned: bool) -> list[str]:
+        """One step, and which weights it moved."""
+        before = {key: p.detach().clone() for key, p in step.model.named_parameters()}
+        tiny.Poison.at = tiny.Poison.calls + 1 if poisoned else -1
+        step(number, lambda i: next(stream))
+        return tiny.differing({k: p.detach() for k, p in step.model.named_parameters()}, before)
+
+    everything = take(0, poisoned=False)
+    assert len(everything) > 4
+    assert take(1, poisoned=True) == []
+    assert take(2, poisoned=False) == everything
+    assert take(3, poisoned=True) == []
+    assert take(4, poisoned=False) == everything
+    assert all(math.isfinite(value) for value in step.read_metrics().values())
+    with pytest.raises(NotFiniteError, match="player 'model' is not finite at step 5"):
+        take(5, poisoned=True)
+    tiny.Poison.at = -1
+
+
 def test_a_run_that_diverges_keeps_its_last_checkpoint(source: str, tmp_path: Path) -> None:
     tree = tiny.changed(tiny.tree(source), {"model.decoder": {"name": "training.tiny.Poison"}})
     tiny.Poison.calls, tiny.Poison.at = 0, -1
