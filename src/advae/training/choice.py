@@ -62,7 +62,12 @@ class Choice:
 
 
 def choose(
-    step: Step, wanted: str, draw: Callable[[], Tensor], steps: int, before: str | None = None
+    step: Step,
+    wanted: str,
+    draw: Callable[[], Tensor],
+    steps: int,
+    before: str | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Choice:
     """Make ``step`` run as wanted, or as near to it as this machine can.
 
@@ -74,6 +79,7 @@ def choose(
         draw: gives a batch of observations to try with; weights, buffers and the random state are left as they are.
         steps: how many are to come.
         before: how an earlier sitting of the same run went; "auto" goes on so, for the same weights to the bit.
+        say: told before compiling begins, which can take minutes.
     """
     why = "asked for"
     if wanted == "auto" and before in WAYS:
@@ -87,6 +93,9 @@ def choose(
         wanted, why = "compile", f"{missing}; this is the next best"
     if wanted == "eager":
         return Choice("eager", why, told=False)
+    say(
+        "compiling a step: some seconds for small networks, minutes for large ones (--train.step eager goes without)"
+    )
     return _compile(step, draw().chunk(step.options.accumulate)[0], why)
 
 

@@ -124,12 +124,13 @@ class Fit:
         """Settle how steps are run, say so and record it; a run that goes on keeps to what it began with."""
         known, steps = self.run.env, self.options.steps
         before = known.get("step", {}).get("step", "eager" if start else None)
+        told = say if self.writes and not quiet else _silent
         with seeded(self.config.seed, self.device):
-            choice = choose(self.step, self.options.step, self._batch, steps - start, before)
+            choice = choose(self.step, self.options.step, self._batch, steps - start, before, told)
         if choice.step == "graph":
             self.captured = Captured(self.step, self.batches, self.data.protocol.observe, say)
-        if choice.told and self.writes and not quiet:
-            say(str(choice))
+        if choice.told:
+            told(str(choice))
         if self.writes and (start == 0 or choice.step != before):
             write_json(self.run.path / "env.json", known | {"step": choice.record()})
 
@@ -208,6 +209,10 @@ class Fit:
 def say(line: str) -> None:
     """A line for the person who watches."""
     print(line, file=sys.stderr, flush=True)
+
+
+def _silent(line: str) -> None:
+    """Nobody watches."""
 
 
 def reseed(seed: int, device: torch.device) -> None:
