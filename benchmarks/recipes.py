@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 import advae
@@ -28,7 +27,8 @@ from advae import build_model, resolve
 from advae.data.protocol import protocol_class
 from advae.methods import METHODS
 from advae.model import LatentModel, seeded
-from advae.training.environment import describe_device, find_precision
+from advae.training.environment import describe_device, find_device, find_precision
+from advae.training.processes import make_fabric
 from advae.training.step import Step
 
 RESULTS = Path(__file__).parents[1] / "results" / "speed-recipes.json"
@@ -54,9 +54,7 @@ class Bench:
         self.name, self.device, self.config = name, device, resolve(name)
         self.shape = SHAPES[self.config.data.source]
         method, train = METHODS.build(self.config.method), self.config.train
-        precision = find_precision(train.precision, device)
-        accelerator = {"accelerator": device.type, "devices": 1}
-        fabric = Fabric(**accelerator, precision="bf16-mixed" if precision == "bf16" else "32-true")
+        fabric = make_fabric(device, find_precision(train.precision, device))
         with seeded(0, device):
             model = build_model(self.config.model, self.shape, method.critics).to(device)
         self.weights = sum(weights(model).values())
@@ -173,7 +171,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    found = measure(args.recipes or advae.recipes(), torch.device(args.device), args.rounds, args.cap)
+    found = measure(args.recipes or advae.recipes(), find_device(args.device), args.rounds, args.cap)
     before = json.loads(args.out.read_text()) if args.out.exists() else []
     records = kept(before, found) + found
     args.out.write_text(json.dumps(records, indent=1) + "\n")

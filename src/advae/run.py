@@ -54,14 +54,14 @@ class Run:
         return cls(path)
 
     @classmethod
-    def create(cls, path: str | os.PathLike[str], config: dict[str, Any]) -> Run:
-        """A new run directory.
+    def create(cls, path: str | os.PathLike[str], config: dict[str, Any], verb: str = "train") -> Run:
+        """A new run directory, made by a verb of the command.
 
         Raises:
             CheckpointError: there is something at ``path`` already.
         """
         path = Path(path)
-        refuse_used(path)
+        refuse_used(path, verb)
         path.mkdir(parents=True, exist_ok=True)
         run = cls(path)
         run.write_config(config)
@@ -165,8 +165,8 @@ class Run:
         return LatentModel.from_pretrained(folder, device)
 
 
-def refuse_used(path: Path) -> None:
-    """See that a new run can be made at ``path``.
+def refuse_used(path: Path, verb: str = "train") -> None:
+    """See that a new run can be made at ``path``, by a verb that could also go on with one.
 
     Raises:
         CheckpointError: there is something already.
@@ -175,7 +175,7 @@ def refuse_used(path: Path) -> None:
         raise CheckpointError(
             "the output folder is not empty",
             given=path,
-            remedy=f"choose another --out, or go on with this run: advae train --resume {path}",
+            remedy=f"choose another --out, or go on with this run: advae {verb} --resume {path}",
         )
 
 

@@ -9,7 +9,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,15 +40,9 @@ def allow_packages(packages: Iterable[str]) -> None:
 
 def watched(args: argparse.Namespace) -> Callable[[str, int], AbstractContextManager[Callable[[int], None]]]:
     """Progress bars for the stages of an evaluation."""
-    from advae.training.progress import Progress
+    from advae.training.progress import stages
 
-    @contextmanager
-    def stage(label: str, total: int) -> Iterator[Callable[[int], None]]:
-        quiet = args.quiet or args.json
-        with Progress(total, quiet=quiet, label=label, passing=True) as progress:
-            yield lambda n: progress.update(progress.step + n, {})
-
-    return stage
+    return stages(args.quiet or args.json)
 
 
 @dataclass(frozen=True)

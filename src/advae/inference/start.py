@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from advae.data import mix
 from advae.errors import CheckpointError, ConfigError
-from advae.evaluation.work import Ticks
+from advae.files import write_atomically, write_json
 from advae.inference.fit import Fit
 from advae.inference.fitted import LogLikelihood
 from advae.inference.options import InferOptions
@@ -39,13 +38,11 @@ from advae.training.environment import environment, find_device
 from advae.training.interruption import Interrupted, Interruption
 from advae.training.log import Log
 from advae.training.memory import freed_memory_kept
-from advae.training.progress import Progress
+from advae.training.progress import Progress, Stage, stages
 
 LOG_EVERY, CHECKPOINT_EVERY = 50, 500
 BASELINE_STEPS = 1000  # normals need no more
 BASELINES = ("mean-field", "full-rank")
-
-Stage = Callable[[str, int], AbstractContextManager[Ticks]]
 
 
 def infer(
@@ -156,13 +153,7 @@ def _opened(out: str | os.PathLike[str] | None, config: dict[str, Any], resume: 
                 remedy="start a new run with other options, or after the file was edited",
             )
         return run
-    if (Path(out) / CONFIG).is_file():
-        raise CheckpointError(
-            "the output folder is not empty",
-            given=out,
-            remedy=f"choose another, or go on with it: advae infer --resume {out}",
-        )
-    return Run.create(out, config)
+    return Run.create(out, config, verb="infer")
 
 
 def _fitted(
@@ -230,22 +221,9 @@ def _save(run: Run, fit: Fit, posterior: Posterior, seconds: float) -> None:
 
 def _record(run: Run, target: Target, fit: Fit, command: str) -> None:
     """What a run directory says of how it was made."""
-    from advae.files import write_atomically, write_json
-
     if not (run.path / "command.txt").exists():
         write_atomically(run.path / "command.txt", (command or "advae.infer(…)") + "\n")
     sizes = {"q": fit.q, **({"critic": fit.game.critic} if fit.game else {})}
     counts = {name: sum(w[0].numel() for w in stack.weights.values()) for name, stack in sizes.items()}
     about = {"rows": target.count, "parameters": target.space.describe()}
     write_json(run.path / "env.json", environment(target.device, fit.options.dtype, about, counts))
-
-
-def stages(quiet: bool) -> Stage:
-    """Progress of what comes after training."""
-
-    @contextmanager
-    def stage(label: str, total: int) -> Iterator[Ticks]:
-        with Progress(total, quiet=quiet, label=label, passing=True) as progress:
-            yield lambda n: progress.update(progress.step + n, {})
-
-    return stage

@@ -79,7 +79,9 @@ class Player:
         for name, value in tensors.items():
             index, _, key = name.partition(".")
             parameter = self.parameters[int(index)]
-            if value.shape == parameter.shape:  # laid out in memory as its parameter: the fused update asks for it
+            if (
+                value.shape == parameter.shape
+            ):  # laid out in memory as its parameter: the fused update asks for it
                 value = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
             states.setdefault(int(index), {})[key] = value
         groups = self.optimiser.state_dict()["param_groups"]

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 
 SECONDS_BETWEEN_LINES = 5.0
 SHOWN = ("reconstruction", "kl", "error", "bound")
+
+Stage = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+"""Opened with what is being done and of how many ticks it is; it gives what is told of ticks as they pass."""
 
 
 class Progress:
@@ -90,3 +95,14 @@ class Progress:
             file=sys.stderr,
             flush=True,
         )
+
+
+def stages(quiet: bool) -> Stage:
+    """A bar for each stage of what comes beside training, such as an evaluation's."""
+
+    @contextmanager
+    def stage(label: str, total: int) -> Iterator[Callable[[int], None]]:
+        with Progress(total, quiet=quiet, label=label, passing=True) as progress:
+            yield lambda n: progress.update(progress.step + n, {})
+
+    return stage
