@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
+from ways import Way
 
 from advae import build_model, resolve
 from advae.methods import METHODS
@@ -29,37 +30,74 @@ def mlp(*widths: int) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-def batches(images: Tensor, size: int) -> Iterator[Tensor]:
-    """Shuffled batches of 8-bit images, binarised anew, without end."""
+def drawn(images: Tensor, size: int) -> Iterator[Tensor]:
+    """Shuffled batches of 8-bit images, without end."""
     while True:
         order = torch.randperm(len(images), device=images.device)
         for start in range(0, len(images) - size + 1, size):
-            grey = images[order[start : start + size]].float() / 255
-            yield torch.bernoulli(grey)
+            yield images[order[start : start + size]]
+
+
+def batches(images: Tensor, size: int) -> Iterator[Tensor]:
+    """The same, binarised anew."""
+    return (torch.bernoulli(grey.float() / 255) for grey in drawn(images, size))
 
 
 def bare_vae(images: Tensor, batch: int, bf16: bool) -> Loop:
     """A VAE as one would write it: resident data, one loss, one backward pass, torch's fused Adam."""
-    device = images.device
-    encoder = mlp(784, *HIDDEN, 2 * CODE).to(device)
-    decoder = mlp(CODE, *DECODER, 784).to(device)
-    adam = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], 1e-3, fused=True)
-    data = batches(images, batch)
+    step, data = vae_step(images.device, batch, bf16), batches(images, batch)
 
     def loop(steps: int) -> None:
         for _ in range(steps):
-            x = next(data).flatten(1)
-            with torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext():
-                mu, log_var = encoder(x).float().chunk(2, 1)
-                z = mu + torch.exp(0.5 * log_var) * torch.randn_like(mu)
-                logits = decoder(z).float()
-            nll = binary_cross_entropy_with_logits(logits, x, reduction="sum") / batch
-            kl = -0.5 * (1 + log_var - mu.square() - log_var.exp()).sum(1).mean()
-            (nll + kl).backward()
-            adam.step()
-            adam.zero_grad()
+            step(next(data))
 
     return loop
+
+
+def captured_vae(images: Tensor, batch: int, bf16: bool) -> Loop:
+    """The same as one CUDA graph, made by hand, that draws its batches itself."""
+    step = vae_step(images.device, batch, bf16)
+
+    def body() -> None:
+        chosen = torch.randint(len(images), (batch,), device=images.device)
+        step(torch.bernoulli(images[chosen].float() / 255))
+
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            body()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        body()
+
+    def loop(steps: int) -> None:
+        for _ in range(steps):
+            graph.replay()
+
+    return loop
+
+
+def vae_step(device: torch.device, batch: int, bf16: bool) -> Callable[[Tensor], None]:
+    """A step of the VAE by hand."""
+    encoder = mlp(784, *HIDDEN, 2 * CODE).to(device)
+    decoder = mlp(CODE, *DECODER, 784).to(device)
+    weights = [*encoder.parameters(), *decoder.parameters()]
+    adam = torch.optim.Adam(weights, 1e-3, fused=True, capturable=device.type == "cuda")
+
+    def step(x: Tensor) -> None:
+        x = x.flatten(1)
+        with torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext():
+            mu, log_var = encoder(x).float().chunk(2, 1)
+            z = mu + torch.exp(0.5 * log_var) * torch.randn_like(mu)
+            logits = decoder(z).float()
+        nll = binary_cross_entropy_with_logits(logits, x, reduction="sum") / batch
+        kl = -0.5 * (1 + log_var - mu.square() - log_var.exp()).sum(1).mean()
+        (nll + kl).backward()
+        adam.step()
+        adam.zero_grad()
+
+    return step
 
 
 def bare_avb(images: Tensor, batch: int, bf16: bool) -> Loop:
@@ -111,24 +149,27 @@ def bare_avb(images: Tensor, batch: int, bf16: bool) -> Loop:
     return loop
 
 
-def plain_loop(recipe: str, images: Tensor, batch: int, bf16: bool) -> Loop:
-    """The README's loop around a method's losses, with torch's fused Adam."""
-    config, device = resolve(recipe), images.device
+def plain_loop(recipe: str, like: Way, images: Tensor, bf16: bool) -> Loop:
+    """The README's loop around a method's losses, on networks like those of ``like``, with torch's fused Adam."""
+    config, device, batch = resolve(recipe), images.device, like.config.train.batch
     method = METHODS.build(config.method)
-    model = build_model(config.model, tuple(images.shape[1:]), method.critics).to(device).train()
+    model = build_model(config.model, like.shape, method.critics)
+    model = model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    moves = like.step.moves
     own = {player: method.parameters(model, player) for player in method.players}
     adams = {player: torch.optim.Adam(p, 1e-3, fused=True) for player, p in own.items()}
-    data = batches(images, batch)
+    data = (like.protocol.observe(x) for x in drawn(images, batch))
 
     def loop(steps: int) -> None:
-        for _ in range(steps):
+        for names in moves * steps:
             with torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext():
-                losses = method.losses(model, next(data))
-            for player, loss in losses.items():
-                loss.mean().backward(inputs=own[player], retain_graph=True)
-            for adam in adams.values():
-                adam.step()
-                adam.zero_grad()
+                losses = method.losses(model, next(data), names)
+            for player in names:
+                loss = losses[player].mean()
+                loss.backward(inputs=own[player], retain_graph=player != names[-1])
+            for player in names:
+                adams[player].step()
+                adams[player].zero_grad()
 
     return loop
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from steps import Way
 from torch.profiler import ProfilerActivity, profile
 from turns import machine, parser, table, where, write
+from ways import Way
 
 from advae.training.compiled import CannotCompile
 

@@ -4,10 +4,11 @@
     python benchmarks/recipes.py --device cuda
     python benchmarks/recipes.py asvae-mnist-conv vae-mnist-conv
 
-A recipe's own networks, batch and precision, on noise of its data's shape: no data set is needed, and none is read.
-A step is what training does, all players and the average of the weights, without validation or writing. Recipes
-take turns, a step each; a recipe that has had its seconds sits out. Medians are written to
-results/speed-recipes.json and, from it, results/speed-recipes.md.
+A recipe's own networks and batch, on noise of its data's shape: no data set is needed, and none is read. A step is
+what training does, all players and the average of the weights, without validation or writing; on a GPU it is a graph's
+replay where one can be captured. Recipes take turns, a step each (on a GPU some, as one is too short to time); a recipe
+that has had its seconds sits out. Medians are written to results/speed-recipes.json and, from it,
+results/speed-recipes.md.
 """
 
 from __future__ import annotations
@@ -15,31 +16,20 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from turns import timed
+from ways import Way
 
 import advae
-from advae import build_model, resolve
-from advae.data.protocol import protocol_class
-from advae.methods import METHODS
-from advae.model import LatentModel, seeded
-from advae.training.environment import describe_device, find_device, find_precision
-from advae.training.processes import make_fabric
-from advae.training.step import Step
+from advae.model import LatentModel
+from advae.training.captured import WARM_UP
+from advae.training.environment import describe_device, find_device
 
 RESULTS = Path(__file__).parents[1] / "results" / "speed-recipes.json"
 GROUP = 6  # recipes held in memory at a time
-SHAPES = {
-    "digits": (1, 8, 8),
-    "mnist": (1, 28, 28),
-    "cifar10": (3, 32, 32),
-    "imagenet": (3, 64, 64),
-    "celeba": (3, 64, 64),
-}
 
 
 class Bench:
@@ -48,55 +38,41 @@ class Bench:
     Args:
         name: of the recipe.
         device: where.
+        precision: "fp32", "bf16" or "auto".
     """
 
-    def __init__(self, name: str, device: torch.device) -> None:
-        self.name, self.device, self.config = name, device, resolve(name)
-        self.shape = SHAPES[self.config.data.source]
-        method, train = METHODS.build(self.config.method), self.config.train
-        fabric = make_fabric(device, find_precision(train.precision, device))
-        with seeded(0, device):
-            model = build_model(self.config.model, self.shape, method.critics).to(device)
-        self.weights = sum(weights(model).values())
-        self.step, self.done = Step(fabric, model, method, train), 0
-        self.x = observations(self.config.data.protocol, (train.batch, *self.shape), device)
+    def __init__(self, name: str, device: torch.device, precision: str) -> None:
+        on_gpu = device.type == "cuda"
+        self.name, self.device, self.at_once = name, device, 10 if on_gpu else 1
+        self.way = Way(name, "graph" if on_gpu else "eager", precision, device)
+        self.weights = sum(weights(self.way.model).values())
         self.seconds: list[float] = []
-        self._take()  # warms up
-
-    def _take(self) -> float:
-        self._wait()
-        began = time.perf_counter()
-        self.step(self.done, lambda i: self.x)
-        self._wait()
-        self.done += 1
-        return time.perf_counter() - began
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
+        self.way.run(WARM_UP + 2 if on_gpu else 1)
 
     def turn(self, cap: float) -> bool:
         """One step, timed, unless its seconds are spent; whether it was taken."""
-        if sum(self.seconds) > cap:
+        if sum(self.seconds) * self.at_once > cap:
             return False
-        self.seconds.append(self._take())
+        self.seconds.append(timed(self.way.run, self.at_once, self.device) / self.at_once)
         return True
 
     def record(self) -> dict[str, Any]:
         """What was found."""
-        step = statistics.median(self.seconds)
+        step, config = statistics.median(self.seconds), self.way.config
         return {
             "recipe": self.name,
             "device": describe_device(self.device),
             "torch": torch.__version__,
-            "method": self.config.method["name"],
-            "shape": self.shape,
-            "batch": self.config.train.batch,
+            "precision": self.way.precision,
+            "step": self.way.way,
+            "method": config.method["name"],
+            "shape": self.way.shape,
+            "batch": config.train.batch,
             "weights": self.weights,
-            "steps timed": len(self.seconds),
+            "steps timed": len(self.seconds) * self.at_once,
             "seconds a step": step,
-            "images a second": self.config.train.batch * self.step.batches / step,
-            "hours for all its steps": step * self.config.train.steps / 3600,
+            "images a second": config.train.batch * self.way.step.batches / step,
+            "hours for all its steps": step * config.train.steps / 3600,
         }
 
 
@@ -106,24 +82,20 @@ def weights(model: LatentModel) -> dict[str, int]:
     return {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
 
 
-def observations(protocol: str, shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Noise with the values that a protocol gives."""
-    noise = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(device)
-    return noise.round() if protocol_class(protocol).support == "binary" else noise
-
-
-def measure(names: list[str], device: torch.device, rounds: int, cap: float) -> list[dict[str, Any]]:
+def measure(
+    names: list[str], device: torch.device, precision: str, rounds: int, cap: float
+) -> list[dict[str, Any]]:
     """All recipes, in turns. Groups of a few are held at a time, for the memory's sake."""
     found = []
     for start in range(0, len(names), GROUP):
-        benches = [Bench(name, device) for name in names[start : start + GROUP]]
+        benches = [Bench(name, device, precision) for name in names[start : start + GROUP]]
         for _ in range(rounds):
             taken = [bench.turn(cap) for bench in benches]
             if not any(taken):
                 break
         found += [bench.record() for bench in benches]
         for r in found[-len(benches) :]:
-            print(f"{r['recipe']:32} {r['seconds a step']:.3f} s  ({r['steps timed']} steps)", flush=True)
+            print(f"{r['recipe']:32} {1000 * r['seconds a step']:.2f} ms  {r['step']}", flush=True)
     return found
 
 
@@ -136,15 +108,16 @@ def page(records: list[dict[str, Any]]) -> str:
         " all players and the average of the weights, without validation. Medians of steps taken in turns. Images a"
         " second are those that steps draw: several batches each, where critics move more often than the model.",
     ]
-    for device in sorted({r["device"] for r in records}):
-        mine = sorted((r for r in records if r["device"] == device), key=lambda r: r["recipe"])
-        lines += ["", f"## {device}", "", *HEADER, *[row(r) for r in mine]]
+    for device, precision in sorted({(r["device"], r["precision"]) for r in records}):
+        mine = [r for r in records if (r["device"], r["precision"]) == (device, precision)]
+        lines += ["", f"## {device}, {precision}", "", *HEADER]
+        lines += [row(r) for r in sorted(mine, key=lambda r: r["recipe"])]
     return "\n".join([*lines, ""])
 
 
 HEADER = [
-    "| recipe | data | batch | weights | ms a step | images a second | hours for all its steps |",
-    "| --- | --- | --- | --- | --- | --- | --- |",
+    "| recipe | data | batch | weights | step | ms a step | images a second | hours for all its steps |",
+    "| --- | --- | --- | --- | --- | --- | --- | --- |",
 ]
 
 
@@ -152,7 +125,8 @@ def row(r: dict[str, Any]) -> str:
     """A recipe's line of the table."""
     shape = " × ".join(str(n) for n in r["shape"])
     return (
-        f"| {r['recipe']} | {shape} | {r['batch']} | {r['weights']:,} | {1000 * r['seconds a step']:.1f} |"
+        f"| {r['recipe']} | {shape} | {r['batch']} | {r['weights']:,} | {r['step']} |"
+        f" {1000 * r['seconds a step']:.2f} |"
         f" {r['images a second']:,.0f} | {r['hours for all its steps']:,.1f} |"
     )
 
@@ -167,11 +141,16 @@ def main() -> None:
     parser.add_argument(
         "--cap", type=float, default=10.0, help="seconds after which a recipe takes no step more"
     )
+    parser.add_argument(
+        "--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: as training"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    found = measure(args.recipes or advae.recipes(), find_device(args.device), args.rounds, args.cap)
+    found = measure(
+        args.recipes or advae.recipes(), find_device(args.device), args.precision, args.rounds, args.cap
+    )
     before = json.loads(args.out.read_text()) if args.out.exists() else []
     records = kept(before, found) + found
     args.out.write_text(json.dumps(records, indent=1) + "\n")
@@ -180,8 +159,9 @@ def main() -> None:
 
 def kept(before: list[dict[str, Any]], found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Earlier records that none of these replaces, of recipes that still ship."""
-    new, shipped = {(r["recipe"], r["device"]) for r in found}, set(advae.recipes())
-    return [r for r in before if r["recipe"] in shipped and (r["recipe"], r["device"]) not in new]
+    keys, shipped = ("recipe", "device", "precision"), set(advae.recipes())
+    new = {tuple(r[k] for k in keys) for r in found}
+    return [r for r in before if r["recipe"] in shipped and tuple(r.get(k) for k in keys) not in new]
 
 
 if __name__ == "__main__":

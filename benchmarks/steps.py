@@ -14,65 +14,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from recipes import SHAPES
 from turns import machine, parser, table, timed, where, write
+from ways import Way
 
-from advae import resolve
-from advae.data import Batches, mix
-from advae.data.base import Split
-from advae.data.protocol import make_protocol
-from advae.methods import METHODS
-from advae.model import build_model, seeded
-from advae.training.captured import Captured
-from advae.training.compiled import CannotCompile, Compiled
-from advae.training.loop import reseed
-from advae.training.memory import freed_memory_kept
-from advae.training.processes import make_fabric
-from advae.training.products import fast_products
-from advae.training.step import Step
+from advae.training.compiled import CannotCompile
 
 RECIPES = ("vae-mnist-fc32", "avb-ac-mnist-fc32")
-IMAGES = 2048
-
-
-class Way:
-    """A recipe's training in one way.
-
-    Args:
-        recipe: its name.
-        way: "eager", "compile" or "graph".
-        precision: "fp32" or "bf16".
-        device: where.
-    """
-
-    def __init__(self, recipe: str, way: str, precision: str, device: torch.device) -> None:
-        config = resolve(recipe, {"train.precision": precision})
-        shape, method = SHAPES[config.data.source], METHODS.build(config.method)
-        raw = (256 * torch.rand(IMAGES, *shape, generator=torch.Generator().manual_seed(0))).to(torch.uint8)
-        split = Split("train", raw.to(device))
-        self.protocol = make_protocol(config.data.protocol, split)
-        self.device, self.done, self.losses = device, 0, []  # type: ignore[var-annotated]
-        with seeded(0, device):
-            model = build_model(config.model, shape, method.critics).to(device).train()
-        self.step = Step(make_fabric(device, precision), model, method, config.train)
-        batches = Batches(split, config.train.batch, seed=0, device=device)
-        self.stream = batches.stream(0)
-        self.captured = Captured(self.step, batches, self.protocol.observe, print) if way == "graph" else None
-        if way == "compile":
-            self.step.take = Compiled(self.step.fabric, model, method, self.step.players)
-            for names in self.step.moves:
-                self.step.take.prepare(self.protocol.observe(batches(0)), names)
-
-    def run(self, steps: int) -> None:
-        """So many steps, each with its own seed."""
-        with freed_memory_kept(), fast_products():
-            for _ in range(steps):
-                reseed(mix(0, self.done, 0), self.device)
-                if self.captured is not None:
-                    self.captured(self.done, self.stream)
-                else:
-                    self.step(self.done, lambda i: self.protocol.observe(next(self.stream)))
-                self.done += 1
 
 
 def measure(recipe: str, precision: str, args: Any) -> dict[str, Any]:
