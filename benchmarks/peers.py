@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
-from ways import Way
 
 from advae import build_model, resolve
 from advae.methods import METHODS
+from advae.training.trial import Trial
 
 SHAPE = (1, 28, 28)
 HIDDEN, CODE, DECODER = (500, 500), 32, (300, 300)  # vae-mnist-fc32
@@ -149,11 +149,11 @@ def bare_avb(images: Tensor, batch: int, bf16: bool) -> Loop:
     return loop
 
 
-def plain_loop(recipe: str, like: Way, images: Tensor, bf16: bool) -> Loop:
+def plain_loop(recipe: str, like: Trial, images: Tensor, bf16: bool) -> Loop:
     """The README's loop around a method's losses, on networks like those of ``like``, with torch's fused Adam."""
-    config, device, batch = resolve(recipe), images.device, like.config.train.batch
+    config, device, batch = resolve(recipe), images.device, like.step.options.batch
     method = METHODS.build(config.method)
-    model = build_model(config.model, like.shape, method.critics)
+    model = build_model(config.model, like.step.model.x_shape, method.critics)
     model = model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     moves = like.step.moves
     own = {player: method.parameters(model, player) for player in method.players}

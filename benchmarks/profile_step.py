@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 from turns import machine, parser, table, where, write
-from ways import Way
+from ways import trial
 
+from advae.training.choice import WAYS
 from advae.training.compiled import CannotCompile
 
 RECIPES = ("avb-ac-mnist-fc32", "asvae-digits")
@@ -25,7 +26,7 @@ SHOWN = 14
 def measure(recipe: str, way: str, args: Any) -> dict[str, Any]:
     """Shares of a step's own time by operation."""
     device = torch.device(args.device)
-    made = Way(recipe, way, args.precision, device)
+    made = trial(recipe, way, args.precision, device)
     made.run(5)
     on = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
     with profile(activities=on) as seen:
@@ -59,10 +60,11 @@ def main() -> None:
     made.add_argument("recipes", nargs="*")
     made.add_argument("--steps", type=int, default=20)
     made.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    made.add_argument("--ways", nargs="*", choices=WAYS, default=["eager", "compile"])
     args = made.parse_args()
     torch.set_num_threads(args.threads)
     for recipe in args.recipes or RECIPES:
-        for way in ("eager", "compile"):
+        for way in args.ways:
             try:
                 found = measure(recipe, way, args)
             except CannotCompile as error:

@@ -21,12 +21,11 @@ from typing import Any
 
 import torch
 from turns import timed
-from ways import Way
+from ways import trial
 
 import advae
 from advae.model import LatentModel
-from advae.training.captured import WARM_UP
-from advae.training.environment import describe_device, find_device
+from advae.training.environment import describe_device, find_device, find_precision
 
 RESULTS = Path(__file__).parents[1] / "results" / "speed-recipes.json"
 GROUP = 6  # recipes held in memory at a time
@@ -44,35 +43,36 @@ class Bench:
     def __init__(self, name: str, device: torch.device, precision: str) -> None:
         on_gpu = device.type == "cuda"
         self.name, self.device, self.at_once = name, device, 10 if on_gpu else 1
-        self.way = Way(name, "graph" if on_gpu else "eager", precision, device)
-        self.weights = sum(weights(self.way.model).values())
+        self.trial = trial(name, "graph" if on_gpu else "eager", precision, device)
+        self.precision = find_precision(precision, device)
+        self.weights = sum(weights(self.trial.step.model).values())
         self.seconds: list[float] = []
-        self.way.run(WARM_UP + 2 if on_gpu else 1)
+        self.trial.settle()
 
     def turn(self, cap: float) -> bool:
         """One step, timed, unless its seconds are spent; whether it was taken."""
         if sum(self.seconds) * self.at_once > cap:
             return False
-        self.seconds.append(timed(self.way.run, self.at_once, self.device) / self.at_once)
+        self.seconds.append(timed(self.trial.run, self.at_once, self.device) / self.at_once)
         return True
 
     def record(self) -> dict[str, Any]:
         """What was found."""
-        step, config = statistics.median(self.seconds), self.way.config
+        took, step = statistics.median(self.seconds), self.trial.step
         return {
             "recipe": self.name,
             "device": describe_device(self.device),
             "torch": torch.__version__,
-            "precision": self.way.precision,
-            "step": self.way.way,
-            "method": config.method["name"],
-            "shape": self.way.shape,
-            "batch": config.train.batch,
+            "precision": self.precision,
+            "step": self.trial.way,
+            "method": step.method.name,
+            "shape": step.model.x_shape,
+            "batch": step.options.batch,
             "weights": self.weights,
             "steps timed": len(self.seconds) * self.at_once,
-            "seconds a step": step,
-            "images a second": config.train.batch * self.way.step.batches / step,
-            "hours for all its steps": step * config.train.steps / 3600,
+            "seconds a step": took,
+            "images a second": step.options.batch * step.batches / took,
+            "hours for all its steps": took * step.options.steps / 3600,
         }
 
 

@@ -19,14 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from turns import machine, observations, parser, table, timed, where, write
+from turns import machine, parser, table, timed, where, write
 
 from advae import resolve
-from advae.methods import METHODS
-from advae.model import build_model, seeded
-from advae.training.memory import freed_memory_kept
-from advae.training.processes import leave, make_fabric, one_model
-from advae.training.step import Step
+from advae.training.processes import leave, one_model
+from advae.training.trial import Trial, on_noise
 
 SIZES: dict[str, list[tuple[str, str, dict[str, Any], int]]] = {  # label, recipe, overrides, image side
     "batch": [(str(b), "vae-mnist-fc32", {"train.batch": b}, 28) for b in (128, 256, 512, 1024)],
@@ -44,43 +41,26 @@ LINKS = {
 }  # bytes/s in practice
 
 
-def made(recipe: str, more: dict[str, Any], side: int, device: torch.device) -> tuple[Step, torch.Tensor]:
-    """A step, the same on all processes, and a batch for it."""
-    config = resolve(recipe, {"train.precision": "fp32"} | more)
-    fabric, method = make_fabric(device, "fp32"), METHODS.build(config.method)
-    with seeded(0, device):
-        model = build_model(config.model, (1, side, side), method.critics).to(device).train()
-    one_model(fabric, model)
-    return Step(fabric, model, method, config.train), observations(
-        config.train.batch, (1, side, side), device
-    )
-
-
-def milliseconds(step: Step, x: torch.Tensor, rounds: int, seconds: float) -> float:
+def milliseconds(trial: Trial, rounds: int, seconds: float) -> float:
     """Of a step, the median of some turns."""
-    device, number = x.device, iter(range(10**9))
-
-    def work(n: int) -> None:
-        with freed_memory_kept():
-            for _ in range(n):
-                step(next(number), lambda i: x)
-
-    timed(work, 2, device)
-    n = 5 if seconds == 0 else max(1, round(seconds / (timed(work, 3, device) / 3)))
-    found = sorted(timed(work, n, device) / n for _ in range(rounds))
+    device = trial.device
+    trial.settle()
+    n = 5 if seconds == 0 else max(1, round(seconds / (timed(trial.run, 3, device) / 3)))
+    found = sorted(timed(trial.run, n, device) / n for _ in range(rounds))
     return 1000 * found[len(found) // 2]
 
 
 def sizes(args: Any) -> dict[str, dict[str, float]]:
-    """Milliseconds of a step at every size."""
-    device = torch.device(args.device)
-    return {
-        row: {
-            label: milliseconds(*made(recipe, more, side, device), args.rounds, args.seconds)
-            for label, recipe, more, side in cases
-        }
-        for row, cases in SIZES.items()
-    }
+    """Milliseconds of a step at every size, on a GPU of a captured one."""
+    device, found = torch.device(args.device), {}
+    way = "graph" if device.type == "cuda" else "eager"
+    for row, cases in SIZES.items():
+        found[row] = {}
+        for label, recipe, more, side in cases:
+            config = resolve(recipe, {"train.precision": "fp32"} | more)
+            trial = on_noise(config, (1, side, side), device, way)
+            found[row][label] = milliseconds(trial, args.rounds, args.seconds)
+    return found
 
 
 def processes(args: Any) -> dict[str, dict[str, Any]]:
@@ -108,9 +88,11 @@ def worker(args: Any) -> None:
     device = torch.device(f"cuda:{local}" if args.device == "cuda" else "cpu")
     found = {}
     for recipe in RECIPES:
-        step, x = made(recipe, {}, 28, device)
-        moved = [p for names in step.moves for name in names for p in step.players[name].parameters]
-        found[recipe] = (milliseconds(step, x, args.rounds, 0), 4 * sum(p.numel() for p in moved))
+        trial = on_noise(resolve(recipe, {"train.precision": "fp32"}), (1, 28, 28), device, "eager")
+        one_model(trial.step.fabric, trial.step.model)
+        players = [trial.step.players[name] for names in trial.step.moves for name in names]
+        sent = 4 * sum(p.numel() for player in players for p in player.parameters)
+        found[recipe] = (milliseconds(trial, args.rounds, 0), sent)
     if os.environ.get("RANK", "0") == "0":
         print(json.dumps(found), flush=True)
     leave()

@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 from turns import machine, parser, table, timed, where, write
-from ways import Way
+from ways import trial
 
 from advae.training.compiled import CannotCompile
+from advae.training.trial import Trial
 
 RECIPES = ("vae-mnist-fc32", "avb-ac-mnist-fc32")
 
@@ -25,10 +26,10 @@ RECIPES = ("vae-mnist-fc32", "avb-ac-mnist-fc32")
 def measure(recipe: str, precision: str, args: Any) -> dict[str, Any]:
     """All ways in turns."""
     device = torch.device(args.device)
-    ways: dict[str, Way] = {}
+    ways: dict[str, Trial] = {}
     for way in ("eager", "compile", *(["graph"] if device.type == "cuda" else [])):
         try:
-            ways[way] = Way(recipe, way, precision, device)
+            ways[way] = trial(recipe, way, precision, device)
         except CannotCompile as error:
             print(f"{recipe}: {error}")
     losses: dict[str, list[dict[str, float]]] = {name: [] for name in ways}

@@ -17,10 +17,12 @@ from typing import Any
 import peers
 import torch
 from turns import Contender, machine, matrix_product, parser, rates, step_flop, table, where, write
-from ways import Way
+from ways import trial
 
+from advae.training.choice import WAYS
 from advae.training.compiled import CannotCompile
 from advae.training.products import fast_products
+from advae.training.trial import Trial
 
 CASES: dict[str, tuple[str, str, str]] = {  # recipe, loop by hand, pythae's like
     "vae": ("vae-mnist-fc32", "vae", "vae"),
@@ -38,12 +40,12 @@ CASES: dict[str, tuple[str, str, str]] = {  # recipe, loop by hand, pythae's lik
 IMAGES = 4096
 
 
-def advae_loops(recipe: str, batch: int | None, precision: str, device: torch.device) -> dict[str, Way]:
+def advae_loops(recipe: str, args: Any, precision: str, device: torch.device) -> dict[str, Trial]:
     """advae's step in every way that runs here."""
     found = {}
-    for way in ("eager", "compile", *(["graph"] if device.type == "cuda" else [])):
+    for way in args.ways or ("eager", "compile", *(["graph"] if device.type == "cuda" else [])):
         try:
-            found[f"advae, {way}"] = Way(recipe, way, precision, device, batch)
+            found[f"advae, {way}"] = trial(recipe, way, precision, device, args.batch)
         except CannotCompile as error:
             print(error)
     return found
@@ -54,9 +56,9 @@ def measure(name: str, args: Any, bf16: bool) -> dict[str, Any]:
     recipe, by_hand, like = CASES[name]
     device, precision = torch.device(args.device), "bf16" if bf16 else "fp32"
     torch.manual_seed(0)
-    ways = advae_loops(recipe, args.batch, precision, device)
+    ways = advae_loops(recipe, args, precision, device)
     first = next(iter(ways.values()))
-    batch, shape = first.config.train.batch, first.shape
+    batch, shape = first.step.options.batch, first.step.model.x_shape
     images = (255 * (torch.rand(IMAGES, *shape) < 0.2)).to(torch.uint8).to(device)
     loops: dict[str, peers.Loop] = {key: way.run for key, way in ways.items()}
     bare = {"vae": peers.bare_vae, "avb": peers.bare_avb}.get(by_hand)
@@ -77,8 +79,8 @@ def measure(name: str, args: Any, bf16: bool) -> dict[str, Any]:
     record = {"case": name, "recipe": recipe, "batch": batch, "precision": precision}
     record |= where(device) | {"images a second": found, "peak": found.pop("matrix product")}
     if name == "vae":
-        flop = step_flop([first.model], batch) / batch  # of an image
-        layer = next(m for m in first.model.encoder.modules() if isinstance(m, torch.nn.Linear))
+        flop = step_flop([first.step.model], batch) / batch  # of an image
+        layer = next(m for m in first.step.model.encoder.modules() if isinstance(m, torch.nn.Linear))
         record["FLOP an image"] = flop - 2.0 * layer.in_features * layer.out_features  # none to the image
     return record
 
@@ -130,6 +132,7 @@ def main() -> None:
     made.add_argument("cases", nargs="*", choices=[[], *CASES], help="all but …-conv without a name")
     made.add_argument("--batch", type=int, help="instead of the recipe's")
     made.add_argument("--precision", choices=("fp32", "bf16", "both"), default="both")
+    made.add_argument("--ways", nargs="*", choices=WAYS, help="of advae; all that run here without a name")
     args = made.parse_args()
     torch.set_num_threads(args.threads)
     for name in args.cases or [name for name in CASES if not name.endswith("conv")]:

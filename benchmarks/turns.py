@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from advae.training.environment import describe_device
 
@@ -120,9 +119,3 @@ def machine(record: Mapping[str, Any]) -> str:
         else ""
     )
     return f"{record['device']}, torch {record['torch']}{load}."
-
-
-def observations(batch: int, shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Binary noise with a fifth of ones, as MNIST has."""
-    noise = torch.rand(batch, *shape, generator=torch.Generator().manual_seed(0))
-    return (noise < 0.2).float().to(device)

@@ -16,6 +16,7 @@ import advae
 from advae.errors import ConfigError
 from advae.training.gradients import accumulated
 from advae.training.options import TrainOptions
+from advae.training.processes import make_fabric
 from training import tiny, two_processes
 
 TESTS = Path(__file__).parents[1]
@@ -95,3 +96,11 @@ def test_gradients_of_parts_are_averaged() -> None:
     torch.testing.assert_close(found[1][1], found[2][1])
     with pytest.raises(ConfigError, match="accumulate"):
         TrainOptions(batch=10, accumulate=3)
+
+
+def test_a_gpu_without_a_number_is_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, object] = {}
+    monkeypatch.setattr("advae.training.processes.Fabric", lambda **given: asked.update(given))
+    for name, number in (("cuda", 0), ("cuda:1", 1)):
+        make_fabric(torch.device(name), "fp32")
+        assert (asked["accelerator"], asked["devices"]) == ("cuda", [number])

@@ -169,7 +169,7 @@ def _speed(seconds: float) -> Finding:
 
     found = check(SPEED_RECIPE, find_device("auto"), seconds)
     detail = (
-        f"{found.images:,.0f} images a second of {SPEED_RECIPE} (fp32, eager, {torch.get_num_threads()} threads):"
+        f"{found.images:,.0f} images a second of {SPEED_RECIPE} (fp32, {found.way}, {torch.get_num_threads()} threads):"
         f" {found.share:.0%} of the {found.peak / 1e9:,.0f} GFLOP/s that matrix products reach here"
     )
     return Finding("speed", True, detail)

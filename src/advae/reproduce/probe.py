@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advae.data import Batches, Dataset
+from advae.data import Dataset
 from advae.evaluation.ais import Annealing
 from advae.evaluation.annealing import PILOT_CHAINS, PILOT_TEMPERATURES
 from advae.evaluation.battery import Asked
@@ -19,13 +19,13 @@ from advae.model import LatentModel, seeded
 from advae.training.config import Config
 from advae.training.options import TrainOptions
 from advae.training.setup import Setup
-from advae.training.step import Step
+from advae.training.trial import of_setup
 from advae.training.validation import Validation
 
 SECONDS = 1.0  # of steps, or as many steps:
 STEPS = 50
 LONG = 10.0
-VALIDATED = 128  # examples; a whole validation takes minutes for the largest networks
+VALIDATED = 128  # examples on a CPU, where a whole validation takes minutes for the largest networks
 CODES = 512  # decoded at a time: enough that the calls themselves cost little
 
 
@@ -73,21 +73,16 @@ def measured(config: Config, data: Dataset) -> Speed:
     setup = Setup(config, data)
     device = setup.fabric.device
     with seeded(config.seed, device):
-        step = Step(setup.fabric, setup.model, setup.method, config.train)
-        batches = Batches(
-            data.train, config.train.batch, seed=config.seed, device=str(device), workers=config.data.workers
-        )
-        stream = batches.stream(0)
-        numbers = iter(range(STEPS + 1))
-        setup.model.train()
-        a_step = timed(
-            lambda: step(next(numbers), lambda i: data.protocol.observe(next(stream))), device, STEPS
-        )
-        validation = Validation(data, config.seed, device)
-        share = min(1.0, VALIDATED / len(validation.x))
-        validation.x = validation.x[:VALIDATED]
-        a_validation = timed(lambda: validation(step.average.model, setup.method), device, 1) / share
-        decode, gradient = scoring(step.average.model.eval(), validation.x, device)
+        trial = of_setup(setup)
+        if device.type == "cuda":
+            trial.settle()  # on a CPU the first step may take a minute, and be all that is timed
+        a_step = timed(lambda: trial.run(1), device, STEPS)
+        validation, model = Validation(data, config.seed, device), trial.step.average.model
+        some = VALIDATED if device.type == "cpu" else len(validation.x)
+        share = min(1.0, some / len(validation.x))
+        validation.x = validation.x[:some]
+        a_validation = timed(lambda: validation(model, setup.method), device, 1) / share
+        decode, gradient = scoring(model.eval(), validation.x, device)
     return Speed(a_step, a_validation, decode, gradient)
 
 

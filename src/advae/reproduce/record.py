@@ -56,7 +56,7 @@ def whole(plan: Plan, records: Sequence[Record]) -> Record:
     rows = []
     for row in table.rows:
         runs = [record for record in records if record["recipe"] == row.name]
-        published = {name: asdict(figure) for name, figure in row.published.items()}
+        published = {name: asdict(known) for name, known in row.published.items()}
         figures = {column.name: figure(column, runs) for column in table.columns}
         yardsticks = {column.name: yardstick(column, runs) for column in table.columns if column.yardstick}
         rows.append(

@@ -45,7 +45,7 @@ def make_fabric(device: torch.device, precision: str) -> Fabric:
     """The device and arithmetic of this process and, under torchrun, its place among the others, who have joined."""
     arithmetic: Any = "bf16-mixed" if precision == "bf16" else "32-true"
     if not started_by_torchrun():
-        devices = [device.index] if device.type == "cuda" else 1
+        devices = [device.index or 0] if device.type == "cuda" else 1
         return Fabric(accelerator=device.type, devices=devices, precision=arithmetic)
     local = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
     fabric = Fabric(

@@ -7,17 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
-from advae.methods import METHODS
-from advae.model import build_model, seeded
+from advae.model import seeded
 from advae.training.config import resolve
-from advae.training.memory import freed_memory_kept
-from advae.training.step import Step
+from advae.training.products import fast_products
+from advae.training.trial import on_noise
 
 SHAPE = (1, 28, 28)
-SIDE = 1024  # of the matrices whose product is the peak
+SIDE, SIDE_ON_GPU = 1024, 8192  # of the matrices whose product is the peak
+AT_ONCE = 5  # steps between two looks at the clock
 TURNS = 5
 
 
@@ -29,11 +28,13 @@ class Speed:
         images: a second, in training.
         peak: FLOP a second of a product of square matrices, in float32.
         flop: of a step on one image, in the products of linear layers.
+        way: how steps were run, "eager" or "graph".
     """
 
     images: float
     peak: float
     flop: float
+    way: str
 
     @property
     def share(self) -> float:
@@ -49,21 +50,20 @@ def check(recipe: str, device: torch.device, seconds: float) -> Speed:
         device: where.
         seconds: in all.
     """
-    config = resolve(recipe)
-    method = METHODS.build(config.method)
-    with seeded(0, device), freed_memory_kept():
-        model = build_model(config.model, SHAPE, method.critics).to(device).train()
-        devices = [device.index] if device.type == "cuda" else 1
-        step = Step(Fabric(accelerator=device.type, devices=devices), model, method, config.train)
-        x = (torch.rand(config.train.batch, *SHAPE, device=device) < 0.2).float()
-        a, b, out = (torch.randn(SIDE, SIDE, device=device) for _ in range(3))
+    way = "graph" if device.type == "cuda" else "eager"
+    with seeded(0, device):
+        trial = on_noise(resolve(recipe, {"train.precision": "fp32"}), SHAPE, device, way)
+        trial.settle()
+        side = SIDE if device.type == "cpu" else SIDE_ON_GPU
+        a, b, out = (torch.randn(side, side, device=device) for _ in range(3))
         turn = seconds / (2 * TURNS)
         steps, products = [], []
         for _ in range(TURNS):
-            steps.append(rate(lambda: step(0, lambda i: x), device, turn))
-            products.append(rate(lambda: torch.mm(a, b, out=out), device, turn))
-    images = sorted(steps)[TURNS // 2] * config.train.batch
-    return Speed(images, sorted(products)[TURNS // 2] * 2 * SIDE**3, products_of(model))
+            steps.append(rate(lambda: trial.run(AT_ONCE), device, turn) * AT_ONCE)
+            with fast_products():
+                products.append(rate(lambda: torch.mm(a, b, out=out), device, turn))
+    images = sorted(steps)[TURNS // 2] * trial.step.options.batch
+    return Speed(images, sorted(products)[TURNS // 2] * 2 * side**3, products_of(trial.step.model), trial.way)
 
 
 def rate(work: Callable[[], object], device: torch.device, seconds: float) -> float:
