@@ -75,6 +75,7 @@ def captured_vae(images: Tensor, batch: int, bf16: bool) -> Loop:
         for _ in range(steps):
             graph.replay()
 
+    loop.holds = step  # type: ignore[attr-defined]  # the weights that the graph works on
     return loop
 
 
