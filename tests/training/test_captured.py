@@ -49,7 +49,7 @@ def trained(case: str, device: torch.device, captured: bool) -> tuple[dict[str, 
         else:
             step(number, lambda i: protocol.observe(next(stream)))
     assert whole is None or whole.graph is not None
-    step.guard.raise_if_found()
+    step.raise_if_not_finite()
     return step.read_metrics(), {k: v.detach().cpu() for k, v in step.average.model.state_dict().items()}
 
 

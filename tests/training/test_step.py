@@ -133,7 +133,7 @@ def test_on_a_device_updates_stop_by_the_flag_alone() -> None:
     (The CPU looks at once; here its look is put off, as on a GPU.)
     """
     step, stream = made({"name": "avb"}, decoder={"name": "training.tiny.Poison"}), tiny.images(6)
-    raise_if_found, step.guard.raise_if_found = step.guard.raise_if_found, lambda: None  # type: ignore[method-assign]
+    look, step.raise_if_not_finite = step.raise_if_not_finite, lambda: None  # type: ignore[method-assign]
     tiny.Poison.calls, tiny.Poison.at = 0, -1
     step(0, lambda i: next(stream))
     before = {key: p.detach().clone() for key, p in step.model.named_parameters()}
@@ -143,7 +143,7 @@ def test_on_a_device_updates_stop_by_the_flag_alone() -> None:
     tiny.Poison.at = -1
     assert tiny.differing({k: p.detach() for k, p in step.model.named_parameters()}, before) == []
     with pytest.raises(NotFiniteError, match="player 'model' is not finite at step 1"):
-        raise_if_found()
+        look()
 
 
 def test_as_many_updates_as_may_be_left_out_are() -> None:
@@ -246,7 +246,7 @@ def test_gradients_are_all_taken_before_any_update() -> None:
         alone.model.load_state_dict(start)
         torch.manual_seed(3)
         alone.begin(0)
-        alone._move(0, 1.0, x, (player,))
+        alone._move(1.0, x, (player,))
         own = {id(p) for p in alone.method.parameters(alone.model, player)}
         for (key, p), q in zip(alone.model.named_parameters(), together.model.parameters(), strict=True):
             if id(p) in own:

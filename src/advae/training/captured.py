@@ -2,12 +2,9 @@
 
 Launching a kernel takes the host some microseconds; a step of small networks is hundreds of kernels that take less
 each. A graph launches them all at once. What differs from one step to the next is put, before each replay, where the
-graph reads it: the places of the batches (or, of streamed data, the batches), the rates, the warm-up's weight, the
-step's number, and the seed. CUDA's generator is known to the graph, which draws from the seed that it is given: the
+graph reads it: the places of the batches (or, of streamed data, the batches), the rates, the warm-up's weight and the
+seed. CUDA's generator is known to the graph, which draws from the seed that it is given: the
 random numbers are those of the eager step.
-
-Not run on this project's own machines, which have no GPU: benchmarks/steps.py compares the three ways where there is
-one.
 """
 
 from __future__ import annotations
@@ -42,7 +39,6 @@ class Captured:
     ) -> None:
         self.step, self.batches, self.observe, self.say = step, batches, observe, say
         self.device, self.taken = step.fabric.device, 0
-        self.number = torch.zeros((), dtype=torch.long, device=self.device)
         self.kl_weight = torch.ones((), device=self.device)
         self.held: list[Tensor] = []  # of each move the places of its batch or, of streamed data, the batch
         self.graph: torch.cuda.CUDAGraph | None = None
@@ -52,7 +48,6 @@ class Captured:
         """Step number ``step``, counted from 0; the random state is that from which it is to draw."""
         self._load(step, stream)
         self.step.begin(step)
-        self.number.fill_(step)
         self.kl_weight.fill_(self.step.method.kl_weight(step))
         if self.taken == WARM_UP:
             self._capture()
@@ -79,7 +74,7 @@ class Captured:
         return self.observe(self.held[i] if values is None else values.index_select(0, self.held[i]))
 
     def _run(self) -> None:
-        self.step.run(self.number, self.kl_weight, self._draw)
+        self.step.run(self.kl_weight, self._draw)
 
     def _run_aside(self) -> None:
         """A step on a stream of its own: a capture is to find nothing that was begun on the default one."""

@@ -150,7 +150,7 @@ class Fit:
         shown: dict[str, float] = {}
         last = done == self.options.steps
         if done % self.options.log_every == 0 or last:
-            self.step.guard.raise_if_found()
+            self.step.raise_if_not_finite()
             shown = self.step.read_metrics()
             if log:
                 log.write(done, "train", self.seconds, shown)
@@ -187,7 +187,7 @@ class Fit:
             )
 
     def _save(self, done: int, name: str = "last") -> None:
-        self.step.guard.raise_if_found()
+        self.step.raise_if_not_finite()
         if not self.writes:
             return
         state = self.position | {"step": done, "seconds": self.seconds}
