@@ -99,7 +99,7 @@ def test_a_players_step_moves_that_player_only(name: str, posterior: str, likeli
         before = {key: p.detach().clone() for key, p in model.named_parameters()}
         own = {id(p) for p in method.parameters(model, player)}
         step.begin(0)
-        step._move(0, 1.0, x, (player,))
+        step._move(1.0, x, (player,))
         for key, p in model.named_parameters():
             moves = id(p) in own and key not in parts.without_effect(method)
             assert bool((p != before[key]).any()) == moves, f"{player}: {key}"
