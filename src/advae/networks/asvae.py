@@ -38,7 +38,7 @@ from advae.networks.blocks import (
     strides_down,
     transposed,
 )
-from advae.networks.mlp import layers
+from advae.networks.mlp import layers, start_near_zero
 
 
 @NETWORKS.register("asvae-encoder")
@@ -56,6 +56,7 @@ class ASVAEEncoder(nn.Module):
         activation: the nonlinearity.
         norm: normalisation after each convolution.
         dropout: probability of dropping a unit of the fully connected hidden layers.
+        near_zero: start with an output of (almost) zero, so that a normal posterior begins near its prior.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class ASVAEEncoder(nn.Module):
         activation: Activation = "relu",
         norm: Norm = "batch",
         dropout: float = 0.0,
+        near_zero: bool = False,
     ) -> None:
         super().__init__()
         c, h, w = image_shape(in_shape, "encoder")
@@ -81,6 +83,10 @@ class ASVAEEncoder(nn.Module):
         widths = [groups[-1][-1] * h * w + noise, *hidden, math.prod(out_shape) // heads]
         self.heads = nn.ModuleList(layers(widths, activation, dropout) for _ in range(heads))
         xavier(self)
+        if near_zero:
+            for head in self.heads:
+                assert isinstance(head, nn.Sequential)
+                start_near_zero(head)
 
     def forward(self, inputs: Tensor, noise: Tensor | None = None) -> Tensor:
         """``[B, C, H, W]`` (and noise ``[B, n]``) to ``[B, *out_shape]``."""
