@@ -128,6 +128,17 @@ def test_the_offset_of_figure_8_starts_near_zero_and_the_coefficients_do_not() -
     assert out[:, 1:].std() > 0.05
 
 
+def test_an_encoder_of_figure_6_may_begin_at_the_prior() -> None:
+    """Every element near N(0, 1), whatever the image; by itself it begins with standard deviations of e and more."""
+    figure = FIGURES["CIFAR-10 encoder (AS-VAE 6)"]
+    at_prior, by_itself = (
+        called(built(replace(figure, options=figure.options | {"near_zero": near_zero})), figure)
+        for near_zero in (True, False)
+    )
+    assert at_prior.abs().max() < 1e-2  # 512 terms of 1e-5 times units of some tens at most
+    assert by_itself.abs().max() > 1
+
+
 def test_the_product_critic_starts_at_zero_with_elu_on_theta() -> None:
     """Its last layers of θ, T_x and T_z start at 1e-5, so T does; θ goes through an ELU, s through nothing."""
     figure = FIGURES["critic θ·s + T_x + T_z of AVB"]
