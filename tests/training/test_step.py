@@ -20,7 +20,7 @@ from advae.training.loop import Fit
 from advae.training.options import TrainOptions
 from advae.training.players import Average, rate_share
 from advae.training.step import Step
-from advae.training.validation import Validation
+from advae.training.validation import Validation, watched
 from training import tiny
 
 
@@ -325,6 +325,30 @@ def test_the_step_a_model_carries_is_the_one_its_weights_are_of(
     options = {"train.steps": 9, "train.validate_every": 1, "train.patience": 2}
     run = advae.train(tiny.tree(source), options=options, out=tmp_path / "run", quiet=True)
     assert run.model().info["step"] == 2
+
+
+def test_no_model_of_a_warm_up_is_kept(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = iter([1.0, 1.0, 1.0, 4.0, 3.0, 5.0])
+    monkeypatch.setattr(Validation, "__call__", lambda self, model, method: {"error": next(script)})
+    options = {"train.steps": 6, "train.validate_every": 1, "train.patience": 3, "method.kl_warmup": 4}
+    run = advae.train(tiny.tree(source), options=options, out=tmp_path / "run", quiet=True)
+    state = json.loads((run.checkpoint("best") / "state.json").read_text())
+    assert (state["step"], state["best"]) == (5, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("method", "found", "value"),
+    [
+        ("vae", {"reconstruction": 70.0, "kl": 20.0, "error": 0.3}, 90.0),
+        ("asvae", {"reconstruction": 70.0, "kl": 20.0, "error": 0.3}, 0.3),
+        ("mle", {"reconstruction": 70.0, "error": 70.0}, 70.0),
+        ("gan", {"critic/accuracy": 0.5}, None),
+    ],
+)
+def test_early_stopping_watches_a_bound_where_it_is_known(
+    method: str, found: dict[str, float], value: float | None
+) -> None:
+    assert watched(found, METHODS.build({"name": method})) == value
 
 
 def test_validation_errors_are_shares_of_the_variance(source: str) -> None:

@@ -31,7 +31,7 @@ from advae.training.progress import Progress
 from advae.training.setup import Setup
 from advae.training.sheets import write_sheet
 from advae.training.step import Step
-from advae.training.validation import Validation
+from advae.training.validation import Validation, watched
 
 SHEET_IMAGES = 64
 ASK_EVERY = 10  # steps between two questions of several processes whether one of them was told to stop
@@ -159,7 +159,7 @@ class Fit:
             found = self.validation(self.step.average.model, self.method)
             if log:
                 log.write(done, "validation", self.seconds, found)
-            ended = "error" in found and self._judge(done, found["error"])
+            ended = self._judge(done, watched(found, self.method))
             shown = shown | found
         if self.options.samples_every and (done % self.options.samples_every == 0 or last):
             self._sheet(done)
@@ -170,8 +170,13 @@ class Fit:
         progress.update(done, shown)
         return ended
 
-    def _judge(self, done: int, error: float) -> bool:
-        """Keep the best so far; true once it has been the best for ``patience`` validations."""
+    def _judge(self, done: int, error: float | None) -> bool:
+        """Keep the best so far; true once it has been the best for ``patience`` validations.
+
+        While a warm-up goes on none is: the objective is another one, by which early models look good.
+        """
+        if error is None or self.method.kl_weight(done - 1) < 1:
+            return False
         if self.position["best"] is None or error < self.position["best"]:
             self.position |= {"best": error, "worse": 0}
             self._save(done, "best")

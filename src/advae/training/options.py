@@ -55,7 +55,8 @@ class TrainOptions:
     keep_every: int = 0
     """Steps between two checkpoints that are kept for good; 0 for none."""
     patience: int = 0
-    """Stop after so many validations without a better one, and keep the best; 0 to train to the end."""
+    """Stop after so many validations without a better one, and keep the best; 0 to train to the end. A validation
+    is better by its error or, of a method without critics, by its ELBO; before the warm-up has ended none counts."""
     tensorboard: bool = False
     """Write the metrics for TensorBoard as well (extra: tensorboard)."""
 

@@ -1,13 +1,14 @@
 """How training is judged while it runs, on validation data and by the average of the weights.
 
 A model with an encoder is judged by the errors of both reconstructions; one that scores observations without codes
-by its −log p(x). One that can only be sampled has no error.
+by its −log p(x). One that can only be sampled has no error. Early stopping watches this error, but of a method without
+critics, whose bound is known, −ELBO: the reconstructions of a VAE are best while the weight of its KL still grows.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from lightning_fabric import Fabric
@@ -21,6 +22,13 @@ from advae.training.processes import summed
 
 EXAMPLES = 2048  # enough for an error within about 2%; validation stays a small share of a run
 CHUNK = 512
+
+
+def watched(found: Mapping[str, float], method: Method) -> float | None:
+    """What early stopping watches of a validation; None if there is nothing."""
+    if not method.adversaries and {"reconstruction", "kl"} <= found.keys():
+        return found["reconstruction"] + found["kl"]
+    return found.get("error")
 
 
 class Validation:
@@ -47,8 +55,8 @@ class Validation:
         """Diagnostics of the method, and the errors of x → z → x' and z → x → z'.
 
         Each error is a share of variance left unexplained: ``E‖x − x'‖² / E‖x − E x‖²`` and
-        ``E‖z − z'‖² / d``. Early stopping uses ``error``: their mean (AS-VAE section 5) or, without codes,
-        the method's ``reconstruction``, −log p(x) in nats.
+        ``E‖z − z'‖² / d``. ``error`` is their mean (AS-VAE section 5) or, without codes, the method's
+        ``reconstruction``, −log p(x) in nats.
         """
         totals: dict[str, Tensor] = {}
         pieces, seed = self._pieces()
