@@ -5,7 +5,7 @@
     log_likelihood   where a function for it was given
 
 Both major versions of ArviZ read such a file: before version 1 as ``InferenceData``, from it on as a ``DataTree``. It
-is written by h5netcdf alone; ArviZ itself is needed only for :func:`as_arviz`.
+is written by h5netcdf (with h5py) alone; ArviZ itself is needed only for :func:`as_arviz`.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def as_arviz(found: Groups) -> Any:
 
 def can_write() -> bool:
     """Whether what writes NetCDF is installed."""
-    return find_spec("h5netcdf") is not None
+    return all(find_spec(name) is not None for name in ("h5netcdf", "h5py"))
 
 
 def write_netcdf(path: Path, found: Groups, about: Mapping[str, str]) -> None:
@@ -96,10 +96,10 @@ def write_netcdf(path: Path, found: Groups, about: Mapping[str, str]) -> None:
         about: attributes of the file.
 
     Raises:
-        ConfigError: h5netcdf is not installed.
+        ConfigError: h5netcdf or h5py is not installed.
     """
     if not can_write():
-        raise ConfigError("NetCDF files are written by h5netcdf, which is not installed", remedy=REMEDY)
+        raise ConfigError("NetCDF files are written by h5netcdf and h5py, which are not both installed", remedy=REMEDY)
     h5netcdf = import_module("h5netcdf")
     with tempfile.TemporaryDirectory() as folder:
         aside = os.path.join(folder, "draws.nc")
