@@ -99,7 +99,9 @@ def write_netcdf(path: Path, found: Groups, about: Mapping[str, str]) -> None:
         ConfigError: h5netcdf or h5py is not installed.
     """
     if not can_write():
-        raise ConfigError("NetCDF files are written by h5netcdf and h5py, which are not both installed", remedy=REMEDY)
+        raise ConfigError(
+            "NetCDF files are written by h5netcdf and h5py, which are not both installed", remedy=REMEDY
+        )
     h5netcdf = import_module("h5netcdf")
     with tempfile.TemporaryDirectory() as folder:
         aside = os.path.join(folder, "draws.nc")

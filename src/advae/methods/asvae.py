@@ -42,6 +42,7 @@ from advae.distributions import Distribution
 from advae.errors import ConfigError
 from advae.methods.base import METHODS, MODEL, Losses, Method, log_density, wanted
 from advae.model import LatentModel
+from advae.networks.base import statistics_kept
 from advae.ratios import Contrast, logistic_contrast
 
 
@@ -84,9 +85,15 @@ class Symmetric(Method):
         kl_weight: float | Tensor = 1.0,
     ) -> Losses:
         q, z_p = model.encode(x), model.prior.rsample(x.shape[:1])
-        (z, log_q), p_p = q.rsample_and_log_prob(), model.decode(z_p)
-        x_p = p_p.rsample()  # x_θ(z, ξ); a Bernoulli decoder gives its relaxation
-        q_p, p = model.encode(x_p), model.decode(z)
+        z, log_q = q.rsample_and_log_prob()
+        # Batch normalisation is that of data and their codes; of -g, whose decoder sees no other, of the prior's codes.
+        reads = "f1" in self.critics
+        with statistics_kept(*[] if reads else [model.decoder]):
+            p = model.decode(z)
+        with statistics_kept(model.encoder, *[model.decoder] if reads else []):
+            p_p = model.decode(z_p)
+            x_p = p_p.rsample()  # x_θ(z, ξ); a Bernoulli decoder gives its relaxation
+            q_p = model.encode(x_p)
         reconstruction, z_reconstruction = -p.log_prob(x), -q_p.log_prob(z_p)
         report = {"reconstruction": reconstruction, "z_reconstruction": z_reconstruction}
 

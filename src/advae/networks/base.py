@@ -7,7 +7,8 @@ A critic is built as ``Critic(x_shape, z_shape, **options)`` and called as ``cri
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -59,3 +60,21 @@ def with_noise(inputs: Tensor, noise: Tensor | None) -> Tensor:
     """Flattened inputs ``[B, n]``, with the noise ``[B, k]`` beside them where there is any."""
     flat = inputs.flatten(1)
     return flat if noise is None else torch.cat([flat, noise.to(flat.dtype)], dim=1)
+
+
+@contextmanager
+def statistics_kept(*networks: nn.Module) -> Iterator[None]:
+    """Within, batch normalisation of these networks does not add to its running statistics.
+
+    For a second population that goes through them while training: a mixture of the statistics of both is right for
+    neither when the networks are used.
+    """
+    norms = [m for net in networks for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    before = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, before, strict=True):
+            norm.momentum = momentum
