@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -208,3 +209,31 @@ def test_gauss_of_these_tests_is_torchs() -> None:
     A, B = [torch.distributions.MultivariateNormal(g.mean, g.cov) for g in (a, b)]
     torch.testing.assert_close(a.kl(b), torch.distributions.kl_divergence(A, B), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(a.entropy(), A.entropy())
+
+
+@pytest.mark.parametrize("name", ["asvae", "asvae-r", "asvae-g"])
+def test_running_statistics_of_asvae_are_those_of_data_and_their_codes(name: str) -> None:
+    """Of -g's decoder, which sees no codes of data, those of the prior's; a mixture would fit neither."""
+    spec = {
+        "latent": 3,
+        "encoder": {"name": "conv", "channels": [4], "hidden": [], "batch_norm": True},
+        "posterior": {"name": "normal"},
+        "decoder": {"name": "deconv", "channels": [4], "hidden": [8], "batch_norm": True},
+        "likelihood": {"name": "normal", "variance": "shared", "scale": 0.3},
+        "critic": {"name": "concat", "hidden": [8]},
+    }
+    method = METHODS.build({"name": name})
+    torch.manual_seed(0)
+    model = build_model(spec, (1, 8, 8), method.critics).train()
+    alone, x = copy.deepcopy(model), 3 + torch.randn(16, 1, 8, 8)
+    torch.manual_seed(1)
+    method.losses(model, x)
+    torch.manual_seed(1)
+    q, z_p = alone.encode(x), alone.prior.rsample((16,))
+    z = q.rsample()
+    alone.decode(z_p if name == "asvae-g" else z)
+    for key, value in alone.named_buffers():
+        if "running" in key:
+            torch.testing.assert_close(dict(model.named_buffers())[key], value)
+    moved = [key for key, value in alone.named_buffers() if "running_mean" in key and value.abs().max() > 0]
+    assert len(moved) >= 2
