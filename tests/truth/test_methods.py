@@ -218,7 +218,7 @@ def test_running_statistics_of_asvae_are_those_of_data_and_their_codes(name: str
         "latent": 3,
         "encoder": {"name": "conv", "channels": [4], "hidden": [], "batch_norm": True},
         "posterior": {"name": "normal"},
-        "decoder": {"name": "deconv", "channels": [4], "hidden": [8], "batch_norm": True},
+        "decoder": {"name": "deconv", "channels": [4, 4], "hidden": [8], "batch_norm": True},
         "likelihood": {"name": "normal", "variance": "shared", "scale": 0.3},
         "critic": {"name": "concat", "hidden": [8]},
     }
