@@ -116,7 +116,8 @@ def bare_avb(images: Tensor, batch: int, bf16: bool) -> Loop:
         h = torch.randn(m, n, noise, device=device)
         for i, weight in enumerate(basis):
             h = torch.bmm(nn.functional.elu(h) if i else h, weight)
-        return h.float().transpose(0, 1)
+        h = torch.tanh(h.float())
+        return (h + 0.5 * torch.randn_like(h)).transpose(0, 1)  # the recipe's bounded basis
 
     def loop(steps: int) -> None:
         for _ in range(steps):
