@@ -28,7 +28,7 @@ CASES = [
     *(("mean-field", d, 150, EXACT) for d in (2, 10, 50)),
     *(("implicit", d, steps, CLOSE) for d, steps in ((2, 200), (10, 250), (50, 450))),
     *(("flow", d, 200, CLOSE) for d in (2, 10, 50)),
-    *(("noise-basis", d, 250, CLOSE) for d in (2, 10)),
+    *(("noise-basis", d, steps, CLOSE) for d, steps in ((2, 250), (10, 250), (50, 450))),
 ]
 
 
