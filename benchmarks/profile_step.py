@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
-from turns import machine, parser, table, where, write
+from turns import machine, opening, parser, table, where, write
 from ways import trial
 
 from advae.training.choice import WAYS
@@ -41,12 +41,7 @@ def measure(recipe: str, way: str, args: Any) -> dict[str, Any]:
 
 def page(records: list[dict[str, Any]]) -> str:
     """The results as Markdown."""
-    lines = [
-        "# Where the time of a step goes",
-        "",
-        *(__doc__ or "").split("\n\n", 2)[2].strip().splitlines(),
-        "",
-    ]
+    lines = opening("Where the time of a step goes", __doc__)
     for r in records:
         lines += [f"## {r['recipe']}, {r['way']}, {r['precision']}", "", machine(r), ""]
         lines += [f"{r['ms']:.1f} ms a step under the profiler, {r['calls']:.0f} operations.", ""]

@@ -12,11 +12,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from turns import machine, parser, table, timed, where, write
-from ways import SHAPES
+from turns import machine, opening, parser, table, timed, where, write
 
 from advae import resolve
 from advae.model import build_model, seeded
+from advae.training.trial import SHAPES
 
 PAIRS = {
     "digits": ("asvae-digits", "mle-digits-pixelcnn"),
@@ -52,7 +52,7 @@ def measure(args: Any) -> dict[str, Any]:
 
 def page(records: list[dict[str, Any]]) -> str:
     """The results as Markdown."""
-    lines = ["# Speed of sampling", "", *(__doc__ or "").split("\n\n", 2)[2].strip().splitlines(), ""]
+    lines = opening("Speed of sampling", __doc__)
     for r in records:
         rows = []
         for data, rates in r["images a second"].items():

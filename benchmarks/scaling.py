@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from turns import machine, parser, table, timed, where, write
+from turns import machine, opening, parser, table, timed, where, write
 
 from advae import resolve
 from advae.training.processes import leave, one_model
@@ -100,12 +100,7 @@ def worker(args: Any) -> None:
 
 def page(records: list[dict[str, Any]]) -> str:
     """The results as Markdown."""
-    lines = [
-        "# Cost against size, and over processes",
-        "",
-        *(__doc__ or "").split("\n\n", 2)[2].strip().splitlines(),
-        "",
-    ]
+    lines = opening("Cost against size, and over processes", __doc__)
     for r in records:
         rows = []
         for row, each in r["sizes"].items():

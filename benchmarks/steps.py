@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from turns import machine, parser, table, timed, where, write
+from turns import machine, opening, parser, table, timed, where, write
 from ways import trial
 
 from advae.training.compiled import CannotCompile
@@ -53,7 +53,7 @@ def measure(recipe: str, precision: str, args: Any) -> dict[str, Any]:
 
 def page(records: list[dict[str, Any]]) -> str:
     """The results as Markdown."""
-    lines = ["# Three ways to run a step", "", *(__doc__ or "").split("\n\n", 2)[2].strip().splitlines(), ""]
+    lines = opening("Three ways to run a step", __doc__)
     for r in records:
         rows = [
             [

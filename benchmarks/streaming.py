@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from turns import machine, parser, table, timed, where, write
+from turns import machine, opening, parser, table, timed, where, write
 
 from advae import DataOptions, load_data, resolve
 from advae.data import Batches
@@ -92,12 +92,7 @@ def measure(args: Any) -> dict[str, Any]:
 
 def page(records: list[dict[str, Any]]) -> str:
     """The results as Markdown."""
-    lines = [
-        "# Speed of the streaming path",
-        "",
-        *(__doc__ or "").split("\n\n", 2)[2].strip().splitlines(),
-        "",
-    ]
+    lines = opening("Speed of the streaming path", __doc__)
     for r in records:
         rows = [[name, f"{value:,.0f}"] for name, value in r["images a second"].items()]
         lines += [machine(r), "", *table(("what", f"images a second, batch {r['batch']}"), rows), ""]

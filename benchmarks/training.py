@@ -16,7 +16,7 @@ from typing import Any
 
 import peers
 import torch
-from turns import Contender, machine, matrix_product, parser, rates, step_flop, table, where, write
+from turns import Contender, machine, matrix_product, opening, parser, rates, step_flop, table, where, write
 from ways import trial
 
 from advae.training.choice import WAYS
@@ -87,7 +87,7 @@ def measure(name: str, args: Any, bf16: bool) -> dict[str, Any]:
 
 def page(records: list[dict[str, Any]]) -> str:
     """The results as Markdown."""
-    lines = ["# Speed of training", "", *(__doc__ or "").split("\n\n", 2)[2].strip().splitlines(), ""]
+    lines = opening("Speed of training", __doc__)
     lines += [
         "*Faster* is the faster of advae's ways, which `train.step: auto` takes in a long run. The share of peak is"
         " that of a product of square matrices (1024, on a GPU 8192) in the same arithmetic, measured in the same"
@@ -101,7 +101,8 @@ def page(records: list[dict[str, Any]]) -> str:
         lines += ["", f"## {mine[0]['device']}", ""]
         loads = [r["load"] for r in mine]
         lines += [
-            f"torch {mine[0]['torch']}; load of the machine {min(loads)} to {max(loads)}: other work ran beside.",
+            f"torch {mine[0]['torch']}; load of the machine {min(loads)} to {max(loads)} (1 would be this benchmark"
+            " alone).",
             "",
         ]
         lines += table(

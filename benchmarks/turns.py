@@ -111,6 +111,11 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in (columns, ["---"] * len(columns), *rows)]
 
 
+def opening(title: str, doc: str | None) -> list[str]:
+    """A page's first lines: its title, and what its script says of itself below the commands."""
+    return [f"# {title}", "", *(doc or "").split("\n\n", 2)[2].strip().splitlines(), ""]
+
+
 def machine(record: Mapping[str, Any]) -> str:
     """A record's machine in a sentence."""
     load = (

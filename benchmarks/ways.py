@@ -1,19 +1,11 @@
-"""The shapes of the recipes' data, and a recipe's steps on noise of that shape, ready to be timed."""
+"""A recipe's steps on noise of its data's shape, ready to be timed."""
 
 from __future__ import annotations
 
 import torch
 
 from advae import resolve
-from advae.training.trial import Trial, on_noise
-
-SHAPES = {
-    "digits": (1, 8, 8),
-    "mnist": (1, 28, 28),
-    "cifar10": (3, 32, 32),
-    "imagenet": (3, 64, 64),
-    "celeba": (3, 64, 64),
-}
+from advae.training.trial import SHAPES, Trial, on_noise
 
 
 def trial(recipe: str, way: str, precision: str, device: torch.device, batch: int | None = None) -> Trial:

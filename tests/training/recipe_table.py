@@ -21,17 +21,9 @@ from advae.methods import METHODS
 from advae.model import LatentModel, build_model
 from advae.registry import Registry
 from advae.training.config import Config, resolve, slots
+from advae.training.trial import SHAPES
 
 TABLE = Path(__file__).with_name("recipes.txt")
-
-SHAPES = {
-    "digits": (1, 8, 8),
-    "mnist": (1, 28, 28),
-    "cifar10": (3, 32, 32),
-    "imagenet": (3, 64, 64),
-    "celeba": (3, 64, 64),
-}
-"""What recipes name as their source, and the shape of its images as they are observed."""
 
 
 @cache

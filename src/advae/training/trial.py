@@ -22,6 +22,15 @@ from advae.training.step import Step
 
 IMAGES = 2048  # of noise
 
+SHAPES = {
+    "digits": (1, 8, 8),
+    "mnist": (1, 28, 28),
+    "cifar10": (3, 32, 32),
+    "imagenet": (3, 64, 64),
+    "celeba": (3, 64, 64),
+}
+"""What recipes name as their source, and the shape of its images as they are observed."""
+
 
 class Trial:
     """The next steps of a training.
