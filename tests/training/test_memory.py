@@ -1,7 +1,7 @@
-"""Memory that is freed within a step is there for the next without new pages."""
+"""Memory that is freed within a step is kept for the next."""
 
+import ctypes
 import platform
-import resource
 
 import pytest
 import torch
@@ -9,22 +9,46 @@ import torch
 from advae.training.memory import freed_memory_kept
 
 MIB = 2**20
+SIZE = 64 * MIB  # above 32 MiB every block is a mapping of its own unless the heap is told
 
 
-def faults(rounds: int, size: int) -> int:
-    """Page faults of filling and freeing a block of ``size`` bytes again and again."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(rounds):
-        torch.zeros(size // 4).add_(1)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+class Mallinfo(ctypes.Structure):
+    """glibc's own account of its heap, in bytes but for the first two counts of blocks (``mallinfo2``)."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
+    ]
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's heap can be told")
-def test_a_block_is_paged_in_once_and_not_every_round():
-    size, rounds = 64 * MIB, 10  # above 32 MiB every block is a mapping of its own unless the heap is told
-    pages = size // resource.getpagesize()
+@pytest.fixture(scope="module")
+def heap():
+    if platform.libc_ver()[0] != "glibc" or not hasattr(ctypes.CDLL(None), "mallinfo2"):
+        pytest.skip("only glibc's heap can be told, and only from 2.33 on does it say how large it is")
+    account = ctypes.CDLL(None).mallinfo2
+    account.restype = Mallinfo
+    return account
+
+
+def mapped_while_held(heap) -> int:
+    """How many bytes of mappings of their own a block of SIZE takes, until it is freed again."""
+    before = heap().hblkhd
+    block = torch.empty(SIZE, dtype=torch.uint8)
+    return heap().hblkhd - before if block.numel() else 0
+
+
+def test_a_freed_block_stays_in_the_heap_while_asked_for(heap):
     with freed_memory_kept():
-        faults(rounds, size)  # until the heap has found its size
-        assert faults(rounds, size) < pages  # not even once
-    # Outside every round faults again, be it in huge pages of 2 MiB.
-    assert faults(rounds, size) > rounds * size // (2 * MIB) / 2
+        mapped = [mapped_while_held(heap) for _ in range(3)]  # until the heap has found its size
+        size = heap().arena
+        mapped += [mapped_while_held(heap) for _ in range(10)]
+        assert heap().arena == size  # nothing was asked of the system
+        assert heap().fordblks >= SIZE
+    assert mapped == 13 * [0]
+
+
+def test_afterwards_all_is_given_back(heap):
+    with freed_memory_kept():
+        mapped_while_held(heap)
+    assert heap().keepcost < SIZE
+    assert mapped_while_held(heap) >= SIZE
