@@ -4,7 +4,6 @@ import ctypes
 import platform
 
 import pytest
-import torch
 
 from advae.training.memory import freed_memory_kept
 
@@ -28,26 +27,33 @@ class Mallinfo(ctypes.Structure):
 def heap():
     if platform.libc_ver()[0] != "glibc" or not hasattr(ctypes.CDLL(None), "mallinfo2"):
         pytest.skip("only glibc's heap can be told, and only from 2.33 on does it say how large it is")
-    account = ctypes.CDLL(None).mallinfo2
-    account.restype = Mallinfo
-    return account
+    libc = ctypes.CDLL(None)
+    libc.mallinfo2.restype = Mallinfo
+    libc.malloc.argtypes, libc.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
+    libc.free.argtypes = [ctypes.c_void_p]
+    return libc
 
 
-def mapped_while_held(heap) -> int:
-    """How many bytes of mappings of their own a block of SIZE takes, until it is freed again."""
-    before = heap().hblkhd
-    block = torch.empty(SIZE, dtype=torch.uint8)
-    return heap().hblkhd - before if block.numel() else 0
+def a_block(heap) -> tuple[int, int]:
+    """Bytes in mappings of their own that a block of SIZE adds, and bytes of the heap that are free once it is."""
+    before = heap.mallinfo2()
+    block = heap.malloc(SIZE)
+    held = heap.mallinfo2()
+    heap.free(block)
+    return held.hblkhd - before.hblkhd, heap.mallinfo2().fordblks - held.fordblks
 
 
 def test_a_freed_block_stays_in_the_heap_while_asked_for(heap):
     with freed_memory_kept():
-        assert mapped_while_held(heap) == 0
-        assert heap().fordblks >= SIZE
+        mapped, kept = a_block(heap)
+    assert mapped == 0
+    assert kept >= SIZE
 
 
 def test_afterwards_all_is_given_back(heap):
     with freed_memory_kept():
-        mapped_while_held(heap)
-    assert heap().keepcost < SIZE
-    assert mapped_while_held(heap) >= SIZE
+        a_block(heap)
+    assert heap.mallinfo2().keepcost < SIZE
+    mapped, kept = a_block(heap)
+    assert mapped >= SIZE
+    assert kept < SIZE
