@@ -19,7 +19,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import yaml
 
@@ -34,9 +34,15 @@ CONFIG = "config.yaml"
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory that exists."""
+    """A run directory that exists.
+
+    Attributes:
+        path: where it is.
+        kept: the folder in it where an evaluation left what it found for each image.
+    """
 
     path: Path
+    kept: ClassVar[str] = "eval"
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Run:

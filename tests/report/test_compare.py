@@ -7,8 +7,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from rich.console import Console
+from torch import Tensor
 
 from advae.report import compare, write_comparison
 from advae.report.compare import Comparison
@@ -54,6 +57,29 @@ def test_the_best_is_marked_with_all_that_cannot_be_told_from_it(fakes: ModuleTy
     bits = estimate(4.0, "upper bound", "bits/dim"), estimate(3.0, "upper bound", "bits/dim")
     assert best(compared(fakes, *bits)) == [False, True]
     assert best(compared(fakes, estimate(float("nan")), estimate(-84.0))) == [False, True]
+
+
+def test_on_the_same_images_the_error_is_that_of_the_differences(fakes: ModuleType, tmp_path: Path) -> None:
+    """Images are hard or easy for both runs: by 1 nat, where the runs differ by 0.05 ± 0.01. What is of other images,
+    or of an evaluation that is no more, is not paired."""
+    hard = torch.randn(100, dtype=torch.float64)
+    hard = (hard - hard.mean()) / hard.std()
+    noise = torch.tensor([0.1, -0.1]).repeat(50).double()
+
+    def seen(values: Tensor, **more: Any) -> list[bool]:
+        runs = [fakes.FakeRun(tmp_path / name, figures=[estimate(-84.0)]) for name in "ab"]
+        runs[1].figures[0] |= {"value": -84.05, **more}
+        for run, each in zip(runs, (hard - 84.0, values), strict=True):
+            (run.path / "eval").mkdir(parents=True, exist_ok=True)
+            np.savez(run.path / "eval" / "elbo.npz", value=each.numpy())
+        comparison = compare(runs)
+        assert "each" not in json.dumps(comparison.as_dict())
+        return best(comparison)
+
+    assert seen(hard + noise - 84.05) == [True, False]
+    assert seen(hard + 2.6 * noise - 84.05) == [True, True]  # 0.05 ± 0.026
+    assert seen(hard + noise - 84.06) == [True, True], "of another evaluation: not its mean"
+    assert seen((hard + noise - 84.05)[:50]) == [True, True], "of other images"
 
 
 @pytest.mark.parametrize(

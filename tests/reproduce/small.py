@@ -69,11 +69,13 @@ def table(**more: Any) -> dict[str, Any]:
             "elbo": {"title": "ELBO, nats", "ours": ["elbo", "elbo (critic)"], "needs": "likelihood"},
             "nll": {"title": "NLL, nats", "ours": ["iwae-*"], "negated": True, "needs": "likelihood"},
             "rmse": {"title": "RMSE", "ours": ["rmse"], "needs": "encoder", "yardstick": ["rmse (PCA-*)"]},
+            "ais": {"title": "NLL by AIS", "ours": ["ais"], "negated": True, "needs": "likelihood"},
         },
         "evaluation": [
             {"likelihood": ["elbo", "iwae"], "importance": 4, "draws": 2, "checks": []},
             {"likelihood": ["ais"], "chains": 2, "temperatures": 3, "limit": 4, "checks": []},
         ],
+        "references": ["vae-small"],
         "notes": ["Nobody published this."],
         **more,
     }

@@ -45,7 +45,7 @@ def test_a_table_can_be_carried_out(name: str) -> None:
         assert resolve(row.recipe).train.steps > 0
     for part in found.evaluation:
         assert asked_of(part)["strict"] is False
-    assert found.study or (found.evaluation and found.columns)
+    assert found.study or (found.evaluation and found.columns and found.references)
     assert all(len(note.split()) > 5 for note in found.notes)
 
 
@@ -204,6 +204,7 @@ def test_the_table_of_the_docs_can_be_carried_out(tmp_path: Path) -> None:
         ({"rows": [{"label": "x", "recipe": "a", "published": {"elbo": "1 nat"}}]}, ["value is a number"]),
         ({"columns": {"elbo": {"title": "x", "ours": "elbo"}}}, ["ours is a list"]),
         ({"columns": {"elbo": {"title": "x", "ours": ["elbo"], "needs": "decoder"}}}, ["needs 'decoder'"]),
+        ({"references": ["vae-smal"]}, ["no 'vae-smal'", "'vae-small'"]),
         ({"evaluation": [{"limits": 3}]}, ["no 'limits'", "'limit'"]),
         ({"evaluation": {"limit": 3}}, ["evaluation is a list"]),
     ],

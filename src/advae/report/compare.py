@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from advae.report.kinds import kind_text
+from advae.report.per_image import values_of
 from advae.report.ranking import Cell, difference, direction, mark_best
 from advae.report.sections import arranged, in_order, letter, notes, section_of, settings, title_of
 from advae.report.tables import ends, listed, shared
@@ -84,8 +85,12 @@ class Comparison:
     protocols: dict[str, dict[str, str]]
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON: as the fields."""
-        return asdict(self)
+        """JSON: as the fields, without what was found for each image."""
+        plain = asdict(self)
+        for line in plain["lines"]:
+            for cell in filter(None, line["cells"]):
+                del cell["each"]
+        return plain
 
     def groups(self) -> list[Group]:
         """The rows by section."""
@@ -161,7 +166,7 @@ def compare(runs: Sequence[Run], names: Sequence[str] = ()) -> Comparison:
     untitled = not any(estimate.get("section") for estimate in first)
     cells = [
         [
-            _cell(run, estimates[key]) if key in estimates else None
+            cell_of(run, estimates[key]) if key in estimates else None
             for run, estimates in zip(runs, found, strict=True)
         ]
         for key in keys
@@ -209,11 +214,13 @@ def _key(estimate: Mapping[str, Any]) -> tuple[str, str]:
     return str(estimate.get("name", "")), str(estimate.get("unit") or "")
 
 
-def _cell(run: Run, estimate: Mapping[str, Any]) -> Cell:
+def cell_of(run: Run, estimate: Mapping[str, Any]) -> Cell:
+    """A run's figure, as estimates.json has it."""
     protocol = settings(estimate)
     checksum = (run.env.get("data") or {}).get("checksum")
     if checksum and not {"checksum", "data.checksum"} & set(protocol):
         protocol["data checksum"] = str(checksum)
     value, stderr, n = (estimate.get(key) for key in ("value", "stderr", "n"))
     kind = str(estimate.get("kind") or "unknown kind")
-    return Cell(value, stderr, kind, n, protocol, ends(estimate.get("interval")))
+    each = values_of(run, estimate)
+    return Cell(value, stderr, kind, n, protocol, ends(estimate.get("interval")), each=each)

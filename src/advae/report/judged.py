@@ -7,7 +7,6 @@ eval/copying*.npz          samples, nearest [16, C, H, W]: samples, and the trai
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,19 +14,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from advae.evaluation.estimate import file_name
 from advae.report.base import LIGHT, WIDTH, FloatArray, Theme, corner_name, finite_rows, new_figure
 from advae.report.kinds import ADVERSARIAL
 from advae.report.paper import Plate, plate
+from advae.report.per_image import Arrays, arrays_of
 from advae.report.sheets import columns_for, image_pairs
 from advae.report.tables import grouped
 
 if TYPE_CHECKING:
     from advae.run import Run
-
-Arrays = Mapping[str, NDArray[Any]]
 
 ALMOST_ALL = 0.99  # of the images stand in a histogram; a few far ones would squeeze the rest into a spike
 NEIGHBOURS = (8, 4, 2)  # pairs in a row: as many as tiles of a readable size allow
@@ -46,16 +44,6 @@ def judged_plates(run: Run, estimates: Sequence[Mapping[str, Any]], folder: Path
         elif stem.startswith("copying") and _images(arrays, "samples", "nearest"):
             drawn[stem] = neighbours_plate(arrays, folder / f"{stem}.png")
     return drawn
-
-
-def arrays_of(run: Run, estimate: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-    """What an estimate found for single images; empty where there is no such file, or it cannot be read."""
-    path = run.path / "eval" / f"{file_name(str(estimate.get('name', '')))}.npz"
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except (OSError, ValueError, zipfile.BadZipFile):
-        return {}
 
 
 def _rows(arrays: Arrays, n: int | None, *names: str) -> bool:

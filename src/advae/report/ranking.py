@@ -9,7 +9,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from advae.report.kinds import kind_text
 from advae.report.tables import grouped, interval_text, rounded, shared
@@ -32,7 +35,10 @@ NORMAL_95 = 1.959964  # half a 95 % interval, in standard errors of a normal
 
 @dataclass(frozen=True)
 class Cell:
-    """One run's estimate of a row; ``best`` also for those within two standard errors of the best."""
+    """One run's estimate of a row; ``best`` also for those within two standard errors of the best.
+
+    ``each`` is what the figure is the mean of, image by image, where that is known.
+    """
 
     value: float | None
     stderr: float | None
@@ -41,6 +47,7 @@ class Cell:
     protocol: dict[str, str]
     interval: tuple[float, float] | None = None
     best: bool = False
+    each: NDArray[np.float64] | None = field(default=None, repr=False, compare=False)
 
     @property
     def text(self) -> str:
@@ -79,6 +86,18 @@ def difference(name: str, cells: Sequence[Cell | None], runs: Sequence[str]) -> 
     return f"not comparable: protocols differ ({parts})"
 
 
+def gap(a: Cell, b: Cell) -> tuple[float, float]:
+    """``a − b`` of two figures that can be compared, and its standard error.
+
+    Where both are means over the same images, the error is that of the differences image by image: how hard an image
+    is moves both alike, and is most of the error of either.
+    """
+    if a.each is not None and b.each is not None and len(a.each) == len(b.each) > 1:
+        differences = a.each - b.each
+        return float(differences.mean()), float(differences.std(ddof=1)) / math.sqrt(len(differences))
+    return (a.value or 0.0) - (b.value or 0.0), math.hypot(a.error, b.error)
+
+
 def _essential(protocol: Mapping[str, str]) -> dict[str, str]:
     return {key: text for key, text in protocol.items() if key.split(".")[-1] not in INCIDENTAL}
 
@@ -110,6 +129,7 @@ def mark_best(cells: Sequence[Cell | None], sign: int) -> list[Cell | None]:
     best = max(finite, key=lambda cell: sign * (cell.value or 0.0))
 
     def ties(cell: Cell) -> bool:
-        return abs((cell.value or 0.0) - (best.value or 0.0)) <= TIE * math.hypot(cell.error, best.error)
+        less, error = gap(cell, best)
+        return abs(less) <= TIE * error
 
-    return [Cell(**{**vars(c), "best": ties(c)}) if c and c in finite else c for c in cells]
+    return [replace(c, best=c is best or ties(c)) if c and c in finite else c for c in cells]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from advae.report.compare import Group, compare
-from advae.reproduce.jobs import Record
+from advae.reproduce.jobs import FOLDER, Record
 from advae.run import Run
 
 
@@ -16,6 +16,7 @@ from advae.run import Run
 class Judged(Run):
     """A run with the figures that it was judged by for the table, whatever it was evaluated for since."""
 
+    kept: ClassVar[str] = FOLDER
     found: list[dict[str, Any]] = field(default_factory=list)
 
     def estimates(self) -> list[dict[str, Any]]:
@@ -30,7 +31,11 @@ def details(rows: Sequence[Record]) -> list[str]:
     if not runs:
         return []
     found = compare(runs, list(first))
-    parts = ["## Every figure", "Of each row's first seed; **best**, or within two standard errors of it."]
+    parts = [
+        "## Every figure",
+        "Of each row's first seed; **best**, or within two standard errors of the"
+        " difference from it (image by image, where both are means over the same images).",
+    ]
     for group in found.groups():
         parts += section(group, list(first))
     parts.append(f"Common to all: {escaped(found.protocol)}." if found.protocol else "")

@@ -23,6 +23,7 @@ from advae.training.environment import find_device, find_precision
 from advae.training.start import finished
 
 PLACES = (CONFIG, f"*/{CONFIG}", f"*/*/{CONFIG}")  # of runs in RUNS/RECIPE
+FOLDER = "reproduced"  # in a run: what it was found worth when it was judged for a table
 # What may differ between two configurations of the same run: names, where things are, how often it is looked at.
 NAMES = ("recipe", "description", "published", "device")
 DATA = ("source", "workers")

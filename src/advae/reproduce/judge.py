@@ -3,6 +3,7 @@
 What was found is kept in the run, under what was asked of which weights, and found again there:
 
 reproduced/judged.json    figures, remarks, and what the model can do
+reproduced/NAME.npz       what a figure is the mean of, image by image
 reproduced/images.npz     samples, test images and their reconstructions, 8-bit [n, C, H, W]
 """
 
@@ -20,19 +21,19 @@ from numpy.typing import NDArray
 from advae.data import Dataset
 from advae.evaluation.ais import Annealing
 from advae.evaluation.battery import Asked, evaluate
-from advae.evaluation.estimate import Estimates
+from advae.evaluation.estimate import Estimates, file_name
 from advae.evaluation.record import write
 from advae.evaluation.work import Work, fingerprint
 from advae.files import read_json, recovered_folder, write_json
 from advae.model import LatentModel
-from advae.reproduce.jobs import Job, Plan, Record, Stage
+from advae.reproduce.jobs import FOLDER, Job, Plan, Record, Stage
 from advae.reproduce.table import ANNEALING
 from advae.run import Run
 from advae.training.environment import find_device
 
 Images = dict[str, NDArray[np.uint8]]
 SHOWN = 36  # images of each kind: six rows of six
-FOLDER, JUDGED, IMAGES = "reproduced", "judged.json", "images.npz"
+JUDGED, IMAGES = "judged.json", "images.npz"
 
 
 def asked_of(part: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,6 +104,10 @@ def _figures(
         found.extend(estimate for estimate in more if estimate.name not in known)
         found.remarks += [remark for remark in more.remarks if remark not in said]
     write(run, found)
+    for estimate in found:
+        if "value" in estimate.each:
+            arrays = {"value": estimate.each["value"].numpy()}
+            run.write_arrays(f"{FOLDER}/{file_name(estimate.name)}.npz", arrays)
     shutil.rmtree(unfinished, ignore_errors=True)
     return found
 

@@ -15,6 +15,7 @@ from advae.files import write_atomically
 from advae.report.base import png
 from advae.report.sheets import sheets_beside
 from advae.report.tables import duration, grouped, rounded
+from advae.reproduce import against
 from advae.reproduce.beside import ABSENT, main_table, reading
 from advae.reproduce.details import details, escaped, markdown
 from advae.reproduce.jobs import Plan, Record
@@ -67,6 +68,7 @@ def page(made: Record, command: str, sheets: Sequence[str]) -> str:
         *steps_notice(runs, made["budget"]),
         main_table(made),
         *reading(made),
+        *against.section(made),
         *failures(made["rows"]),
         "## How trained",
         runs_table(made["rows"]),

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from advae.reproduce.against import Runs, less, reference_of
 from advae.reproduce.jobs import Job, Plan, Record
-from advae.reproduce.table import Column
+from advae.reproduce.table import Column, Table
 from advae.run import Run
 
 TURNED = {"lower bound": "upper bound", "upper bound": "lower bound"}
@@ -53,9 +54,10 @@ def of_job(job: Job) -> Record:
 def whole(plan: Plan, records: Sequence[Record]) -> Record:
     """The table with every run so far; rows that are not run yet have no runs."""
     table, wanted = plan.table, plan.wanted
+    by_row = {row.name: [record for record in records if record["recipe"] == row.name] for row in table.rows}
     rows = []
     for row in table.rows:
-        runs = [record for record in records if record["recipe"] == row.name]
+        runs = by_row[row.name]
         published = {name: asdict(known) for name, known in row.published.items()}
         figures = {column.name: figure(column, runs) for column in table.columns}
         yardsticks = {column.name: yardstick(column, runs) for column in table.columns if column.yardstick}
@@ -66,6 +68,7 @@ def whole(plan: Plan, records: Sequence[Record]) -> Record:
                 "published": published,
                 "figures": figures,
                 "yardsticks": yardsticks,
+                "against": against(table, row.name, by_row),
                 "runs": runs,
             }
         )
@@ -81,6 +84,15 @@ def whole(plan: Plan, records: Sequence[Record]) -> Record:
         "rows": rows,
         "notes": list(table.notes),
     }
+
+
+def against(table: Table, recipe: str, runs: Runs) -> Record | None:
+    """A row less the reference on its data, by column; None where there is none."""
+    reference = reference_of(recipe, table.references, runs)
+    if reference is None:
+        return None
+    columns = {column.name: less(column, runs[recipe], runs[reference]) for column in table.columns}
+    return {"recipe": reference, "columns": columns}
 
 
 def figure(column: Column, runs: Sequence[Record]) -> Record | None:

@@ -7,6 +7,7 @@ source: where it was published
 columns: by name: {title, ours, unit, negated, needs, yardstick}     see Column
 rows: a list of {label, recipe, published: {column: value, or {value, error, kind}}}
 evaluation: a list of {likelihood, samples, checks, limit, chains, …}, carried out one after another
+references: recipes of rows that the others, on the same data, are held against image by image
 notes: what a reader should know of the published figures, and of ours beside them
 base: another definition, of which this one replaces whole keys
 
@@ -117,6 +118,7 @@ class Table:
         rows: in the paper's order.
         columns: likewise.
         evaluation: what every row is asked, part by part.
+        references: recipes of rows that the others, on the same data, are held against image by image.
         notes: sentences for the page.
         seeds: that are trained unless others are asked for.
         study: the name of another way to judge and show the rows; see ``work.STUDIES``.
@@ -128,6 +130,7 @@ class Table:
     rows: tuple[Row, ...]
     columns: tuple[Column, ...] = ()
     evaluation: tuple[dict[str, Any], ...] = ()
+    references: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)
     study: str = ""
@@ -173,9 +176,11 @@ def read_table(source: str | os.PathLike[str]) -> Table:
     plain["columns"] = tuple(_column(f"{where}, column {key!r}", key, value) for key, value in columns)
     for part in _list(where, "evaluation", tree.get("evaluation", [])):
         _known(f"{where}, evaluation", _mapping(where, part), PROTOCOL)
-    for key in ("evaluation", "notes", "seeds"):
+    for key in ("evaluation", "references", "notes", "seeds"):
         plain[key] = tuple(_list(where, key, tree[key])) if key in tree else getattr(Table, key)
-    return Table(**plain, name=name)
+    table = Table(**plain, name=name)
+    _known(f"{where}, references", table.references, [row.name for row in table.rows])
+    return table
 
 
 def _files() -> list[str]:

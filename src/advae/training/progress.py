@@ -51,14 +51,16 @@ class Progress:
                 TextColumn(self.label),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]} steps/s"),
+                TextColumn("{task.fields[pace]}"),
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[figures]}"),
                 console=Console(stderr=True),
                 transient=self.passing,
             )
             self._bar.start()
-            self._task = self._bar.add_task("", total=self.total, completed=self.start, rate="–", figures="")
+            self._task = self._bar.add_task(
+                "", total=self.total, completed=self.start, pace="– steps/s", figures=""
+            )
         return self
 
     def __exit__(
@@ -81,7 +83,7 @@ class Progress:
         if shown:
             self._text = "  ".join(shown)
         if self.terminal:
-            self._bar.update(self._task, completed=step, rate=f"{self.rate:.0f}", figures=self._text)
+            self._bar.update(self._task, completed=step, pace=pace(self.rate), figures=self._text)
         elif not self.quiet and time.monotonic() - self._line > SECONDS_BETWEEN_LINES:
             self._print()
 
@@ -91,10 +93,21 @@ class Progress:
         minutes, seconds = divmod(round(left), 60)
         what = f"{self.label}: " if self.passing else ""
         print(
-            f"{what}step {self.step}/{self.total}  {self.rate:.0f} steps/s  {minutes}:{seconds:02d} left  {self._text}",
+            f"{what}step {self.step}/{self.total}  {pace(self.rate)}  {minutes}:{seconds:02d} left  {self._text}",
             file=sys.stderr,
             flush=True,
         )
+
+
+def pace(rate: float) -> str:
+    """A rate for people; below one step a second as the time of a step.
+
+    >>> pace(256.3), pace(3.14), pace(0.25)
+    ('256 steps/s', '3.1 steps/s', '4.0 s/step')
+    """
+    if 0 < rate < 1:
+        return f"{1 / rate:.1f} s/step"
+    return f"{rate:.0f} steps/s" if rate >= 10 else f"{rate:.1f} steps/s"
 
 
 def stages(quiet: bool) -> Stage:

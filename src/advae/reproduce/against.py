@@ -1,0 +1,90 @@
+"""Rows held against one of them, image by image: how hard an image is falls out of the difference and of its error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from advae.report.compare import cell_of
+from advae.report.ranking import Cell, difference, gap
+from advae.report.tables import grouped, rounded
+from advae.reproduce.details import Judged, markdown
+from advae.reproduce.jobs import Record
+from advae.reproduce.table import Column
+
+Runs = Mapping[str, Sequence[Record]]
+
+
+def reference_of(recipe: str, references: Sequence[str], runs: Runs) -> str | None:
+    """What a row is held against: the first of the references that was trained on the same data; none is by itself."""
+    data = {name: {run["data"]["checksum"] for run in found if "data" in run} for name, found in runs.items()}
+    same = (name for name in references if data.get(recipe) and data.get(name) == data[recipe])
+    return None if recipe in references else next(same, None)
+
+
+def less(column: Column, runs: Sequence[Record], others: Sequence[Record]) -> Record | None:
+    """A row's figure less another's, the mean over the seeds that both have; None without figures to compare.
+
+    The standard error is that of one seed's differences over images.
+    """
+    by_seed = {run["seed"]: run for run in others}
+    pairs = [(_cell(column, run), _cell(column, by_seed.get(run["seed"], {}))) for run in runs]
+    found = [(a, gap(a, b)) for a, b in pairs if a and b and _paired(column.name, a, b)]
+    if not found:
+        return None
+    sign = -1 if column.negated else 1
+    return {
+        "value": sign * float(np.mean([value for _, (value, _) in found])),
+        "stderr": float(np.mean([error for _, (_, error) in found])),
+        "seeds": len(found),
+        "n": found[0][0].n,
+    }
+
+
+def _cell(column: Column, run: Mapping[str, Any]) -> Cell | None:
+    estimates = {estimate["name"]: estimate for estimate in run.get("estimates", ())}
+    name = column.found(estimates)
+    return cell_of(Judged(Path(run["run"]), run["estimates"]), estimates[name]) if name else None
+
+
+def _paired(name: str, a: Cell, b: Cell) -> bool:
+    """Whether two figures are means over the same images, and of the same kind and protocol."""
+    return a.each is not None and b.each is not None and not difference(name, (a, b), ("a", "b"))
+
+
+def section(made: Record) -> list[str]:
+    """The differences as a part of the page; nothing where there are none."""
+    labels = {row["recipe"]: row["label"] for row in made["rows"]}
+    rows = [row for row in made["rows"] if row["against"]]
+    columns = [name for name in made["columns"] if any(row["against"]["columns"][name] for row in rows)]
+    if not columns:
+        return []
+    head = ["", *(made["columns"][name] for name in columns)]
+    lines = []
+    for row in rows:
+        cells = [_text(row["against"]["columns"][name]) for name in columns]
+        lines.append([f"**{row['label']}** less {labels[row['against']['recipe']]}", *cells])
+    counts = {
+        row["against"]["columns"][name]["n"]
+        for row in rows
+        for name in columns
+        if row["against"]["columns"][name]
+    }
+    of = " or ".join(grouped(n) for n in sorted(counts))
+    return [
+        "## Image by image",
+        f"Differences on the same test images, {of} of them, where both figures are of one kind. Some images are harder"
+        " than others for every model: that is most of the ± above, and no part of the ± here.",
+        markdown(head, lines, right=len(columns)),
+    ]
+
+
+def _text(found: Record | None) -> str:
+    if found is None:
+        return "–"
+    value, error = rounded(found["value"], found["stderr"])
+    sign = "" if value.startswith("−") else "+"
+    return f"{sign}{value} ± {error}" if error else f"{sign}{value}"
