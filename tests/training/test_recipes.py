@@ -53,9 +53,10 @@ def own(name: str) -> dict[str, Any]:
     return {key: value for key, value in tree.items() if key != "base"}
 
 
-def base(name: str) -> str | None:
+def bases(name: str) -> list[str]:
     tree = yaml.safe_load((resources.files("advae") / "recipes" / f"{name}.yaml").read_text())
-    return tree.get("base")
+    found = tree.get("base", [])
+    return found if isinstance(found, list) else [found]
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -100,9 +101,9 @@ def test_it_states_only_what_differs_from_its_base(name: str) -> None:
     told, resolved = leaves(own(name)), leaves(config(name).to_dict())
     assert {key for key in told if key not in resolved} == set()
     assert {key: value for key, value in told.items() if float_or(resolved[key]) != float_or(value)} == {}
-    if not (on := base(name)):
+    if not (on := bases(name)):
         return
-    before = leaves(read_recipe(on))
+    before = leaves(read_recipe({"base": on}))
     whole = {key for key in told if key.endswith(".name") and before.get(key) != told[key]}
     chosen_anew = tuple(
         key.removesuffix("name") for key in whole

@@ -2,7 +2,7 @@
 
 A recipe is YAML with the keys below. Components are chosen by ``name``, and their options are the arguments of
 the class of that name, so a user's class gets typed options as ours do. ``base: other-recipe`` starts from
-another recipe; a recipe then states only what differs.
+another recipe, ``base: [one, other]`` from several, each laid on those before it; a recipe then states only what differs.
 """
 
 from __future__ import annotations
@@ -102,7 +102,9 @@ def read_recipe(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str,
         tree = _parse_yaml(text, name)
         tree.setdefault("recipe", label)
     if "base" in tree:
-        tree = merge(read_recipe(tree.pop("base")), tree)
+        bases = tree.pop("base")
+        for base in reversed(bases if isinstance(bases, list) else [bases]):
+            tree = merge(read_recipe(base), tree)
     return tree
 
 
