@@ -17,6 +17,7 @@ from advae.distributions.discretised import DiscretisedNormal, log1mexp, log_nor
 from advae.distributions.implicit import Implicit
 from advae.distributions.noise_basis import LinearCombination, NoiseBasis
 from advae.distributions.normal import Normal, NormalHead
+from advae.errors import ConfigError
 from truth.sampling import assert_close, assert_sharp, batch_means
 
 RARE = 1e-5  # a right program fails one of the goodness-of-fit tests here with this probability
@@ -223,15 +224,31 @@ def test_discretised_samples_follow_its_probabilities() -> None:
 # --- the normal head ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("limit", [0.0, 3.5, 10.0])
 @pytest.mark.parametrize("scale", [0.01, 0.1, 0.5, 1.0, 3.0])
 @pytest.mark.parametrize("variance", ["fixed", "shared", "pixel"])
-def test_the_scale_that_was_asked_for_is_the_one_that_is_used(variance: str, scale: float) -> None:
-    """ "the standard deviation that training starts from, or stays at": to rounding."""
-    options: dict[str, Any] = {"variance": variance, "scale": scale}
+def test_the_scale_that_was_asked_for_is_the_one_that_is_used(
+    variance: str, scale: float, limit: float
+) -> None:
+    """ "the standard deviation that training starts from, or stays at": to rounding, whatever its limits."""
+    options: dict[str, Any] = {"variance": variance, "scale": scale, "max_scale": limit}
     head = NormalHead((2,), **options)
     p = head(lambda inputs: torch.zeros(3, head.values, 2), torch.zeros(3, 1))
     assert isinstance(p, Normal)
     torch.testing.assert_close(p.scale, torch.full((3, 2), scale), atol=0, rtol=1e-5)
+
+
+def test_a_scale_stays_between_its_limits_and_can_be_moved_off_them() -> None:
+    """The ceiling is below the floor's softplus, which lifts it by min_scale / max_scale, relatively: 1e-3."""
+    head = NormalHead((1,), min_scale=0.01, max_scale=10.0)
+    raw = torch.tensor([-60.0, -3.0, 0.0, 3.0, 60.0]).requires_grad_()
+    scale = head(lambda inputs: torch.stack([torch.zeros(5, 1), raw[:, None]], 1), torch.zeros(5, 1)).scale
+    assert (scale >= 0.01).all() and (scale <= 10 * (1 + 1e-3)).all() and scale.diff(dim=0).min() > 0
+    (slopes,) = torch.autograd.grad(scale.log().sum(), raw)
+    assert (slopes[1:4] > 0.05).all() and slopes[2] > 0.8
+    for wrong in (0.01, 1.0, 10.0):
+        with pytest.raises(ConfigError, match="between its limits"):
+            NormalHead((1,), min_scale=0.01, max_scale=wrong, scale=10.0)
 
 
 # --- moments of the noise basis (III.2), (III.3) and the whole covariance -----------------------------------

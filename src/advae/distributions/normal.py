@@ -68,6 +68,8 @@ class NormalHead(Head):
             number for all; "fixed": ``scale`` for ever.
         scale: the standard deviation that training starts from, or stays at.
         min_scale: lower limit of a learned standard deviation.
+        max_scale: upper limit of it; 0 for none. A network that has never seen the like of an image may give it a scale
+            of e⁴⁰, and the image a loss that outweighs all others.
         squash: put the mean through a sigmoid, to lie in (0, 1) as the pixels of images do.
     """
 
@@ -79,18 +81,18 @@ class NormalHead(Head):
         variance: Literal["pixel", "shared", "fixed"] = "pixel",
         scale: float = 1.0,
         min_scale: float = MIN_SCALE,
+        max_scale: float = 0.0,
         squash: Literal["none", "sigmoid"] = "none",
     ) -> None:
         super().__init__(event_shape)
-        if variance != "fixed" and scale <= min_scale:
+        if variance != "fixed" and not min_scale < scale < (max_scale or math.inf):
             raise ConfigError(
-                "a learned scale must start above its lower limit",
-                given=f"scale {scale}, min_scale {min_scale}",
+                "a learned scale must start between its limits",
+                given=f"scale {scale}, min_scale {min_scale}" + (f", max_scale {max_scale}" if max_scale else ""),
             )
         self.variance, self.floor = variance, math.log(min_scale)
-        # The raw value that the soft floor maps to the scale that was asked for.
-        above = math.log(scale) - self.floor
-        self.start = math.log(scale) if variance == "fixed" else self.floor + math.log(math.expm1(above))
+        self.ceiling = math.log(max_scale) if max_scale else math.inf
+        self.start = math.log(scale) if variance == "fixed" else self._raw(math.log(scale))
         self.squash = squash
         if squash == "sigmoid" and self.support == "real":
             self.support = "interval"
@@ -106,7 +108,14 @@ class NormalHead(Head):
         if self.variance == "fixed":
             return self.distribution(mean, self.log_scale)
         log_scale = raw[:, 1] + self.start if self.variance == "pixel" else self.log_scale
+        if self.ceiling < math.inf:
+            log_scale = -soft_floor(-log_scale, -self.ceiling)
         return self.distribution(mean, soft_floor(log_scale, self.floor))
+
+    def _raw(self, log_scale: float) -> float:
+        """What the soft limits map to this log standard deviation."""
+        raw = self.floor + math.log(math.expm1(log_scale - self.floor))
+        return raw if self.ceiling == math.inf else self.ceiling - math.log(math.expm1(self.ceiling - raw))
 
 
 def soft_floor(values: Tensor, floor: float) -> Tensor:
