@@ -13,8 +13,11 @@ import yaml
 
 import advae
 from advae import registry
+from advae.distributions import HEADS
 from advae.errors import AdvaeError, CheckpointError, ConfigError
 from advae.methods import METHODS
+from advae.model import build_model
+from advae.networks import CRITICS, NETWORKS
 from advae.training.config import merge, resolve, typed_parser
 from training import tiny
 
@@ -265,3 +268,23 @@ def test_a_standard_library_path_is_not_a_way_in() -> None:
             },
             (1, 4, 5),
         )
+
+
+def test_the_page_on_recipes_has_every_component_and_its_example_is_one(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text()
+    for components in (METHODS, HEADS, NETWORKS, CRITICS):
+        assert [name for name in components.names() if f"`{name}`" not in page] == []
+    (tmp_path / "own.yaml").write_text(page.split("```yaml\n")[1].split("```")[0])
+    found = resolve(tmp_path / "own.yaml")
+    assert (found.recipe, found.method["name"], found.model["latent"]) == ("own", "avb", 4)
+    build_model(found.model, (1, 8, 8), METHODS.build(found.method).critics)
+
+
+def test_bases_are_laid_on_one_another_in_their_order() -> None:
+    one = {"train": {"steps": 7, "batch": 8}, "model": {"encoder": {"name": "mlp", "hidden": [3]}}}
+    other = {"train": {"batch": 16}, "model": {"encoder": {"name": "conv"}}}
+    both = resolve({"base": [one, other], "train": {"log_every": 3}})
+    assert (both.train.steps, both.train.batch, both.train.log_every) == (7, 16, 3)
+    assert both.model["encoder"]["name"] == "conv" and "hidden" not in other["model"]["encoder"]
+    turned = resolve({"base": [other, one]})
+    assert turned.train.batch == 8 and turned.model["encoder"]["hidden"] == [3]
