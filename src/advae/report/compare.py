@@ -107,7 +107,7 @@ class Comparison:
         widths = [max(map(len, column)) for column in zip(map(Text, titles), *rows, strict=True)]
         last = [f"common to all: {self.protocol}"] if self.protocol else []
         if any(cell and cell.best for line in self.lines for cell in line.cells):
-            last.append("* best, or within two standard errors of it")
+            last.append("* best, or within two standard errors of the difference from it")
         if sum(widths) + 2 * len(widths) > get_terminal_size().columns:
             widths = [1] * len(widths)
         drawn = [part for group in groups for part in _drawn(group, titles, widths)]

@@ -35,7 +35,7 @@ NORMAL_95 = 1.959964  # half a 95 % interval, in standard errors of a normal
 
 @dataclass(frozen=True)
 class Cell:
-    """One run's estimate of a row; ``best`` also for those within two standard errors of the best.
+    """One run's estimate of a row; ``best`` also for those that :func:`gap` cannot tell from it.
 
     ``each`` is what the figure is the mean of, image by image, where that is known.
     """
