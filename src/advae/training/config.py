@@ -2,7 +2,8 @@
 
 A recipe is YAML with the keys below. Components are chosen by ``name``, and their options are the arguments of
 the class of that name, so a user's class gets typed options as ours do. ``base: other-recipe`` starts from
-another recipe, ``base: [one, other]`` from several, each laid on those before it; a recipe then states only what differs.
+another recipe, ``base: [one, other]`` from several, each laid on those before it; a recipe then states only what
+differs.
 """
 
 from __future__ import annotations
