@@ -215,8 +215,14 @@ def _finish(plan: Plan, records: list[Record], args: argparse.Namespace) -> int:
 def _print(table: Table, page: Path) -> None:
     """The table, published beside ours, where it has columns."""
     from advae.files import read_json
+    from advae.reproduce.against import TITLE, cells_of
     from advae.reproduce.beside import plain_table
 
     if table.columns:
-        columns, rows = plain_table(read_json(page.with_suffix(".json")))
+        made = read_json(page.with_suffix(".json"))
+        columns, rows = plain_table(made)
         print_table(columns, rows)
+        columns, rows = cells_of(made)
+        if rows:
+            print(f"\n{TITLE}")
+            print_table(columns, rows)

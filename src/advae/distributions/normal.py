@@ -88,7 +88,8 @@ class NormalHead(Head):
         if variance != "fixed" and not min_scale < scale < (max_scale or math.inf):
             raise ConfigError(
                 "a learned scale must start between its limits",
-                given=f"scale {scale}, min_scale {min_scale}" + (f", max_scale {max_scale}" if max_scale else ""),
+                given=f"scale {scale}, min_scale {min_scale}"
+                + (f", max_scale {max_scale}" if max_scale else ""),
             )
         self.variance, self.floor = variance, math.log(min_scale)
         self.ceiling = math.log(max_scale) if max_scale else math.inf

@@ -15,6 +15,7 @@ from advae.reproduce.details import Judged, markdown
 from advae.reproduce.jobs import Record
 from advae.reproduce.table import Column
 
+TITLE = "Image by image"
 Runs = Mapping[str, Sequence[Record]]
 
 
@@ -57,29 +58,37 @@ def _paired(name: str, a: Cell, b: Cell) -> bool:
 
 def section(made: Record) -> list[str]:
     """The differences as a part of the page; nothing where there are none."""
-    labels = {row["recipe"]: row["label"] for row in made["rows"]}
-    rows = [row for row in made["rows"] if row["against"]]
-    columns = [name for name in made["columns"] if any(row["against"]["columns"][name] for row in rows)]
-    if not columns:
+    head, lines = cells_of(made)
+    found = [
+        less
+        for row in made["rows"]
+        for less in (row["against"] or {"columns": {}})["columns"].values()
+        if less
+    ]
+    if not lines:
         return []
-    head = ["", *(made["columns"][name] for name in columns)]
-    lines = []
-    for row in rows:
-        cells = [_text(row["against"]["columns"][name]) for name in columns]
-        lines.append([f"**{row['label']}** less {labels[row['against']['recipe']]}", *cells])
-    counts = {
-        row["against"]["columns"][name]["n"]
-        for row in rows
-        for name in columns
-        if row["against"]["columns"][name]
-    }
-    of = " or ".join(grouped(n) for n in sorted(counts))
+    of = " or ".join(grouped(n) for n in sorted({less["n"] for less in found}))
     return [
-        "## Image by image",
+        f"## {TITLE}",
         f"Differences on the same test images, {of} of them, where both figures are of one kind. Some images are harder"
         " than others for every model: that is most of the ± above, and no part of the ± here.",
-        markdown(head, lines, right=len(columns)),
+        markdown(head, lines, right=len(head) - 1),
     ]
+
+
+def cells_of(made: Record) -> tuple[list[str], list[list[str]]]:
+    """Heads, and rows of cells: of the columns that have differences. Of another version's record there are none."""
+    labels = {row["recipe"]: row["label"] for row in made["rows"]}
+    rows = [row for row in made["rows"] if row.get("against")]
+    columns = [name for name in made["columns"] if any(row["against"]["columns"][name] for row in rows)]
+    lines = [
+        [
+            f"{row['label']} less {labels[row['against']['recipe']]}",
+            *(_text(row["against"]["columns"][name]) for name in columns),
+        ]
+        for row in rows
+    ]
+    return ["", *(made["columns"][name] for name in columns)], lines if columns else []
 
 
 def _text(found: Record | None) -> str:
