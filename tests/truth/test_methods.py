@@ -211,9 +211,10 @@ def test_gauss_of_these_tests_is_torchs() -> None:
     torch.testing.assert_close(a.entropy(), A.entropy())
 
 
-@pytest.mark.parametrize("name", ["asvae", "asvae-r", "asvae-g"])
-def test_running_statistics_of_asvae_are_those_of_data_and_their_codes(name: str) -> None:
-    """Of -g's decoder, which sees no codes of data, those of the prior's; a mixture would fit neither."""
+@pytest.mark.parametrize("name", ["asvae", "asvae-r", "asvae-g", "ali"])
+def test_running_statistics_are_those_of_data_and_their_codes(name: str) -> None:
+    """Of the decoders of -g and ALI, which learn from no codes of data, those of the prior's; a mixture would fit
+    neither."""
     spec = {
         "latent": 3,
         "encoder": {"name": "conv", "channels": [4], "hidden": [], "batch_norm": True},
@@ -229,9 +230,9 @@ def test_running_statistics_of_asvae_are_those_of_data_and_their_codes(name: str
     torch.manual_seed(1)
     method.losses(model, x)
     torch.manual_seed(1)
-    q, z_p = alone.encode(x), alone.prior.rsample((16,))
-    z = q.rsample()
-    alone.decode(z_p if name == "asvae-g" else z)
+    q, prior = alone.encode(x), lambda: alone.prior.rsample((16,))
+    z, z_p = (q.rsample(), prior()) if name == "ali" else (prior(), q.rsample())[::-1]
+    alone.decode(z_p if name in ("asvae-g", "ali") else z)
     for key, value in alone.named_buffers():
         if "running" in key:
             torch.testing.assert_close(dict(model.named_buffers())[key], value)

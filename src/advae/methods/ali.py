@@ -21,6 +21,7 @@ from torch import Tensor
 
 from advae.methods.base import METHODS, MODEL, Losses, Method, conditional_density
 from advae.model import LatentModel
+from advae.networks.base import statistics_kept
 from advae.ratios import logistic_contrast, logistic_loss
 
 
@@ -60,7 +61,7 @@ class ALI(Method):
         f_q, f_p = contrast.log_ratio_p, contrast.log_ratio_q
         fooled = logistic_loss(-f_q, -f_p) if self.generator == "non-saturating" else -contrast.loss
         report = contrast.report("critic")
-        with torch.no_grad():  # no part of the game
+        with torch.no_grad(), statistics_kept(model.decoder):  # no part of the game
             p = model.decode(z)
             if p.has_log_prob:
                 report["reconstruction"] = -p.log_prob(x)
