@@ -57,7 +57,9 @@ class ALI(Method):
         z, z_p = model.encode(x).rsample(), model.prior.rsample(x.shape[:1])
         x_p = model.decode(z_p).rsample()
 
-        contrast = logistic_contrast(self.f(model, x, z), self.f(model, x_p, z_p))  # (3)
+        # Batch normalisation is that of data in the encoder, and of the prior's codes in the decoder, nothing else.
+        with statistics_kept(model.encoder, model.decoder):
+            contrast = logistic_contrast(self.f(model, x, z), self.f(model, x_p, z_p))  # (3)
         f_q, f_p = contrast.log_ratio_p, contrast.log_ratio_q
         fooled = logistic_loss(-f_q, -f_p) if self.generator == "non-saturating" else -contrast.loss
         report = contrast.report("critic")
