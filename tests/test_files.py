@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from advae.errors import CheckpointError
-from advae.files import read_json, recovered_folder, replaced_folder, write_atomically, write_json
+from advae.files import held, read_json, recovered_folder, replaced_folder, write_atomically, write_json
 from advae.run import Run
 
 
@@ -93,3 +96,18 @@ def test_a_run_is_not_written_over_another(tmp_path: Path) -> None:
         Run.create(tmp_path / "run", {})
     with pytest.raises(CheckpointError, match="not a run directory"):
         Run.open(tmp_path)
+
+
+def test_a_folder_is_held_by_one_process_at_a_time_and_a_killed_one_lets_go(tmp_path: Path) -> None:
+    code = "import sys, time\nfrom advae.files import held\nwith held(sys.argv[1]): print('holds', flush=True), time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE) as other:
+        try:
+            assert other.stdout is not None and other.stdout.readline() == b"holds\n"
+            with pytest.raises(CheckpointError, match="another process"), held(tmp_path):
+                pass
+        finally:
+            os.kill(other.pid, signal.SIGKILL)
+    with held(tmp_path), pytest.raises(CheckpointError), held(tmp_path):
+        pass
+    with held(tmp_path):
+        assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,5 @@
-"""Files that are whole or absent: written aside, then renamed; read with an error that says what is wrong."""
+"""Files that are whole or absent: written aside, then renamed; read with an error that says what is wrong. And folders
+that one process works on at a time."""
 
 from __future__ import annotations
 
@@ -57,6 +58,37 @@ def digest(path: Path) -> str:
     """SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def held(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold a run's folder while working on it, so that no other process does; a process that dies lets go.
+
+    Without effect where the system or the file system has no such locks.
+
+    Raises:
+        CheckpointError: another process holds it.
+    """
+    try:
+        from fcntl import LOCK_EX, LOCK_NB, flock
+    except ImportError:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            flock(handle, LOCK_EX | LOCK_NB)
+        except BlockingIOError:
+            raise CheckpointError(
+                "another process is working on this run",
+                given=folder,
+                remedy="wait until it has come to its end, or stop it: its work is not lost",
+            ) from None
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(handle)
 
 
 @contextmanager

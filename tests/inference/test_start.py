@@ -14,6 +14,7 @@ from torch.distributions import Normal
 
 import advae
 from advae.errors import CheckpointError
+from advae.files import held
 from advae.inference import fit, start
 from advae.inference.reference import HMC
 
@@ -99,6 +100,8 @@ def test_resumed_as_if_it_had_not_stopped(
     resumed = advae.infer(log_joint, PARAMETERS, out=tmp_path / "run", resume=True, **options)
     assert torch.equal(draws(whole), draws(resumed))
     assert torch.equal(whole.drawn(5)[1], resumed.drawn(5)[1])
+    with held(tmp_path / "run"), pytest.raises(CheckpointError, match="another process"):
+        advae.infer(log_joint, PARAMETERS, out=tmp_path / "run", resume=True, **options)
     with pytest.raises(CheckpointError, match="as it was configured"):
         advae.infer(log_joint, PARAMETERS, out=tmp_path / "run", resume=True, **{**options, "seed": 9})
     with pytest.raises(CheckpointError, match="not empty"):

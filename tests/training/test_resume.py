@@ -13,9 +13,11 @@ from safetensors.torch import load_file, save_file
 
 import advae
 from advae.errors import CheckpointError
+from advae.files import held
 from advae.run import Run
 from advae.training.interruption import Interrupted, Interruption
 from advae.training.loop import Fit
+from advae.training.start import completed
 from advae.training.validation import Validation
 from training import tiny
 
@@ -205,6 +207,24 @@ def test_early_stopping_is_resumed_too(source: str, tmp_path: Path, monkeypatch:
 @pytest.fixture
 def finished(source: str, tmp_path: Path) -> Run:
     return advae.train(config("vae", source), options={"train.steps": 2}, out=tmp_path / "run", quiet=True)
+
+
+def test_a_run_that_another_process_works_on_is_left_alone(
+    finished: Run, tmp_path: Path, source: str
+) -> None:
+    """Neither gone on with, nor taken for the remains of a start."""
+    before = {path: path.read_bytes() for path in finished.path.rglob("*") if path.is_file()}
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    (begun / "config.yaml").write_text("")
+    with held(finished.path), held(begun):
+        with pytest.raises(CheckpointError, match="another process"):
+            advae.resume(finished.path, options={"train.steps": 4}, quiet=True)
+        with pytest.raises(CheckpointError, match="another process"):
+            completed(config("vae", source), out=begun, quiet=True)
+        assert (begun / "config.yaml").exists()
+    assert {path: path.read_bytes() for path in finished.path.rglob("*") if path.is_file()} == before
+    advae.resume(finished.path, options={"train.steps": 4}, quiet=True)
 
 
 def test_a_checkpoint_cut_short_is_refused(finished: Run) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from advae.data import mix
 from advae.errors import CheckpointError, ConfigError
-from advae.files import write_atomically, write_json
+from advae.files import held, write_atomically, write_json
 from advae.inference.fit import Fit
 from advae.inference.fitted import LogLikelihood
 from advae.inference.options import InferOptions
@@ -166,8 +167,9 @@ def _fitted(
     quiet: bool,
     log_likelihood: LogLikelihood | None,
 ) -> Posterior:
-    """Train to the end, from the start or from the last checkpoint."""
-    with freed_memory_kept(), seeded(seed, target.device):
+    """Train to the end, from the start or from the last checkpoint; alone, where there is a run directory."""
+    alone = nullcontext() if run is None else held(run.path)
+    with alone, freed_memory_kept(), seeded(seed, target.device):
         fit = Fit(target, options, seed)
         posterior, before = Posterior(fit, log_likelihood), 0.0
         if run is not None and resume and run.checkpoint().is_dir():

@@ -10,13 +10,14 @@ import copy
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from advae.data import Batches, mix
-from advae.files import write_json
+from advae.files import held, write_json
 from advae.model import seeded
 from advae.run import Run
 from advae.training.captured import Captured
@@ -38,8 +39,13 @@ ASK_EVERY = 10  # steps between two questions of several processes whether one o
 
 
 def fit(setup: Setup, run: Run, *, go_on: bool = False, quiet: bool = False) -> None:
-    """Train to the configured step, from the start or from the run's last checkpoint."""
-    with freed_memory_kept(), fast_products(), seeded(setup.config.seed, setup.fabric.device):
+    """Train to the configured step, from the start or from the run's last checkpoint.
+
+    Raises:
+        CheckpointError: another process is at it.
+    """
+    alone = held(run.path) if setup.fabric.is_global_zero else nullcontext()
+    with alone, freed_memory_kept(), fast_products(), seeded(setup.config.seed, setup.fabric.device):
         Fit(setup, run, go_on).main(quiet)
     setup.fabric.barrier()  # what the first process wrote is there for all
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from advae.data import Dataset
 from advae.errors import CheckpointError
-from advae.files import read_json, recovered_folder, write_atomically, write_json
+from advae.files import held, read_json, recovered_folder, write_atomically, write_json
 from advae.run import CONFIG, Run, refuse_used
 from advae.training.checkpoint import STATE
 from advae.training.config import Config, resolve
@@ -137,9 +137,12 @@ def finished(run: Run) -> bool:
 def _clear_start(folder: Path) -> None:
     """Remove what a run writes before its first checkpoint, whole or in part, if there is nothing else."""
     begun = (CONFIG, "command.txt", "env.json", "metrics.jsonl", "metrics.csv", "tensorboard", "checkpoints")
-    names = [path.name.removeprefix(".") for path in folder.iterdir()] if folder.is_dir() else []
-    if names and all(name.startswith(begun) for name in names):
-        shutil.rmtree(folder)
+    if not folder.is_dir():
+        return
+    with held(folder):
+        names = [path.name.removeprefix(".") for path in folder.iterdir()]
+        if names and all(name.startswith(begun) for name in names):
+            shutil.rmtree(folder)
 
 
 WHERE = ("device", "data.source", "data.workers")
