@@ -99,7 +99,10 @@ def test_a_run_is_not_written_over_another(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_held_by_one_process_at_a_time_and_a_killed_one_lets_go(tmp_path: Path) -> None:
-    code = "import sys, time\nfrom advae.files import held\nwith held(sys.argv[1]): print('holds', flush=True), time.sleep(60)"
+    code = (
+        "import sys, time; from advae.files import held\n"
+        "with held(sys.argv[1]): print('holds', flush=True); time.sleep(60)"
+    )
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE) as other:
         try:
             assert other.stdout is not None and other.stdout.readline() == b"holds\n"
