@@ -69,6 +69,7 @@ def test_eight_bit_images_are_scored_by_probabilities_of_values() -> None:
     a, b = (evaluate(m, data, importance=0) for m in (plain, binned))
     assert a.named("elbo").value == b.named("elbo").value
     bits, nats = a.named("elbo (bits/dim)"), a.named("elbo")
+    assert float(bits.each["value"].double().mean()) == pytest.approx(bits.value, rel=1e-6)
     assert bits.value == pytest.approx(-nats.value / (64 * math.log(2)))
     assert bits.kind == "upper bound"
     assert nats.value < 0  # a log probability of values; the density of these images can be positive

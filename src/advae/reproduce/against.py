@@ -77,9 +77,9 @@ def section(made: Record) -> list[str]:
 
 
 def cells_of(made: Record) -> tuple[list[str], list[list[str]]]:
-    """Heads, and rows of cells: of the columns that have differences. Of another version's record there are none."""
+    """Heads, and rows of cells: of the rows and columns that have differences."""
     labels = {row["recipe"]: row["label"] for row in made["rows"]}
-    rows = [row for row in made["rows"] if row.get("against")]
+    rows = [row for row in made["rows"] if any((row["against"] or {"columns": {}})["columns"].values())]
     columns = [name for name in made["columns"] if any(row["against"]["columns"][name] for row in rows)]
     lines = [
         [
@@ -88,7 +88,7 @@ def cells_of(made: Record) -> tuple[list[str], list[list[str]]]:
         ]
         for row in rows
     ]
-    return ["", *(made["columns"][name] for name in columns)], lines if columns else []
+    return ["", *(made["columns"][name] for name in columns)], lines
 
 
 def _text(found: Record | None) -> str:
