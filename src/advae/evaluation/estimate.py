@@ -62,7 +62,7 @@ class Estimate:
         return f"{self.name} = {value}{error}{unit} ({self.kind}, n = {self.n})"
 
     def scaled(self, factor: float, unit: str) -> Estimate:
-        """The same figure in another unit, for each image too; a negative factor turns a lower bound into an upper one."""
+        """The same in another unit, for each image too; a negative factor turns a lower bound into an upper one."""
         turned: dict[str, Kind] = {"lower bound": "upper bound", "upper bound": "lower bound"}
         kind = turned.get(self.kind, self.kind) if factor < 0 else self.kind
         return replace(
