@@ -46,9 +46,8 @@ def less(column: Column, runs: Sequence[Record], others: Sequence[Record]) -> Re
 
 
 def _cell(column: Column, run: Mapping[str, Any]) -> Cell | None:
-    estimates = {estimate["name"]: estimate for estimate in run.get("estimates", ())}
-    name = column.found(estimates)
-    return cell_of(Judged(Path(run["run"]), run["estimates"]), estimates[name]) if name else None
+    estimate = column.estimate(run)
+    return cell_of(Judged(Path(run["run"]), run["estimates"]), estimate) if estimate else None
 
 
 def _paired(name: str, a: Cell, b: Cell) -> bool:
@@ -59,15 +58,10 @@ def _paired(name: str, a: Cell, b: Cell) -> bool:
 def section(made: Record) -> list[str]:
     """The differences as a part of the page; nothing where there are none."""
     head, lines = cells_of(made)
-    found = [
-        less
-        for row in made["rows"]
-        for less in (row["against"] or {"columns": {}})["columns"].values()
-        if less
-    ]
     if not lines:
         return []
-    of = " or ".join(grouped(n) for n in sorted({less["n"] for less in found}))
+    counts = {found["n"] for row in made["rows"] for found in _differences(row).values()}
+    of = " or ".join(grouped(n) for n in sorted(counts))
     return [
         f"## {TITLE}",
         f"Differences on the same test images, {of} of them, where both figures are of one kind. Some images are harder"
@@ -79,16 +73,22 @@ def section(made: Record) -> list[str]:
 def cells_of(made: Record) -> tuple[list[str], list[list[str]]]:
     """Heads, and rows of cells: of the rows and columns that have differences."""
     labels = {row["recipe"]: row["label"] for row in made["rows"]}
-    rows = [row for row in made["rows"] if any((row["against"] or {"columns": {}})["columns"].values())]
-    columns = [name for name in made["columns"] if any(row["against"]["columns"][name] for row in rows)]
+    rows = [(row, found) for row in made["rows"] if (found := _differences(row))]
+    columns = [name for name in made["columns"] if any(name in found for _, found in rows)]
     lines = [
         [
             f"{row['label']} less {labels[row['against']['recipe']]}",
-            *(_text(row["against"]["columns"][name]) for name in columns),
+            *(_text(found.get(name)) for name in columns),
         ]
-        for row in rows
+        for row, found in rows
     ]
     return ["", *(made["columns"][name] for name in columns)], lines
+
+
+def _differences(row: Record) -> dict[str, Record]:
+    """A row's differences by column, of the columns that have one."""
+    columns = row["against"]["columns"] if row["against"] else {}
+    return {name: found for name, found in columns.items() if found}
 
 
 def _text(found: Record | None) -> str:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 
@@ -100,7 +99,7 @@ def figure(column: Column, runs: Sequence[Record]) -> Record | None:
 
     The standard error is that over images of one run; all runs are judged on the same ones.
     """
-    found = [estimate for run in runs if (estimate := _estimate(column, run, column.ours))]
+    found = [estimate for run in runs if (estimate := column.estimate(run))]
     if not found:
         return None
     first, values = found[0], [estimate["value"] for estimate in found]
@@ -120,12 +119,6 @@ def figure(column: Column, runs: Sequence[Record]) -> Record | None:
 
 def yardstick(column: Column, runs: Sequence[Record]) -> Record | None:
     """What something other than the model gets in a column, by the first run that knows it."""
-    found = (_estimate(column, run, column.yardstick) for run in runs)
+    found = (column.estimate(run, column.yardstick) for run in runs)
     estimate = next(filter(None, found), None)
     return estimate and {key: estimate[key] for key in ("name", "value", "stderr", "n")}
-
-
-def _estimate(column: Column, run: Mapping[str, Any], names: tuple[str, ...]) -> Record | None:
-    by_name = {estimate["name"]: estimate for estimate in run.get("estimates", ())}
-    name = column.found(by_name, names)
-    return by_name[name] if name else None

@@ -86,6 +86,12 @@ class Column:
                 return name
         return None
 
+    def estimate(self, run: Mapping[str, Any], among: tuple[str, ...] | None = None) -> dict[str, Any] | None:
+        """The estimate of a run's record that stands in this column, or None."""
+        by_name = {estimate["name"]: estimate for estimate in run.get("estimates", ())}
+        name = self.found(by_name, among)
+        return by_name[name] if name else None
+
 
 @dataclass(frozen=True)
 class Row:
