@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import fields, replace
 from itertools import chain, combinations
 from pathlib import Path
@@ -17,6 +18,8 @@ from advae.errors import ConfigError
 from advae.methods import METHODS, Method
 from advae.model import LatentModel
 from advae.networks import CRITICS
+from advae.networks.base import Critic
+from advae.networks.mlp import ConcatCritic
 from advae.training.options import TrainOptions
 from advae.training.step import Step
 from contract import parts
@@ -119,6 +122,22 @@ def test_every_critic_serves_every_method(name: str, critic: str) -> None:
         own = method.parameters(model, player)
         grads = torch.autograd.grad(method.losses(model, x)[player].mean(), own)
         assert all(g is not None and bool(torch.isfinite(g).all()) for g in grads)
+
+
+@every_method
+def test_no_critic_works_on_the_same_x_twice(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    method, model, x = build(name)
+    seen: list[tuple[Critic, Tensor]] = []
+
+    def noted(critic: Critic, x: Tensor) -> Callable[[Tensor], Tensor]:
+        seen.append((critic, x))
+        return at(critic, x)
+
+    at = ConcatCritic.at
+    monkeypatch.setattr(ConcatCritic, "at", noted)
+    method.losses(model, x)
+    assert {id(critic) for critic, _ in seen} == {id(critic) for critic in model.critics.values()}
+    assert not any(a is b and torch.equal(x, y) for (a, x), (b, y) in combinations(seen, 2))
 
 
 @every_method

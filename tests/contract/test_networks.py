@@ -8,13 +8,20 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
+from torch.utils.flop_counter import FlopCounterMode
 
 from advae.errors import ConfigError
 from advae.networks import CRITICS, NETWORKS
+from advae.networks.base import Critic, critic_at
+from advae.networks.mlp import layers, side_by_side
 from contract import parts
 
 SHAPES: list[tuple[int, ...]] = [(1, 7, 9), (3, 8, 8), (5, 5, 4), (1, 1, 1), (6,), (1,), (2, 3)]
 B = 3
+ENTANGLED = (
+    "projection",
+    *parts.IMAGES_ALONE,
+)  # critics of whose work on x nothing can be kept for another code
 
 every_network = pytest.mark.parametrize("name", parts.networks())
 every_critic = pytest.mark.parametrize("name", CRITICS.names())
@@ -79,6 +86,40 @@ def test_a_critic_sees_both_of_its_arguments(name: str) -> None:
     grads = torch.autograd.grad(critic(x, z).sum(), seen)
     assert all(bool((g.flatten(1).abs().sum(1) > 0).all()) for g in grads)
     assert (parts.critic(name, image, (3,)) is None) == (name in parts.IMAGES_ALONE)
+
+
+@pytest.mark.parametrize("width", [3, 0], ids=["two inputs", "one, and an empty one"])
+def test_layers_of_two_inputs_are_those_of_both_put_side_by_side(width: int) -> None:
+    """In value, gradient and the gradient of a gradient (a penalty's)."""
+    body = layers([4 + width, 5, 5, 1], "elu").double()
+    first, second = (torch.randn(B, n, dtype=torch.float64, requires_grad=True) for n in (4, width))
+
+    def derivatives(value: torch.Tensor) -> list[torch.Tensor]:
+        slope = torch.autograd.grad(value.sum(), first, create_graph=True)[0]
+        inputs = [first, *([second] if width else []), *body.parameters()]
+        penalty = torch.autograd.grad(slope.square().sum(), inputs, retain_graph=True, allow_unused=True)
+        grads = [*torch.autograd.grad(value.sum(), inputs), *(g for g in penalty if g is not None)]
+        return [value.detach(), *grads]
+
+    apart = derivatives(side_by_side(body, first)(second))
+    together = derivatives(body(torch.cat([first, second], 1)))
+    torch.testing.assert_close(apart, together)
+
+
+@every_critic
+def test_what_a_critic_does_with_x_it_does_once_for_several_codes(name: str) -> None:
+    image, codes = parts.image(name), parts.codes(name)
+    critic, x = parts.critic(name, image, codes), torch.randn(B, *image)
+    z, other = torch.randn(B, *codes), torch.randn(B, *codes)
+    with FlopCounterMode(display=False) as apart:
+        answers = [critic(x, z), critic(x, other)]
+    with FlopCounterMode(display=False) as of_x:
+        T = critic_at(critic, x)
+    with FlopCounterMode(display=False) as of_codes:
+        found = [T(z), T(other)]
+    torch.testing.assert_close(found, answers)
+    assert of_codes.get_total_flops() + 2 * of_x.get_total_flops() == apart.get_total_flops()
+    assert (of_x.get_total_flops() > 0) == isinstance(critic, Critic) == (name not in ENTANGLED)
 
 
 def everything() -> list[Any]:

@@ -256,17 +256,17 @@ def test_a_scale_stays_between_its_limits_and_can_be_moved_off_them() -> None:
 M, D, B = 4, 3, 2
 
 
-def combination(moment_samples: int, draw: Any = None) -> LinearCombination:
+def combination(moment_samples: int, draw: Any = None, normal: float = 0.0) -> LinearCombination:
     rng = torch.Generator().manual_seed(3)
     offset, a = torch.randn(B, D, generator=rng), torch.rand(B, M, D, generator=rng) + 0.2
-    return LinearCombination(offset, a, draw or basis(), moment_samples)
+    return LinearCombination(offset, a, draw or basis(), moment_samples, normal)
 
 
-def basis() -> NoiseBasis:
+def basis(bounded: bool = False) -> NoiseBasis:
     """Basis networks that are far from linear in their noise, and correlated between coordinates."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        net = NoiseBasis(M, 2, (6, 6), D)
+        net = NoiseBasis(M, 2, (6, 6), D, bounded)
         for parameter in net.parameters():
             parameter.data += 0.5 * torch.randn_like(parameter)
     return net.requires_grad_(False)
@@ -277,15 +277,16 @@ def upper(cov: Tensor) -> Tensor:
     return cov[:, i, j].flatten()
 
 
-def test_noise_basis_moments_against_brute_force() -> None:
+@pytest.mark.parametrize("normal", [0.0, 0.7])
+def test_noise_basis_moments_against_brute_force(normal: float) -> None:
     """Both sides are unbiased; their difference, over independent batches, has mean zero."""
-    net = basis()
+    net = basis(bounded=normal > 0)
 
     def draw() -> Tensor:
-        fresh = combination(500, net)
+        fresh = combination(500, net, normal)
         mean, variance = fresh.moments()
-        full_mean, cov = combination(500, net).moments(full=True)
-        z = combination(0, net).rsample((500,))
+        full_mean, cov = combination(500, net, normal).moments(full=True)
+        z = combination(0, net, normal).rsample((500,))
         centred = z - z.mean(0)
         brute = torch.einsum("nbk,nbl->bkl", centred, centred) / 499
         parts = [
@@ -298,7 +299,7 @@ def test_noise_basis_moments_against_brute_force() -> None:
 
     found = batch_means(draw)
     assert_close(found, torch.zeros_like(found[0]), "moment")
-    scale = upper(combination(5000, net).moments(full=True)[1])
+    scale = upper(combination(5000, net, normal).moments(full=True)[1])
     assert_sharp((scale, found[1]), scale, "moment")
 
 
@@ -332,32 +333,38 @@ def test_noise_of_different_examples_is_independent() -> None:
     assert_close(found, torch.zeros_like(found[0]), "covariance of two examples")
 
 
-def test_a_smooth_basis_is_bounded_but_for_normal_noise_of_the_given_size() -> None:
-    """Var[v] = Var[tanh f] + s² in every coordinate, also where f itself is rare and large."""
-    net, s = basis(), 0.5
-    net.biases[-1].data += 4 * torch.randn(M, 1, D, generator=torch.Generator().manual_seed(2))
+def test_a_bounded_basis_is_the_hyperbolic_tangent_of_the_other() -> None:
+    torch.manual_seed(4)
+    expected = torch.tanh(basis()(50))
+    torch.manual_seed(4)
+    torch.testing.assert_close(basis(bounded=True)(50), expected)
 
-    def variances(normal: float) -> Tensor:
-        net.normal = normal
-        return net(500).var(0).flatten()
+
+def test_normal_noise_alone_is_the_normal_that_it_says() -> None:
+    """Basis vectors of zero leave Σ_i a_i s ξ_i: moments without an error, normal draws, and their gradient."""
+    s, zero = 0.7, lambda n: torch.zeros(n, M, D)
+    q = combination(2, zero, s)
+    mean, variance = q.moments()
+    _, cov = q.moments(full=True)
+    expected = s**2 * q.coefficients.square().sum(1)
+    torch.testing.assert_close(mean, q.offset)
+    torch.testing.assert_close(variance, expected)
+    torch.testing.assert_close(cov, torch.diag_embed(expected))
 
     def draw() -> Tensor:
-        smooth, plain = variances(s), torch.tanh(net_without(net, 500)).var(0).flatten()
-        return smooth - plain - s**2
+        u = (q.rsample((500,)) - q.offset) / expected.sqrt()
+        return torch.stack([u.mean(0), u.square().mean(0) - 1, u.pow(4).mean(0) - 3])
 
     found = batch_means(draw)
-    assert_close(found, torch.zeros_like(found[0]), "variance of a smooth basis")
-    net.normal = 1e-6
-    assert net(500).abs().max() <= 1 + 1e-5
-    assert net(1).isfinite().all()  # one image alone
-
-
-def net_without(net: NoiseBasis, n: int) -> Tensor:
-    """Draws of the learned part alone, before its bound."""
-    normal, net.normal = net.normal, 0.0
-    v = net(n)
-    net.normal = normal
-    return v
+    assert_close(found, torch.zeros_like(found[0]), "moment of the normal noise")
+    q.coefficients.requires_grad_()
+    torch.manual_seed(0)
+    z = q.rsample()
+    slope = torch.autograd.grad(z.sum(), q.coefficients)[
+        0
+    ]  # z − z⁰ = s |a| ξ, so its slope is (z − z⁰) a / |a|²
+    by_hand = (z - q.offset).unsqueeze(1) * q.coefficients / q.coefficients.square().sum(1, keepdim=True)
+    torch.testing.assert_close(slope, by_hand)
 
 
 def test_one_batched_computation_is_a_loop_over_functions() -> None:

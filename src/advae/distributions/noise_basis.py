@@ -15,7 +15,8 @@ draws once a mini-batch and serve every x in it.
 Not in the paper: smooth basis vectors, ``v_i = tanh f_i(ε_i) + s ξ_i`` with ξ_i ~ N(0, I); s is the option ``normal``.
 A basis vector without bounds can be rare and large, or lie on a thin sheet. Either makes the variance of z, and with
 it the entropy of a normal of that variance, much larger than the entropy of q(z|x) is, and a critic sees it late. With
-the bound and the noise at most ``1 / (1 + s²)`` of a variance is not normal.
+the bound and the noise at most ``1 / (1 + s²)`` of a variance is not normal. Σ_i a_i s ξ_i is drawn as what it is, one
+normal of variance s² Σ_i a_i², and what the ξ_i add to a moment is known: s² to a variance.
 """
 
 from __future__ import annotations
@@ -42,14 +43,14 @@ class NoiseBasis(nn.Module):
         noise: standard normal numbers that each is fed.
         hidden: widths of its hidden layers (ELU).
         d: length of its output.
-        normal: ``s``, standard deviation of the normal noise on v_i, which is then bounded; 0 for neither.
+        bounded: keep the output between −1 and 1.
     """
 
     def __init__(
-        self, functions: int, noise: int, hidden: Sequence[int], d: int, normal: float = 0.0
+        self, functions: int, noise: int, hidden: Sequence[int], d: int, bounded: bool = False
     ) -> None:
         super().__init__()
-        self.functions, self.noise, self.normal = functions, noise, normal
+        self.functions, self.noise, self.bounded = functions, noise, bounded
         widths = [noise, *hidden, d]
         self.weights = nn.ParameterList(
             torch.empty(functions, a, b).normal_(0, (2 / (a + b)) ** 0.5)  # Xavier, of each network
@@ -65,11 +66,11 @@ class NoiseBasis(nn.Module):
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             h = torch.baddbmm(bias, elu(h) if layer else h, weight)
         v = wide(h.transpose(0, 1))
-        return torch.tanh(v) + self.normal * torch.randn_like(v) if self.normal else v
+        return torch.tanh(v) if self.bounded else v
 
 
 class LinearCombination(SampledOnly):
-    """``z⁰ + Σ_i a_i v_i`` with random ``v_i`` (III.1).
+    """``z⁰ + Σ_i a_i (v_i + s ξ_i)`` with random ``v_i`` (III.1), and normal ``ξ_i``.
 
     Args:
         offset: ``z⁰ [B, d]``.
@@ -77,13 +78,19 @@ class LinearCombination(SampledOnly):
         draw: ``draw(n)`` gives independent basis vectors ``[n, m, d]``.
         moment_samples: the least number of draws from which the moments of v are estimated; the draws
             made for samples count.
+        normal: ``s``.
     """
 
     def __init__(
-        self, offset: Tensor, coefficients: Tensor, draw: Callable[[int], Tensor], moment_samples: int
+        self,
+        offset: Tensor,
+        coefficients: Tensor,
+        draw: Callable[[int], Tensor],
+        moment_samples: int,
+        normal: float = 0.0,
     ) -> None:
         self.offset, self.coefficients = wide(offset), wide(coefficients)
-        self.draw, self.moment_samples = draw, moment_samples
+        self.draw, self.moment_samples, self.normal = draw, moment_samples, normal
         self.batch_shape, self.event_shape = Size(offset.shape[:1]), Size(offset.shape[1:])
         self._basis: Tensor | None = None
 
@@ -92,18 +99,22 @@ class LinearCombination(SampledOnly):
         basis = self.draw(shape.numel())
         self._basis = basis.detach()
         basis = basis.reshape(*shape, *basis.shape[1:])
-        return self.offset + (self.coefficients * basis).sum(-2)  # (III.1)
+        z = self.offset + (self.coefficients * basis).sum(-2)  # (III.1)
+        if not self.normal:
+            return z
+        return z + self.normal * torch.linalg.vector_norm(self.coefficients, dim=1) * torch.randn_like(z)
 
     def moments(self, full: bool = False) -> tuple[Tensor, Tensor]:
         """Mean (III.2) and variance (III.3), or the whole covariance, by the moments of the basis."""
         v, a = self._moment_basis(), self.coefficients
         mean = self.offset + (a * v.mean(0)).sum(1)  # (III.2)
         if not full:
-            return mean, (a.square() * v.var(0)).sum(1)  # (III.3)
+            return mean, (a.square() * (v.var(0) + self.normal**2)).sum(1)  # (III.3)
         with torch.autocast(v.device.type, enabled=False):
             centred = (v - v.mean(0)).transpose(0, 1)
             cov = centred.transpose(1, 2) @ centred / (v.shape[0] - 1)  # [m, d, d]
-            return mean, weighted_covariance(a, cov)
+            known = self.normal**2 * torch.eye(v.shape[-1], device=v.device)
+            return mean, weighted_covariance(a, cov + known)
 
     @torch.no_grad()
     def _moment_basis(self) -> Tensor:
@@ -162,10 +173,10 @@ class NoiseBasisHead(Head):
                 "model.posterior.normal is a standard deviation", given=normal, expected="0 or more"
             )
         self.values = 1 + functions
-        self.moment_samples = moment_samples
-        self.basis = NoiseBasis(functions, noise, hidden, self.event_shape.numel(), normal)
+        self.moment_samples, self.normal = moment_samples, normal
+        self.basis = NoiseBasis(functions, noise, hidden, self.event_shape.numel(), bounded=normal > 0)
 
     def forward(self, network: Callable[..., Any], inputs: Tensor) -> Distribution:
         raw = wide(network(inputs))
         a = elu(raw[:, 1:] - COEFFICIENT_SHIFT) + 1
-        return LinearCombination(raw[:, 0], a, self.basis, self.moment_samples)
+        return LinearCombination(raw[:, 0], a, self.basis, self.moment_samples, self.normal)

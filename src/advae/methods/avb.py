@@ -20,7 +20,7 @@ The bound's value contains the critic's own estimate of the KL. A weak critic er
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -31,6 +31,7 @@ from advae.distributions import Distribution
 from advae.distributions.base import LOG_2PI
 from advae.methods.base import METHODS, MODEL, Losses, Method, wanted
 from advae.model import LatentModel
+from advae.networks.base import critic_at
 from advae.ratios import logistic_contrast
 
 VARIANCE_FLOOR = 1e-4  # added to variances (the authors' constant)
@@ -73,10 +74,15 @@ class AVB(Method):
     sides: ClassVar[dict[str, tuple[str, str]]] = {"critic": ("q(x) q(z|x)", "q(x) r(z|x)")}
     claims_kl: ClassVar[str] = "critic"
 
-    def T(self, model: LatentModel, x: Tensor, z_bar: Tensor) -> Tensor:
-        """The critic's log ratio, ``[B]``: known terms + learned residual, in float32."""
-        known = -model.prior.log_prob(z_bar) if self.known == "densities" else 0.0
-        return model.critics["critic"](x, z_bar).float() + known
+    def T(self, model: LatentModel, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """The critic's log ratio at x, from codes to ``[B]``: known terms + learned residual, in float32."""
+        residual = critic_at(model.critics["critic"], x)
+
+        def T(z_bar: Tensor) -> Tensor:
+            known = -model.prior.log_prob(z_bar) if self.known == "densities" else 0.0
+            return residual(z_bar).float() + known
+
+        return T
 
     def losses(
         self,
@@ -93,8 +99,9 @@ class AVB(Method):
             z_bar, log_r = standardise(q, z, full=self.contrast == "full")
         eta = model.prior.rsample(x.shape[:1])
 
-        T = self.T(model, x, z_bar)
-        contrast = logistic_contrast(T, self.T(model, x, eta))  # (3.3), alg. 2 line 13
+        T_x = self.T(model, x)
+        T = T_x(z_bar)
+        contrast = logistic_contrast(T, T_x(eta))  # (3.3), alg. 2 line 13
         if not wanted(players, "model"):
             return Losses(critic=contrast.loss, report=contrast.report("critic"))
         kl = T + log_r - model.prior.log_prob(z)

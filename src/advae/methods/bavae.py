@@ -29,7 +29,7 @@ Both critics use exp: one far-off pair can dominate a batch. T is held below a c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -38,6 +38,7 @@ from torch.nn.functional import softplus
 
 from advae.methods.base import METHODS, MODEL, Losses, Method
 from advae.model import LatentModel
+from advae.networks.base import critic_at
 from advae.ratios import kl_contrast
 
 
@@ -68,10 +69,15 @@ class BAVAE(Method):
     }
     claims_kl: ClassVar[str] = "prior"
 
-    def T_prior(self, model: LatentModel, x: Tensor, z: Tensor) -> Tensor:
-        """``1 − D_φ(x, z) [B]``: one more than the log ratio q(z|x)/p(z)."""
-        T = model.critics["prior"](x, z).float()
-        return limited(T - model.prior.log_prob(z) if self.known == "densities" else T, self.ceiling)
+    def T_prior(self, model: LatentModel, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """``1 − D_φ(x, ·)``, from codes to ``[B]``: one more than the log ratio q(z|x)/p(z)."""
+        D = critic_at(model.critics["prior"], x)
+
+        def T(z: Tensor) -> Tensor:
+            known = -model.prior.log_prob(z) if self.known == "densities" else 0.0
+            return limited(D(z).float() + known, self.ceiling)
+
+        return T
 
     def T_reconstruction(self, model: LatentModel, x: Tensor, z: Tensor) -> Tensor:
         """``D_θφ(x, z) [B]``: one more than the log ratio q(x|z)/p(x|z)."""
@@ -87,7 +93,8 @@ class BAVAE(Method):
         z, z_p = model.encode(x).rsample(), model.prior.rsample(x.shape[:1])
         x_p = model.decode(z).rsample()
 
-        prior = kl_contrast(self.T_prior(model, x, z), self.T_prior(model, x, z_p))  # (6)
+        T_x = self.T_prior(model, x)
+        prior = kl_contrast(T_x(z), T_x(z_p))  # (6)
         pairs = kl_contrast(self.T_reconstruction(model, x, z), self.T_reconstruction(model, x_p, z))  # (14)
         losses = Losses(
             model=-pairs.loss - kl_weight * prior.loss,  # (19)

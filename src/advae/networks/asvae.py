@@ -17,13 +17,13 @@ last of a decoder. What the figures leave open is told in docs/asvae.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from advae.networks.base import CRITICS, NETWORKS, Activation, normalise_spectrum, with_noise, xavier
+from advae.networks.base import CRITICS, NETWORKS, Activation, Critic, normalise_spectrum, with_noise, xavier
 from advae.networks.blocks import (
     CriticNorm,
     Finish,
@@ -38,7 +38,7 @@ from advae.networks.blocks import (
     strides_down,
     transposed,
 )
-from advae.networks.mlp import layers, start_near_zero
+from advae.networks.mlp import layers, side_by_side, start_near_zero
 
 
 @NETWORKS.register("asvae-encoder")
@@ -153,7 +153,7 @@ def image_head(widths: Sequence[int], channels: int, after: Finish, norm: Norm) 
 
 
 @CRITICS.register("asvae")
-class ASVAECritic(nn.Module):
+class ASVAECritic(Critic):
     """``f(x, z)``: convolutions of x and their mean over all places, a network of z, both joined by a third.
 
     The figures have batch normalisation after each convolution. With it the answer for one pair would depend on
@@ -204,9 +204,7 @@ class ASVAECritic(nn.Module):
         if norm == "spectral":
             normalise_spectrum(self)
 
-    def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        """Pairs ``x [B, C, H, W]``, ``z [B, *z_shape]`` to ``f [B]``."""
+    def at(self, x: Tensor) -> Callable[[Tensor], Tensor]:
         maps = self.features(x)
-        x_features = maps.mean((2, 3)) if self.pool else maps.flatten(1)
-        pairs = torch.cat([x_features, self.z_features(z.flatten(1))], dim=1)
-        return self.gain * self.joint(pairs).squeeze(-1)
+        f = side_by_side(self.joint, maps.mean((2, 3)) if self.pool else maps.flatten(1))
+        return lambda z: self.gain * f(self.z_features(z.flatten(1))).squeeze(-1)

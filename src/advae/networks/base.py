@@ -2,13 +2,15 @@
 
 A network is built as ``Network(in_shape, out_shape, noise=…, **options)`` and called as
 ``network(x [B, *in_shape], noise [B, noise] or None) -> [B, *out_shape]``.
-A critic is built as ``Critic(x_shape, z_shape, **options)`` and called as ``critic(x, z) -> [B]``.
+A critic is built as ``Critic(x_shape, z_shape, **options)`` and called as ``critic(x, z) -> [B]``; one that can put
+what depends on x alone apart is a :class:`Critic`, and pays for it once where a method asks about several z.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Literal
 
 import torch
@@ -32,6 +34,23 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 SMALL_INIT = 1e-5  # last layers that must start near zero (AVB authors' code)
+
+
+class Critic(nn.Module):
+    """A critic of pairs whose work on x serves every z that this x is paired with."""
+
+    def at(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """``T(x, ·)``: from ``z [B, *z_shape]`` to ``[B]``, at ``x [B, *x_shape]``."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        """Pairs ``x [B, *x_shape]``, ``z [B, *z_shape]`` to ``T [B]``."""
+        return self.at(x)(z)
+
+
+def critic_at(critic: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:
+    """``T(x, ·)`` of any critic; one that is no :class:`Critic` is called anew for every z."""
+    return critic.at(x) if isinstance(critic, Critic) else partial(critic, x)
 
 
 def xavier(module: nn.Module) -> None:

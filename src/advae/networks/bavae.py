@@ -8,13 +8,12 @@ stride 2 (in the decoder: doubling by repetition, then two convolutions), are th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 
-from advae.networks.base import CRITICS, NETWORKS, Activation, normalise_spectrum, with_noise, xavier
+from advae.networks.base import CRITICS, NETWORKS, Activation, Critic, normalise_spectrum, with_noise, xavier
 from advae.networks.blocks import (
     CriticNorm,
     Finish,
@@ -26,7 +25,7 @@ from advae.networks.blocks import (
     image_shape,
     image_values,
 )
-from advae.networks.mlp import layers
+from advae.networks.mlp import layers, side_by_side
 
 
 def cells_down(channels: Sequence[int], after: Finish, *, bias: bool) -> nn.Sequential:
@@ -136,7 +135,7 @@ class BAVAEDecoder(nn.Module):
 
 
 @CRITICS.register("bavae")
-class BAVAECritic(nn.Module):
+class BAVAECritic(Critic):
     """``D(x, z)``: cells of x with all places kept, a network of z, both joined by a third.
 
     Args:
@@ -178,7 +177,6 @@ class BAVAECritic(nn.Module):
         if norm == "spectral":
             normalise_spectrum(self)
 
-    def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        """Pairs ``x [B, C, H, W]``, ``z [B, *z_shape]`` to ``D [B]``."""
-        pairs = torch.cat([self.features(x).flatten(1), self.z_features(z.flatten(1))], dim=1)
-        return self.gain * self.joint(pairs).squeeze(-1)
+    def at(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        D = side_by_side(self.joint, self.features(x).flatten(1))
+        return lambda z: self.gain * D(self.z_features(z.flatten(1))).squeeze(-1)

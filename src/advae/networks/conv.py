@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 
 from advae.networks.base import (
     CRITICS,
     NETWORKS,
     Activation,
+    Critic,
     normalise_spectrum,
     with_noise,
     xavier,
 )
 from advae.networks.blocks import check_groups, finish, halvings, image_shape, strides_down, transposed
-from advae.networks.mlp import layers
+from advae.networks.mlp import layers, side_by_side
 
 
 @NETWORKS.register("conv")
@@ -120,7 +120,7 @@ class Deconv(nn.Module):
 
 
 @CRITICS.register("conv")
-class ConvCritic(nn.Module):
+class ConvCritic(Critic):
     """``T(x, z)``: convolutions of x, a fully connected network of z, both joined by a third (AS-VAE's form).
 
     It holds no batch statistics, for the reason given at the fully connected critic.
@@ -168,9 +168,7 @@ class ConvCritic(nn.Module):
         if spectral_norm:
             normalise_spectrum(self)
 
-    def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        """Pairs ``x [B, C, H, W]``, ``z [B, *z_shape]`` to ``T [B]``."""
+    def at(self, x: Tensor) -> Callable[[Tensor], Tensor]:
         maps = self.features(x)
-        features = maps.mean((2, 3)) if self.pool else maps.flatten(1)
-        pairs = torch.cat([features, self.z_features(z.flatten(1))], dim=1)
-        return self.gain * self.joint(pairs).squeeze(-1)
+        T = side_by_side(self.joint, maps.mean((2, 3)) if self.pool else maps.flatten(1))
+        return lambda z: self.gain * T(self.z_features(z.flatten(1))).squeeze(-1)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import elu, linear
 
 from advae.networks.base import (
     ACTIVATIONS,
     CRITICS,
     NETWORKS,
     Activation,
+    Critic,
     near_zero,
     normalise_spectrum,
     with_noise,
@@ -79,8 +81,29 @@ def start_near_zero(body: nn.Sequential) -> None:
     near_zero(last)
 
 
+def side_by_side(body: Iterable[nn.Module], first: Tensor) -> Callable[[Tensor], Tensor]:
+    """Layers of ``first [B, n]`` and a second input ``[B, k]`` side by side, as a function of the second.
+
+    Nothing is put side by side: the first layer's columns are, and the product with those of ``first`` is made here,
+    once for every second input.
+    """
+    layer, *others = body
+    assert isinstance(layer, nn.Linear)
+    n = first.shape[1]
+    of_first, of_second = layer.weight.split([n, layer.in_features - n], dim=1)
+    begun = linear(first, of_first, layer.bias)
+
+    def of(second: Tensor) -> Tensor:
+        h = torch.addmm(begun, second.to(first.dtype), of_second.T) if second.shape[1] else begun
+        for module in others:
+            h = module(h)
+        return h
+
+    return of
+
+
 @CRITICS.register("concat")
-class ConcatCritic(nn.Module):
+class ConcatCritic(Critic):
     """``T(x, z)`` by a fully connected network of x and z side by side.
 
     It holds no batch statistics: with batch normalisation the answer for one pair would depend on the others,
@@ -118,14 +141,13 @@ class ConcatCritic(nn.Module):
         if spectral_norm:
             normalise_spectrum(self)
 
-    def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        """Pairs ``x [B, *x_shape]``, ``z [B, *z_shape]`` to ``T [B]``."""
-        pairs = torch.cat([x.flatten(1), z.flatten(1).to(x.dtype)], dim=1)
-        return self.gain * self.body(pairs).squeeze(-1)
+    def at(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        T = side_by_side(self.body, x.flatten(1))
+        return lambda z: self.gain * T(z.flatten(1)).squeeze(-1)
 
 
 @CRITICS.register("product")
-class ProductCritic(nn.Module):
+class ProductCritic(Critic):
     """``T(x, z) = θ(x)·s(z) + T_x(x) + T_z(z)``, the form in the AVB authors' code.
 
     Args:
@@ -160,8 +182,12 @@ class ProductCritic(nn.Module):
             for part in (self.theta, self.t_x, self.t_z):
                 start_near_zero(part)
 
-    def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        """Pairs ``x [B, *x_shape]``, ``z [B, *z_shape]`` to ``T [B]``."""
-        x, z = x.flatten(1), z.flatten(1).to(x.dtype)
-        product = (nn.functional.elu(self.theta(x)) * self.s(z)).sum(-1)
-        return product + (self.t_x(x) + self.t_z(z)).squeeze(-1)
+    def at(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        flat = x.flatten(1)
+        theta, t_x = elu(self.theta(flat)), self.t_x(flat)
+
+        def T(z: Tensor) -> Tensor:
+            z = z.flatten(1).to(x.dtype)
+            return (theta * self.s(z)).sum(-1) + (t_x + self.t_z(z)).squeeze(-1)
+
+        return T

@@ -9,12 +9,20 @@ taken to be alike until they are seen to differ.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor, nn
 
-from advae.networks.base import ACTIVATIONS, CRITICS, Activation, near_zero, normalise_spectrum, xavier
+from advae.networks.base import (
+    ACTIVATIONS,
+    CRITICS,
+    Activation,
+    Critic,
+    near_zero,
+    normalise_spectrum,
+    xavier,
+)
+from advae.networks.mlp import side_by_side
 
 
 class Block(nn.Module):
@@ -31,7 +39,7 @@ class Block(nn.Module):
 
 
 @CRITICS.register("residual")
-class ResidualCritic(nn.Module):
+class ResidualCritic(Critic):
     """``T(x, z)`` by fully connected residual blocks of x and z side by side.
 
     Args:
@@ -66,7 +74,6 @@ class ResidualCritic(nn.Module):
                 near_zero(block.v)
             near_zero(self.last)
 
-    def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        """Pairs ``x [B, *x_shape]``, ``z [B, *z_shape]`` to ``T [B]``."""
-        h = self.first(torch.cat([x.flatten(1), z.flatten(1).to(x.dtype)], dim=1))
-        return self.last(self.act(self.blocks(h))).squeeze(-1)
+    def at(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        T = side_by_side([self.first, self.blocks, self.act, self.last], x.flatten(1))
+        return lambda z: T(z.flatten(1)).squeeze(-1)
