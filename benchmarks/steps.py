@@ -17,7 +17,7 @@ import torch
 from turns import machine, opening, parser, table, timed, where, write
 from ways import trial
 
-from advae.training.compiled import CannotCompile
+from advae.compiling import CannotCompile
 from advae.training.trial import Trial
 
 RECIPES = ("vae-mnist-fc32", "avb-ac-mnist-fc32")

@@ -22,7 +22,7 @@ SRC = Path(__file__).resolve().parents[1] / "src"
 FLOORS = {
     **dict.fromkeys(("errors", "files", "registry", "data"), 1),
     **dict.fromkeys(("distributions", "networks", "ratios", "metrics"), 2),
-    **dict.fromkeys(("model", "run"), 3),
+    **dict.fromkeys(("model", "run", "compiling"), 3),
     **dict.fromkeys(("methods",), 4),
     **dict.fromkeys(("training", "evaluation"), 5),
     **dict.fromkeys(("report",), 6),

@@ -9,12 +9,16 @@ from itertools import pairwise
 import pytest
 import torch
 from torch import Tensor
+from torch.fx import GraphModule
 
+from advae import compiling
 from advae.errors import ConfigError, NoDensityError
-from advae.evaluation.ais import Annealing, Start, ais, bdmc, frozen, gap_remark, paths, simulated
+from advae.evaluation import gradient
+from advae.evaluation.ais import Annealing, Joint, Start, ais, bdmc, frozen, gap_remark, paths, simulated
 from advae.evaluation.annealing import Path, anneal, temperatures, tuned_steps
+from advae.evaluation.gradient import Gradient, with_gradient
 from advae.evaluation.hmc import State, leapfrog, transition
-from advae.evaluation.observed import Observed
+from advae.evaluation.observed import CHUNK, Observed
 from advae.model import LatentModel
 from evaluation.toy import NOISE, data_of, exact, toy_model, weights
 
@@ -154,6 +158,69 @@ def test_the_evidence_of_a_linear_gaussian_model(d: int, n: int, start: Start) -
     assert bool((estimate.each["acceptance"] > 0.4).all()) and estimate.each["ess"].mean().item() > 4
 
 
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[GraphModule]:
+    """Compiling always pays, and the recorded graph runs as it is, for Inductor takes seconds."""
+    graphs: list[GraphModule] = []
+
+    def backend(graph: GraphModule, inputs: list[Tensor]) -> GraphModule:
+        graphs.append(graph)
+        return graph
+
+    monkeypatch.setattr(compiling, "inductor", backend)
+    monkeypatch.setattr(gradient, "PAYS", 0.0)
+    return graphs
+
+
+@pytest.mark.parametrize("start", ["prior", "full"])
+def test_a_recorded_gradient_gives_the_same_figure(start: Start, request: pytest.FixtureRequest) -> None:
+    """To the bit, for images in two parts of different sizes; from a diagonal factor and from a whole triangle."""
+    model = toy_model(1.0, 10, 20, implicit=True)
+    observed, options = Observed(data_of(model), limit=CHUNK + 4), Annealing(2, 5, start=start, leapfrogs=2)
+    eager = ais(model, observed, options).each
+    graphs = request.getfixturevalue("recorded")
+    again = ais(model, observed, options).each
+    assert len(graphs) == 4  # of the pilot and of the run, for both sizes
+    for name, value in eager.items():
+        assert torch.equal(again[name], value), name
+
+
+@pytest.mark.slow
+def test_a_compiled_gradient_is_the_gradient(model: LatentModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gradient, "PAYS", 0.0)
+    joint, x = Joint(frozen(model), False), torch.randn(4, 5)
+    path = paths(joint, x, "diagonal", 1)(3, 10)
+    u = path.first()
+    torch.testing.assert_close(path.gradient(u), with_gradient(path.log_end, u))  # type: ignore[misc]
+    assert [program is not None for program in joint.gradient._programs.values()] == [True]
+
+
+@pytest.mark.parametrize("kind", ["decides", "changes"])
+def test_what_cannot_be_recorded_stays_eager(kind: str, recorded: list[GraphModule]) -> None:
+    """A density that decides by a value, and one that is another at every call."""
+    calls = iter(range(100))
+
+    def density(u: Tensor) -> Tensor:
+        if kind == "decides" and float(u.detach().sum()) > 1e9:
+            return u.sum(-1)
+        return -u.square().sum(-1) + (next(calls) if kind == "changes" else 0)
+
+    found, u = Gradient(density), torch.randn(3, 2)
+    grad = found(u, times=10)[1]
+    torch.testing.assert_close(grad, -2 * u)
+    assert list(found._programs.values()) == [None]
+    assert len(recorded) == (1 if kind == "changes" else 0)
+
+
+def test_a_short_annealing_is_not_compiled(
+    recorded: list[GraphModule], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gradient, "PAYS", 60.0)
+    found = Gradient(lambda u: -u.square().sum(-1))
+    found(torch.randn(3, 2), times=100)
+    assert not recorded
+
+
 def test_the_evidence_of_a_model_with_an_implicit_encoder() -> None:
     """From a normal fitted to draws from the exact posterior the weights are all but equal; 3 standard errors."""
     model = toy_model(1.0, 10, 20, implicit=True)
@@ -283,14 +350,14 @@ def test_steps_are_tuned_for_each_image() -> None:
 
 def test_starts_are_the_prior_or_the_moments_of_the_encoder(model: LatentModel) -> None:
     x = torch.randn(4, 5)
-    prior, diagonal, full = (paths(model, x, s, False)(2) for s in ("prior", "diagonal", "full"))  # type: ignore[arg-type]
+    prior, diagonal, full = (paths(Joint(model, False), x, s)(2, 1) for s in ("prior", "diagonal", "full"))  # type: ignore[arg-type]
     q = model.encode(x.repeat(2, 1))
     torch.testing.assert_close(diagonal.mean, q.mean)
     torch.testing.assert_close(diagonal.factor.square(), q.moments()[1] + 1e-6)
     assert torch.equal(full.factor, diagonal.factor)  # of a diagonal normal they are one
     implicit = toy_model(1.0, implicit=True)
     torch.manual_seed(0)
-    full = paths(implicit, x, "full", False)(2)
+    full = paths(Joint(implicit, False), x, "full")(2, 1)
     torch.manual_seed(0)
     mean, cov = implicit.encode(x).moments(True)
     torch.testing.assert_close(full.mean, mean.repeat(2, 1))

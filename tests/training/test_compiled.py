@@ -12,10 +12,10 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 import advae
+from advae import compiling
 from advae.methods import METHODS
 from advae.model import build_model
 from advae.training import choice as choice_module
-from advae.training import compiled as compiled_module
 from advae.training.choice import choose
 from advae.training.compiled import Compiled
 from advae.training.options import TrainOptions
@@ -86,7 +86,7 @@ def observations() -> Tensor:
 @pytest.fixture
 def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """In place of a compiled graph the recorded one runs as it is: compiling takes seconds."""
-    monkeypatch.setattr(compiled_module, "inductor", lambda graph, inputs: graph)
+    monkeypatch.setattr(compiling, "inductor", lambda graph, inputs: graph)
 
 
 @pytest.mark.parametrize("case", CASES | MORE)

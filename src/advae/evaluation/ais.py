@@ -34,6 +34,7 @@ from advae.evaluation.annealing import (
     tuned_steps,
 )
 from advae.evaluation.estimate import Estimate, Estimates, Remark, from_images
+from advae.evaluation.gradient import Gradient
 from advae.evaluation.observed import CHUNK, Observed, Part, likelihood, scored_as
 from advae.evaluation.proposals import fitted
 from advae.evaluation.work import ALONE, Work
@@ -103,8 +104,10 @@ def ais(
     check_density(model)
     protocol = observed.protocol(estimator="annealed importance sampling", **_described(options, bins))
 
+    joint, often = Joint(model, bins), _often(observed, options, model)
+
     def compute(part: Part) -> Mapping[str, Tensor]:
-        path_of = paths(model, part.x, options.start, bins)
+        path_of = paths(joint, part.x, options.start, often)
         log_w, acceptance = upwards(path_of, options, part)
         total = torch.logsumexp(log_w, 0)
         ess = torch.exp(2 * total - torch.logsumexp(2 * log_w, 0))
@@ -130,9 +133,11 @@ def bdmc(
     described = observed.protocol(estimator="bidirectional Monte Carlo", **_described(options, bins))
     protocol = {**described, "images": "made by the model"}
 
+    joint, often = Joint(model, bins), 2 * _often(observed, options, model)
+
     def compute(part: Part, *, up: bool) -> Mapping[str, Tensor]:
         z, x = simulated(model, len(part.x), bins, mix(observed.seed, part.start, 2))
-        path_of = paths(model, x, options.start, bins)
+        path_of = paths(joint, x, options.start, often)
         run = upwards(path_of, options, part) if up else downwards(path_of, z, options, part)
         value = torch.logsumexp(run[0], 0) - math.log(options.chains)
         return {"value": value if up else -value}
@@ -161,26 +166,27 @@ def gap_remark(gap: Estimate) -> Remark:
     return Remark("bdmc", f"{text} there AIS is at most about that much too low under these settings.")
 
 
-PathOf = Callable[[int], Path]
-"""``path_of(c)``: the path of c chains an image, chain-major, ``[c · images, d]``."""
+PathOf = Callable[[int, int], Path]
+"""``path_of(c, t)``: the path of c chains an image, chain-major, ``[c · images, d]``, for t transitions."""
 
 
 def upwards(path_of: PathOf, options: Annealing, part: Part) -> tuple[Tensor, Tensor]:
     """Log weights ``[chains, images]`` from the start, and each image's mean acceptance."""
     betas = temperatures(options.temperatures, options.schedule)
-    path, step = path_of(options.chains), _tuned(path_of, options, part)
+    path, step = path_of(options.chains, options.temperatures), _tuned(path_of, options, part)
     return _annealed(path, path.first(), betas, step, options, part)
 
 
 def downwards(path_of: PathOf, z: Tensor, options: Annealing, part: Part) -> tuple[Tensor, Tensor]:
     """Logs of inverse weights ``[chains, images]`` from exact codes ``z [images, d]``, and mean acceptance."""
     betas = temperatures(options.temperatures, options.schedule)[::-1]
-    path, step = path_of(options.chains), _tuned(path_of, options, part)
+    path, step = path_of(options.chains, options.temperatures), _tuned(path_of, options, part)
     return _annealed(path, path.u(z.repeat(options.chains, 1)), betas, step, options, part)
 
 
 def _tuned(path_of: PathOf, options: Annealing, part: Part) -> Callable[[float], Tensor]:
-    steps = tuned_steps(path_of(PILOT_CHAINS), len(part.x), options.schedule, options.leapfrogs, part.tick)
+    pilot = path_of(PILOT_CHAINS, PILOT_TEMPERATURES)
+    steps = tuned_steps(pilot, len(part.x), options.schedule, options.leapfrogs, part.tick)
     return steps_at(steps, options.schedule, options.chains)
 
 
@@ -196,23 +202,41 @@ def _annealed(
     return log_w.reshape(options.chains, -1), accept.reshape(options.chains, -1).mean(0)
 
 
-def paths(model: LatentModel, x: Tensor, start: Start, bins: bool) -> PathOf:
-    """From ``f_0`` to ``p(x, ·)`` for each of ``x [B, …]``."""
+class Joint:
+    """``log p(x, z)`` of many pairs, and the end of a path that leads there, with its gradient.
+
+    Args:
+        model: whose; its weights stay as they are.
+        bins: score the bins of 8-bit images.
+    """
+
+    def __init__(self, model: LatentModel, bins: bool) -> None:
+        self.model, self.bins = model, bins
+        self.gradient = Gradient(self._log_end)
+
+    def __call__(self, x: Tensor, z: Tensor) -> Tensor:
+        """``[N]`` for ``x [N, …]`` and ``z [N, d]``."""
+        return likelihood(self.model.decode(z), self.bins).log_prob(x) + self.model.prior.log_prob(z)
+
+    def _log_end(self, u: Tensor, mean: Tensor, factor: Tensor, x: Tensor) -> Tensor:
+        return Path(mean, factor, partial(self, x)).log_end(u)
+
+
+def paths(joint: Joint, x: Tensor, start: Start, often: int = 0) -> PathOf:
+    """From ``f_0`` to ``p(x, ·)`` for each of ``x [B, …]``; ``often`` gradients are taken for a transition, in all."""
+    model = joint.model
     mean, factor = whitening(model, x, start)
 
-    def path_of(chains: int) -> Path:
-        many = x.repeat(chains, *[1] * (x.dim() - 1))
-
-        def log_joint(z: Tensor) -> Tensor:
-            return likelihood(model.decode(z), bins).log_prob(many) + model.prior.log_prob(z)
-
+    def path_of(chains: int, transitions: int) -> Path:
+        m, L, many = (value.repeat(chains, *[1] * (value.dim() - 1)) for value in (mean, factor, x))
         q = model.encode(many) if start == "encoder" else None
         return Path(
-            mean.repeat(chains, 1),
-            factor.repeat(chains, *[1] * (factor.dim() - 1)),
-            log_joint,
+            m,
+            L,
+            partial(joint, many),
             q.log_prob if q else None,
             q.sample if q else None,
+            lambda u: joint.gradient(u, m, L, many, times=transitions * often),
         )
 
     return path_of
@@ -261,6 +285,11 @@ def frozen(model: LatentModel) -> LatentModel:
     memo = {id(p): p.detach() for p in model.parameters()}
     copied._modules = copy.deepcopy(model._modules, memo)
     return copied.eval()
+
+
+def _often(observed: Observed, options: Annealing, model: LatentModel) -> int:
+    """How many gradients a transition costs, with all parts that make it."""
+    return options.leapfrogs * len(observed.starts(options.at_once(model.device)))
 
 
 def _described(options: Annealing, bins: bool) -> dict[str, Any]:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from advae.distributions.base import LOG_2PI
+from advae.evaluation.gradient import with_gradient
 from advae.evaluation.hmc import State, transition
 from advae.evaluation.work import NOWHERE, Slot
 
@@ -67,6 +68,7 @@ class Path:
         log_joint: ``z [N, d]`` to ``log p(x, z) [N]``, each row under its own x.
         log_start: ``z [N, d]`` to the log density of the start; None where that is ``N(μ, L Lᵀ)``.
         draw: codes from the start, ``[N, d]``; None where that is ``N(μ, L Lᵀ)``.
+        gradient: :meth:`log_end` and its gradient at ``u``; None: as autograd finds it.
     """
 
     mean: Tensor
@@ -74,6 +76,7 @@ class Path:
     log_joint: Callable[[Tensor], Tensor]
     log_start: Callable[[Tensor], Tensor] | None = None
     draw: Callable[[], Tensor] | None = None
+    gradient: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
 
     @property
     def triangular(self) -> bool:
@@ -103,25 +106,19 @@ class Path:
         """A draw of ``u`` from ``f_0``."""
         return torch.randn_like(self.mean) if self.draw is None else self.u(self.draw())
 
+    def log_end(self, u: Tensor) -> Tensor:
+        """``log f_1(u)``, ``[N]``."""
+        return self.log_joint(self.z(u)) + self.log_volume
+
     def state(self, u: Tensor, beta: float) -> Between:
         """``f_β`` at ``u``, with gradients."""
-        volume = self.log_volume
-        log_1, grad_1 = with_gradient(lambda u: self.log_joint(self.z(u)) + volume, u)
+        log_1, grad_1 = self.gradient(u) if self.gradient else with_gradient(self.log_end, u)
         if self.log_start is None:
             log_0, grad_0 = -0.5 * (u.square().sum(-1) + u.shape[-1] * LOG_2PI), -u
         else:
-            density = self.log_start
+            density, volume = self.log_start, self.log_volume
             log_0, grad_0 = with_gradient(lambda u: density(self.z(u)) + volume, u)
         return Between(u, log_0, grad_0, log_0, log_1, grad_0, grad_1).at(beta)
-
-
-def with_gradient(log_density: Callable[[Tensor], Tensor], u: Tensor) -> tuple[Tensor, Tensor]:
-    """A log density ``[N]`` and its gradient ``[N, d]`` at ``u``."""
-    with torch.enable_grad():
-        u = u.detach().requires_grad_()
-        value = log_density(u)
-        (grad,) = torch.autograd.grad(value.sum(), u)
-    return value.detach(), grad
 
 
 def anneal(

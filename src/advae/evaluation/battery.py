@@ -26,6 +26,7 @@ from advae.evaluation.reconstruction import reconstructions
 from advae.evaluation.samples import METRICS, prepared, samples
 from advae.evaluation.work import ALONE, Work
 from advae.model import LatentModel, seeded
+from advae.networks.products import faster_products
 
 LIKELIHOODS = ("elbo", "iwae", "exact", "ais", "bdmc")
 CHECKS = ("posterior", "critics")
@@ -140,7 +141,7 @@ def evaluate(
     observed = Observed(as_trained(model, data), split, seed, limit)
     found = Estimates((), said(model, likelihood=bool(asked.likelihood)))
     asked = asked.without(lacking(model, observed), named)
-    with seeded(seed, model.device):
+    with faster_products(), seeded(seed, model.device):
         network = ready(model, observed, asked, work)
         if model.has_encoder:
             found.add(reconstructions(model, observed, work=work))

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advae.training.compiled import CannotCompile, Compiled
+from advae.compiling import CannotCompile
+from advae.training.compiled import Compiled
 from advae.training.gradients import Take, Taken
 from advae.training.processes import agreed
 from advae.training.step import Step

@@ -3,47 +3,27 @@
 The forward pass alone could be compiled with less. But each player's backward would then run through the whole
 compiled graph, once a player, only to keep its own part. Here the operations of a move are recorded as they run, each
 player's ``autograd.grad`` among them (a gradient penalty's inner one too), and what nobody asked for is gone before
-the graph is compiled by Inductor. Recording needs what a step promises anyway (see :mod:`advae.training.step`): no
-decision in Python depends on a tensor's value.
-
-Random numbers are drawn by the same calls in the same order as without compiling, so both give the same losses for
-the same seed, within floating point.
+the graph is compiled (:mod:`advae.compiling`). Recording needs what a step promises anyway (see
+:mod:`advae.training.step`): no decision in Python depends on a tensor's value. Both ways give the same losses for the
+same seed, within floating point.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.fx import GraphModule
-from torch.fx.experimental.proxy_tensor import make_fx
 
-from advae.errors import AdvaeError
+from advae.compiling import compiled
 from advae.methods import Method
 from advae.model import LatentModel
 from advae.training.gradients import Taken, terms_of
 from advae.training.players import Player
-
-Program = Callable[..., Sequence[Tensor]]
-Backend = Callable[[GraphModule, list[Any]], Program]
-
-
-class CannotCompile(AdvaeError):
-    """A step cannot be recorded or compiled here."""
-
-
-def inductor(graph: GraphModule, inputs: list[Any]) -> Program:
-    """The graph compiled by Inductor, its random numbers drawn as eager operations draw them."""
-    import torch._inductor as inductor_
-
-    with torch.no_grad(), warnings.catch_warnings(), inductor_.config.patch(fallback_random=True):
-        warnings.simplefilter("ignore")  # of torch's own, about its own
-        return inductor_.compile(graph, inputs)
 
 
 class Compiled:
@@ -54,7 +34,6 @@ class Compiled:
         model: encoder, decoder and critics; its tensors must stay where they are in memory.
         method: whose losses.
         players: with their parameters.
-        backend: what compiles a graph; Inductor unless given.
     """
 
     def __init__(
@@ -63,10 +42,8 @@ class Compiled:
         model: LatentModel,
         method: Method,
         players: Mapping[str, Player],
-        backend: Backend | None = None,
     ) -> None:
         self.fabric, self.model, self.method, self.players = fabric, model, method, players
-        self.backend = backend or inductor
         self._moves: dict[tuple[str, ...], _Move] = {}
 
     def __call__(self, x: Tensor, names: Sequence[str], kl_weight: float | Tensor) -> Taken:
@@ -93,16 +70,8 @@ class _Move:
         self.names, self.terms = names, list[str]()
         self.moved: list[int] = []  # places of the parameters that have a gradient
         inputs = [*self.state.values(), x, self._weight(x, 1.0)]
-        try:
-            graph = _recorded(self._function(parent, names), inputs, parent.model)
-            self.program = parent.backend(graph, [value.detach() for value in inputs])
-        except AdvaeError:
-            raise
-        except Exception as error:  # of many kinds, and all mean that the step runs without this
-            first = (str(error).strip().splitlines() or [""])[0]
-            raise CannotCompile(
-                "this step cannot be compiled here", given=f"{type(error).__name__}: {first}"
-            ) from error
+        with _buffers_kept(parent.model):
+            self.program = compiled(self._function(parent, names), inputs)
 
     def _function(self, parent: Compiled, names: tuple[str, ...]) -> Callable[..., list[Tensor]]:
         """``(weights and buffers, x, weight) → terms [n], norms [players], gradients``, flat."""
@@ -162,16 +131,16 @@ class _Whole(nn.Module):
         return self.function(self, *args)
 
 
-def _recorded(function: Callable[..., list[Tensor]], inputs: list[Tensor], model: LatentModel) -> GraphModule:
-    """The operations of ``function``. It is run for this, so buffers and the random state are put back."""
+@contextmanager
+def _buffers_kept(model: LatentModel) -> Iterator[None]:
+    """Put the model's buffers back afterwards: a function is run to be recorded."""
     before = [buffer.clone() for buffer in model.buffers()]
-    devices = [inputs[0].device] if inputs[0].device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        graph: GraphModule = make_fx(function)(*inputs)
-    with torch.no_grad():
-        for buffer, value in zip(model.buffers(), before, strict=True):
-            buffer.copy_(value)
-    return graph
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in zip(model.buffers(), before, strict=True):
+                buffer.copy_(value)
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Matrix products and convolutions of float32 on a GPU: in TF32 while training."""
+"""Matrix products and convolutions of float32 while training: in TF32 on a GPU, by the faster library on a CPU."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ from contextlib import contextmanager
 
 import torch
 
+from advae.networks.products import faster_products
+
 
 @contextmanager
 def fast_products() -> Iterator[None]:
     """Within, float32 factors are read to 10 bits after the point and summed in float32; then as it was before.
 
     For the networks' own products this is several times as fast and less coarse than bf16. Likelihoods, log ratios and
-    the optimisers are no products and stay as they are. On a CPU nothing changes.
+    the optimisers are no products and stay as they are. On a CPU see :mod:`advae.networks.products`.
     """
     if not torch.cuda.is_available():
-        yield
+        with faster_products():
+            yield
         return
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True

@@ -55,13 +55,13 @@ def check(recipe: str, device: torch.device, seconds: float) -> Speed:
         trial = on_noise(resolve(recipe, {"train.precision": "fp32"}), SHAPE, device, way)
         trial.settle()
         side = SIDE if device.type == "cpu" else SIDE_ON_GPU
-        a, b, out = (torch.randn(side, side, device=device) for _ in range(3))
+        a, b = (torch.randn(side, side, device=device) for _ in range(2))
         turn = seconds / (2 * TURNS)
         steps, products = [], []
         for _ in range(TURNS):
             steps.append(rate(lambda: trial.run(AT_ONCE), device, turn) * AT_ONCE)
             with fast_products():
-                products.append(rate(lambda: torch.mm(a, b, out=out), device, turn))
+                products.append(rate(lambda: torch.mm(a, b), device, turn))
     images = sorted(steps)[TURNS // 2] * trial.step.options.batch
     return Speed(images, sorted(products)[TURNS // 2] * 2 * side**3, products_of(trial.step.model), trial.way)
 
