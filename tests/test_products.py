@@ -6,12 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from advae.networks import products
 from advae.networks.products import LARGE, faster_products, linear, recorded_products
 from advae.networks.products import onednn_is_faster as asked
+from advae.training.products import fast_products
 
 pytestmark = pytest.mark.skipif(
     not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")),
@@ -162,3 +164,12 @@ def test_a_torch_without_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(products, "linear", missing)
     assert asked.__wrapped__() is False
+
+
+def test_training_asks_for_it_but_in_bf16(given_to_onednn: list[tuple[int, ...]]) -> None:
+    a, b = torch.randn(B, N), torch.randn(N, M)
+    for precision, count in (("bf16-mixed", 0), ("32-true", 1)):
+        fabric = Fabric(accelerator="cpu", devices=1, precision=precision)  # type: ignore[arg-type]
+        with fast_products(fabric):
+            a @ b
+        assert len(given_to_onednn) == (0 if torch.cuda.is_available() else count)

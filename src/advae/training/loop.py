@@ -45,7 +45,12 @@ def fit(setup: Setup, run: Run, *, go_on: bool = False, quiet: bool = False) -> 
         CheckpointError: another process is at it.
     """
     alone = held(run.path) if setup.fabric.is_global_zero else nullcontext()
-    with alone, freed_memory_kept(), fast_products(), seeded(setup.config.seed, setup.fabric.device):
+    with (
+        alone,
+        freed_memory_kept(),
+        fast_products(setup.fabric),
+        seeded(setup.config.seed, setup.fabric.device),
+    ):
         Fit(setup, run, go_on).main(quiet)
     setup.fabric.barrier()  # what the first process wrote is there for all
 

@@ -68,7 +68,7 @@ class Trial:
 
     def run(self, steps: int) -> None:
         """So many steps, each with its own seed."""
-        with freed_memory_kept(), fast_products():
+        with freed_memory_kept(), fast_products(self.step.fabric):
             for _ in range(steps):
                 reseed(mix(self.seed, self.done, 0), self.device)
                 if self._captured is not None:
