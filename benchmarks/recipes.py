@@ -6,8 +6,8 @@
 
 A recipe's own networks and batch, on noise of its data's shape: no data set is needed, and none is read. A step is
 what training does, all players and the average of the weights, without validation or writing; on a GPU it is a graph's
-replay where one can be captured. Recipes take turns, a step each (on a GPU some, as one is too short to time); a recipe
-that has had its seconds sits out. Medians are written to results/speed-recipes.json and, from it,
+replay where one can be captured. Recipes take turns of a quarter of a second, or of one step; a recipe that has had its
+seconds sits out. Medians are written to results/speed-recipes.json and, from it,
 results/speed-recipes.md.
 """
 
@@ -29,6 +29,10 @@ from advae.training.environment import describe_device, find_device, find_precis
 
 RESULTS = Path(__file__).parents[1] / "results" / "speed-recipes.json"
 GROUP = 6  # recipes held in memory at a time
+TURN, MOST = (
+    0.25,
+    20,
+)  # seconds of a recipe's turn, and steps at most: a run's first ones find caches and heap cold
 
 
 class Bench:
@@ -41,16 +45,16 @@ class Bench:
     """
 
     def __init__(self, name: str, device: torch.device, precision: str) -> None:
-        on_gpu = device.type == "cuda"
-        self.name, self.device, self.at_once = name, device, 10 if on_gpu else 1
-        self.trial = trial(name, "graph" if on_gpu else "eager", precision, device)
+        self.name, self.device = name, device
+        self.trial = trial(name, "graph" if device.type == "cuda" else "eager", precision, device)
         self.precision = find_precision(precision, device)
         self.weights = sum(weights(self.trial.step.model).values())
         self.seconds: list[float] = []
         self.trial.settle()
+        self.at_once = max(1, min(MOST, round(TURN / timed(self.trial.run, 1, device))))
 
     def turn(self, cap: float) -> bool:
-        """One step, timed, unless its seconds are spent; whether it was taken."""
+        """Some steps, timed, unless its seconds are spent; whether they were taken."""
         if sum(self.seconds) * self.at_once > cap:
             return False
         self.seconds.append(timed(self.trial.run, self.at_once, self.device) / self.at_once)
@@ -137,7 +141,7 @@ def main() -> None:
     )
     parser.add_argument("recipes", nargs="*", help="all without a name")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--rounds", type=int, default=7, help="steps of each recipe")
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each recipe")
     parser.add_argument(
         "--cap", type=float, default=10.0, help="seconds after which a recipe takes no step more"
     )

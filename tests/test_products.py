@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from advae.networks import products
-from advae.networks.products import LARGE, faster_products, linear, recorded_products
+from advae.networks.products import LARGE, faster_products, linear, onednn_gain, recorded_products
 from advae.networks.products import onednn_is_faster as asked
 from advae.training.products import fast_products
 
@@ -155,7 +155,8 @@ def test_only_much_faster_is_faster(
     mkl: float, onednn: float, taken: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(products, "_best", lambda *ways: [mkl, onednn])
-    assert asked.__wrapped__() is taken
+    monkeypatch.setattr(products, "onednn_gain", onednn_gain.__wrapped__)
+    assert asked() is taken
 
 
 def test_a_torch_without_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +164,7 @@ def test_a_torch_without_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_linear_pointwise'")
 
     monkeypatch.setattr(products, "linear", missing)
-    assert asked.__wrapped__() is False
+    assert onednn_gain.__wrapped__() == 0
 
 
 def test_training_asks_for_it_but_in_bf16(given_to_onednn: list[tuple[int, ...]]) -> None:

@@ -64,7 +64,7 @@ def find_device(name: str, local: str | None = None) -> torch.device:
 
 
 def find_precision(name: str, device: torch.device) -> str:
-    """ "fp32" or "bf16" for "auto": bf16 where the machine multiplies in it, where it is two to four times as fast."""
+    """ "fp32" or "bf16" for "auto": bf16 where the machine multiplies in it, where that is faster."""
     if name != "auto":
         return name
     if device.type == "cuda":
