@@ -340,6 +340,15 @@ def test_a_bounded_basis_is_the_hyperbolic_tangent_of_the_other() -> None:
     torch.testing.assert_close(basis(bounded=True)(50), expected)
 
 
+@pytest.mark.parametrize("normal", [0.0, 0.7])
+def test_normal_noise_comes_with_a_bound(normal: float) -> None:
+    head = HEADS.build(
+        {"name": "noise-basis", "functions": 3, "noise": 2, "normal": normal}, event_shape=(2,)
+    )
+    q = head(lambda inputs: torch.zeros(1, 4, 2), torch.zeros(1, 1))
+    assert head.basis.bounded == (normal > 0) and q.normal == normal
+
+
 def test_normal_noise_alone_is_the_normal_that_it_says() -> None:
     """Basis vectors of zero leave Σ_i a_i s ξ_i: moments without an error, normal draws, and their gradient."""
     s, zero = 0.7, lambda n: torch.zeros(n, M, D)
