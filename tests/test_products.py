@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -157,6 +157,23 @@ def test_only_much_faster_is_faster(
     monkeypatch.setattr(products, "_best", lambda *ways: [mkl, onednn])
     monkeypatch.setattr(products, "onednn_gain", onednn_gain.__wrapped__)
     assert asked() is taken
+
+
+def test_the_trial_is_one_of_float32_wherever_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def noted(*ways: Callable[[], Tensor]) -> list[float]:
+        seen.extend(way().dtype for way in ways)
+        return [1.0, 1.0]
+
+    monkeypatch.setattr(products, "_best", noted)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            assert onednn_gain.__wrapped__() == 1
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert seen == [torch.float32, torch.float32]
 
 
 def test_a_torch_without_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

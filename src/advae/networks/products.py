@@ -43,9 +43,10 @@ _own.impl("linear", lambda x, weight, bias: x.new_empty(len(x), len(weight)), "M
 @cache
 def onednn_gain() -> float:
     """How many times as fast as torch's own way oneDNN is, found by a trial of some milliseconds; 0 without it."""
-    a, b = torch.ones(SIDE, SIDE), torch.ones(SIDE, SIDE)
+    a, b = (torch.ones(SIDE, SIDE, dtype=torch.float32, device="cpu") for _ in range(2))
     try:
-        own, onednn = _best(lambda: torch.mm(a, b), lambda: linear(a, b))
+        with torch.autocast("cpu", enabled=False):
+            own, onednn = _best(lambda: torch.mm(a, b), lambda: linear(a, b))
     except (AttributeError, RuntimeError):  # torch was built without it
         return 0.0
     return own / onednn
