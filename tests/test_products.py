@@ -191,3 +191,15 @@ def test_training_asks_for_it_but_in_bf16(given_to_onednn: list[tuple[int, ...]]
         with fast_products(fabric):
             a @ b
         assert len(given_to_onednn) == (0 if torch.cuda.is_available() else count)
+
+
+def test_the_trial_leaves_the_threads_as_they_were() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        during: list[int] = []
+        found = products._best(lambda: during.append(torch.get_num_threads()), lambda: None)
+        assert set(during) == {1} and torch.get_num_threads() == 2
+        assert len(found) == 2 and min(found) >= 0
+    finally:
+        torch.set_num_threads(before)

@@ -131,10 +131,13 @@ def _products() -> Finding:
     """Whose float32 products training and evaluation on the CPU take."""
     from advae.networks.products import onednn_gain, onednn_is_faster
 
-    library = "oneDNN's" if onednn_is_faster() else "torch's own"
-    return Finding(
-        "products", True, f"{library} for fp32 on the CPU (oneDNN: {onednn_gain():.1f} × the other)"
+    gain = f"{onednn_gain():.1f} times as fast here"
+    detail = (
+        f"by oneDNN, {gain} as torch's choice"
+        if onednn_is_faster()
+        else f"as torch has them; oneDNN is {gain}"
     )
+    return Finding("products", True, f"of fp32 on the CPU {detail}")
 
 
 def _threads() -> Finding:
