@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.library import Library
 
 LARGE = 2_000_000  # multiplications from which on a product is worth the way there
-MUCH, SIDE, TRIALS = 1.3, 512, 9  # how much faster it must be, at which size, to the best of so many
+MUCH, SIDE, TRIALS = 1.3, 256, 50  # how much faster it must be, at which size, to the best of so many
 
 aten = torch.ops.aten
 
