@@ -51,6 +51,37 @@ def close(found: Tensor, a: Tensor, b: Tensor, c: Tensor | float = 0.0) -> None:
     assert bool(((found.double() - exact).abs() <= bound).all())
 
 
+BIASES = {
+    "numbers in a row": lambda: torch.randn(M),
+    "every other number": lambda: torch.randn(M, 2)[:, 1],
+    "one number many times": lambda: torch.randn(1).expand(M),
+}
+
+
+@pytest.mark.parametrize("layout", BIASES)
+def test_a_bias_of_any_layout(layout: str) -> None:
+    x, weight, bias = torch.randn(B, N), torch.randn(M, N), BIASES[layout]()
+    close(linear(x, weight, bias), x, weight.t(), bias)
+    with faster_products():
+        close(torch.nn.functional.linear(x, weight, bias), x, weight.t(), bias)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: torch.addmm(torch.randn(B, M, dtype=torch.float64), torch.randn(B, N), torch.randn(N, M)),
+        lambda: torch.addmm(torch.randn(1, B, M), torch.randn(B, N), torch.randn(N, M)),
+        lambda: torch.addmm(torch.randn(M + 1), torch.randn(B, N), torch.randn(N, M)),
+        lambda: torch.mm(torch.randn(B, N + 1), torch.randn(N, M)),
+        lambda: torch.mm(torch.randn(B, N), torch.randn(N, M, dtype=torch.float64)),
+    ],
+    ids=["a sum of another type", "a sum of three axes", "a sum too long", "sizes", "types"],
+)
+def test_what_torch_refuses_is_refused(wrong: Callable[[], Tensor]) -> None:
+    with faster_products(), pytest.raises(RuntimeError):
+        wrong()
+
+
 LAYOUTS = {
     "rows": lambda: torch.randn(M, N),
     "columns": lambda: torch.randn(N, M).t(),

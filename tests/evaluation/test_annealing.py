@@ -195,27 +195,50 @@ def test_a_compiled_gradient_is_the_gradient(model: LatentModel, monkeypatch: py
     assert [program is not None for program in joint.gradient._programs.values()] == [True]
 
 
-@pytest.mark.parametrize("kind", ["decides", "changes"])
+@pytest.mark.parametrize("kind", ["decides", "changes", "bakes in"])
 def test_what_cannot_be_recorded_stays_eager(kind: str, recorded: list[GraphModule]) -> None:
-    """A density that decides by a value, and one that is another at every call."""
+    """A density that decides by a value, one that is another at every call, one that hides a value from the record."""
     calls = iter(range(100))
 
     def density(u: Tensor) -> Tensor:
         if kind == "decides" and float(u.detach().sum()) > 1e9:
             return u.sum(-1)
-        return -u.square().sum(-1) + (next(calls) if kind == "changes" else 0)
+        hidden = float(u.detach().numpy().mean()) if kind == "bakes in" else 0.0
+        return -u.square().sum(-1) + (next(calls) if kind == "changes" else hidden)
 
     found, u = Gradient(density), torch.randn(3, 2)
     grad = found(u, times=10)[1]
     torch.testing.assert_close(grad, -2 * u)
     assert list(found._programs.values()) == [None]
-    assert len(recorded) == (1 if kind == "changes" else 0)
+    assert len(recorded) == (0 if kind == "decides" else 1)
+
+
+def test_every_kind_of_input_is_recorded_for_itself(recorded: list[GraphModule]) -> None:
+    found = Gradient(lambda u, shift: -(u - shift).square().sum(-1))
+    for u in (torch.randn(3, 2), torch.randn(3, 2).float(), torch.randn(2, 3).t(), torch.randn(4, 2)):
+        shift = torch.ones_like(u)
+        for _ in range(2):
+            value, grad = found(u, shift, times=1)
+        torch.testing.assert_close(grad, -2 * (u - shift))
+        assert value.dtype == u.dtype
+    assert len(recorded) == 4
+
+
+def test_whether_it_is_compiled_depends_on_counted_work_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """3 × 2 numbers by a 2 × 2 matrix are 24 FLOP, as many again backwards."""
+    asked: list[int] = []
+    for times, pays in ((99, False), (100, True)):
+        monkeypatch.setattr(gradient, "PAYS", 48 * 100)
+        matrix = torch.eye(2)
+        monkeypatch.setattr(gradient, "compiled", lambda f, given, asked=asked: asked.append(1) or f)
+        Gradient(lambda u, m=matrix: (u @ m).sum(-1))(torch.randn(3, 2), times=times)
+        assert bool(asked) == pays
 
 
 def test_a_short_annealing_is_not_compiled(
     recorded: list[GraphModule], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gradient, "PAYS", 60.0)
+    monkeypatch.setattr(gradient, "PAYS", 1e12)
     found = Gradient(lambda u: -u.square().sum(-1))
     found(torch.randn(3, 2), times=100)
     assert not recorded

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from advae.evaluation.floors import accuracy_floor, gaussian_kl, ratio_floor, wishart_log_det
+from advae.evaluation.floors import accuracy_floor, aggregate_floor, gaussian_kl, ratio_floor, wishart_log_det
 from evaluation.critic_cases import SIGMAS, calibrated_pairs
 from truth.linear_gaussian import Gauss
 
@@ -37,6 +37,16 @@ def test_the_floor_by_moments_lies_below_the_kl_of_two_modes() -> None:
     fourth, variance = a**4 + 6 * a**2 * s**2 + 3 * s**4, a**2 + s**2
     lower = (fourth / variance**2 - 3) / (4 * 256)
     assert abs(float(values.mean()) - exact - lower) < SIGMAS * float(values.std()) / math.sqrt(4000) + 1e-5
+
+
+def test_a_code_that_does_not_vary_has_a_high_floor_that_is_a_number() -> None:
+    """Its KL is infinite; at the variance that stands for none, 1e-12, it is ½ (1e-12 − 1 + log 1e12), 13.3 nats."""
+    z = torch.cat([torch.randn(400, 2), torch.zeros(400, 1)], 1).double()
+    found, without = aggregate_floor(z, torch.zeros(400)), aggregate_floor(z[:, :2], torch.zeros(400))
+    # what the sample's correction adds, d and n being known, is not that of the constant
+    added = 0.5 * (math.log(1e12) - 1) + 0.5 * (wishart_log_det(3, 399) - wishart_log_det(2, 399))
+    assert found.value - without.value == pytest.approx(added, abs=1e-6)
+    assert math.isfinite(found.stderr)
 
 
 def test_the_floor_by_accuracy_by_hand() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import advae
-from advae.inference.checks import headline
+from advae.inference.checks import headline, stein_check
 from advae.metrics.pareto import pareto_k
 from advae.metrics.rhat import effective_size, rhat
 from advae.metrics.sliced import sliced_wasserstein
@@ -80,6 +80,7 @@ def test_pareto_shape_of_known_tails() -> None:
         assert abs(float(found.mean()) - (190 * k + 5) / 200) < 0.1
     assert pareto_k(torch.zeros(100)) == -math.inf
     assert pareto_k(torch.tensor([0.0, math.nan] * 50)) == math.inf
+    assert pareto_k(torch.full((100,), -math.inf)) == math.inf
 
 
 def test_rhat_sees_what_differs() -> None:
@@ -91,6 +92,26 @@ def test_rhat_sees_what_differs() -> None:
     assert float(rhat(shifted).min()) > 1.05
     assert float(rhat(scaled).min()) > 1.05
     assert 1200 < float(effective_size(draws).min()) < 3000
+
+
+def test_a_number_that_is_constant_agrees_with_itself() -> None:
+    """As the first entry of a correlation matrix's factor; but not one that is another constant in every chain."""
+    draws = torch.randn(4, 500, 3)
+    draws[..., 1] = 1.0
+    draws[..., 2] = torch.arange(4.0).unsqueeze(1)
+    found = rhat(draws)
+    assert float(found[0]) < 1.02 and float(found[1]) == 1 and not float(found[2]) < 1e3
+    assert float(effective_size(draws)[1]) == draws[..., 1].numel()
+
+
+def test_many_fits_can_be_told_by_the_stein_discrepancy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The level is shared out over the fits: p-values of a thousand signs would be too coarse for eleven."""
+    posterior = advae.infer(
+        lambda x: -0.5 * x.square().sum(-1), {"x": (2,)}, family="full-rank", steps=60, fits=11, quiet=True
+    )
+    right = type(posterior).unconstrained
+    monkeypatch.setattr(type(posterior), "unconstrained", lambda *a, **k: 3 * right(*a, **k))
+    assert any(remark.warning for remark in stein_check(posterior).remarks)
 
 
 def test_against_arviz() -> None:

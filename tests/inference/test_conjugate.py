@@ -59,6 +59,20 @@ def test_chains_have_the_moments(model: Callable[[], Conjugate]) -> None:
         assert abs(float(values[name].std()) / sd - 1) < 5 * math.sqrt(1 / found.ess)
 
 
+def test_chains_that_begin_where_there_is_no_density_begin_elsewhere() -> None:
+    """A unit normal below 1 and not a number above, where a third of the chains would begin and stay."""
+
+    def below_one(a: torch.Tensor) -> torch.Tensor:
+        return -0.5 * a.square() + 0 * (1 - a).sqrt()
+
+    found = hmc(Target(below_one, Space({"a": ()}), dtype=torch.float64), CHAINS, seed=4)
+    assert bool((found.z < 1).all()) and found.rhat < 1.05
+    hazard = math.exp(-0.5) / math.sqrt(2 * math.pi) / (0.5 + 0.5 * math.erf(math.sqrt(0.5)))
+    mean, sd = -hazard, math.sqrt(1 - hazard - hazard**2)
+    assert abs(float(found.z.mean()) - mean) < 5 * sd / math.sqrt(found.ess)
+    assert abs(float(found.z.std()) / sd - 1) < 5 * math.sqrt(1 / found.ess)
+
+
 def test_a_missing_jacobian_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     known, right = normal_unknown(), Space.constrained
 

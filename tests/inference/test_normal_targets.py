@@ -11,6 +11,7 @@ or entropy, is off by much more (see the broken versions below).
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -54,6 +55,17 @@ def test_moments_and_bound(family: str, d: int, steps: int, most: float) -> None
     # A bound lies below the evidence by KL(q‖p); an error of a tenth in every standard deviation costs d/100 nats.
     for bound in posterior.bounds():
         assert abs(bound.value - LOG_Z) < 0.05 + (0 if most == EXACT else 0.015 * d)
+
+
+def test_a_small_batch_in_many_dimensions_still_has_a_covariance() -> None:
+    """32 draws in 60 dimensions would leave r flat; unit normals, so that nothing else is hard."""
+    posterior = advae.infer(
+        lambda x: -0.5 * x.square().sum(-1), {"x": (60,)}, steps=500, seed=1, **{**SMALL, "batch": 32}
+    )
+    deviations = posterior.sample(DRAWS * posterior.fits, chains=True)["x"].std(1)
+    assert float((deviations - 1).abs().max()) < CLOSE
+    exact = 60 * 0.5 * math.log(2 * math.pi)
+    assert all(abs(bound.value - exact) < 0.05 + 0.015 * 60 for bound in posterior.bounds())
 
 
 def test_a_contrast_that_forgets_the_covariance_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,7 @@ from torch.nn.functional import elu
 from advae.distributions.base import HEADS, Distribution, Head, SampledOnly, wide
 from advae.errors import ConfigError
 
+FEWEST, FEWEST_A_DIMENSION = 64, 8  # draws behind a variance; behind a covariance, for each dimension
 COEFFICIENT_SHIFT = 5.0  # elu(· − 5) + 1 starts near exp(−5): the posterior starts narrow (authors' code)
 
 
@@ -76,8 +77,8 @@ class LinearCombination(SampledOnly):
         offset: ``z⁰ [B, d]``.
         coefficients: ``a [B, m, d]``.
         draw: ``draw(n)`` gives independent basis vectors ``[n, m, d]``.
-        moment_samples: the least number of draws from which the moments of v are estimated; the draws
-            made for samples count.
+        moment_samples: the least number of draws from which the moments of v are estimated, if it is more than are
+            needed anyway (64, or 8 d for a covariance); the draws made for samples count.
         normal: ``s``.
     """
 
@@ -106,7 +107,7 @@ class LinearCombination(SampledOnly):
 
     def moments(self, full: bool = False) -> tuple[Tensor, Tensor]:
         """Mean (III.2) and variance (III.3), or the whole covariance, by the moments of the basis."""
-        v, a = self._moment_basis(), self.coefficients
+        v, a = self._moment_basis(full), self.coefficients
         mean = self.offset + (a * v.mean(0)).sum(1)  # (III.2)
         if not full:
             return mean, (a.square() * (v.var(0) + self.normal**2)).sum(1)  # (III.3)
@@ -117,10 +118,14 @@ class LinearCombination(SampledOnly):
             return mean, weighted_covariance(a, cov + known)
 
     @torch.no_grad()
-    def _moment_basis(self) -> Tensor:
-        """Draws of the basis to take moments of: those made for samples, and more where they are too few."""
+    def _moment_basis(self, full: bool) -> Tensor:
+        """Draws of the basis to take moments of: those made for samples, and more where they are too few.
+
+        Few images must not mean few draws: the covariance of two would be all but singular.
+        """
         made = 0 if self._basis is None else len(self._basis)
-        missing = max(self.moment_samples, self.batch_shape[0], 2) - made
+        least = FEWEST_A_DIMENSION * self.event_shape.numel() if full else FEWEST
+        missing = max(self.moment_samples, self.batch_shape[0], least) - made
         if missing > 0:
             more = self.draw(missing)
             self._basis = more if self._basis is None else torch.cat([self._basis, more])

@@ -32,6 +32,7 @@ UNSEEN = 3.0  # what n pairs never show has a probability below 3/n, with 95 % c
 HELD = 30.0  # e^T is held below n/30, so that what they never show adds a tenth to a mean of one, at most
 ADDED = 2.0  # successes and failures added to a proportion (Agresti and Coull 1998)
 
+LEAST_VARIANCE = 1e-12  # of a code
 PAIR_KL, PRIOR_KL = "KL(P‖Q)", "KL(q(z|x)‖p(z))"
 OWN = "accuracy", "ratios"  # floors that a critic's own pairs give: a weak critic has low ones
 
@@ -129,8 +130,13 @@ def gaussian_kl(z: Tensor) -> Tensor:
     count, _, d = z.shape
     z = z.double().transpose(0, 1)
     centred = z - z.mean(1, keepdim=True)
-    log_det = torch.linalg.slogdet(centred.mT @ centred / (count - 1)).logabsdet
+    log_det = torch.linalg.slogdet(centred.mT @ centred / (count - 1) + least(z)).logabsdet
     return 0.5 * (z.square().sum(-1).mean(1) - d - log_det + wishart_log_det(d, count - 1))
+
+
+def least(z: Tensor) -> Tensor:
+    """What is added to a covariance of codes ``z [..., d]``, so that a dimension that does not vary has a finite KL."""
+    return LEAST_VARIANCE * torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
 
 
 def wishart_log_det(d: int, n: int) -> float:
@@ -153,7 +159,7 @@ def evidence_floor(scores: Tensor, claims: Tensor, log_prob: Estimate) -> Floor:
 def aggregate_floor(z: Tensor, claims: Tensor) -> Floor:
     """The floor by the moments of all codes ``z [N, d]`` together, one of each image, under ``claims [N]``."""
     centred = z - z.mean(0)
-    distance = (torch.linalg.solve(z.T.cov(), centred.T).T * centred).sum(1)
+    distance = (torch.linalg.solve(z.T.cov() + least(z), centred.T).T * centred).sum(1)
     value, (_, error) = (
         float(gaussian_kl(z.unsqueeze(1))),
         mean_and_error(0.5 * (z.square().sum(1) - distance)),

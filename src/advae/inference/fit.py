@@ -26,7 +26,7 @@ from advae.training.players import Player, rate_share
 
 LOCATE, SETTLE = 150, 0.2
 FIRST_SHARE, LAST_SHARE = 0.5, 0.05  # of a step that locates: large to get there, small against noise
-DRAWS_PER_DIM = 4  # at least, in a step that locates: it regresses on every coordinate
+DRAWS_PER_DIM = 4  # at least, in a step that regresses on every coordinate or takes a full covariance
 NORMAL_RATE = 0.02  # of the normals' own fit: they have no networks, and no noise at a normal target
 RISING = 0.4  # share of the fit over which the power rises to 1
 DECAY = 0.995  # of the average of q's weights, which is what is kept
@@ -70,6 +70,12 @@ class Fit:
     def total(self) -> int:
         """Steps of all phases."""
         return LOCATE + self.options.steps + self.settle
+
+    @property
+    def draws(self) -> int:
+        """Of each fit in a step: as many as were asked for, and as many as the covariance of a full contrast needs."""
+        full = self.game is not None and self.game.full
+        return max(self.options.batch, DRAWS_PER_DIM * self.target.space.dim if full else 0)
 
     @property
     def phase(self) -> str:
@@ -120,7 +126,7 @@ class Fit:
     def _play(self, game: Game, power: float, share: float, *, last: bool) -> None:
         """The critics move; at the last of their steps q does too, by the same draws, both gradients taken before."""
         with torch.set_grad_enabled(last):
-            (u,) = self.q(n=self.options.batch)
+            (u,) = self.q(n=self.draws)
             r = game.normals(u)
             bar, log_r = r.standardised(u)
             log_p = log_density(self.target, self.place, u, power)
@@ -129,13 +135,13 @@ class Fit:
             known = game.known(log_p, log_r)
         if last:
             self._move(game.opinion(known, bar) + log_r - log_p, u, share)
-        noise = game.noise(self.place, r, power, self.options.batch)
+        noise = game.noise(self.place, r, power, self.draws)
         game.learn(bar.detach(), known.detach(), *noise, CRITIC_END + (1 - CRITIC_END) * share)
         self.last |= game.report
 
     def _settle(self) -> None:
         assert self.game is not None and self.game.moments is not None
-        step, n, r = self.step - LOCATE - self.options.steps, 2 * self.options.batch, self.game.moments
+        step, n, r = self.step - LOCATE - self.options.steps, 2 * self.draws, self.game.moments
         with torch.no_grad():
             (u,) = self.q(n=n, weights=self.average)
             bar, log_r = r.standardised(u)

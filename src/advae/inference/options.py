@@ -23,7 +23,7 @@ class InferOptions:
     steps: int = 3000
     """Updates of q(z) after it was located."""
     batch: int = 256
-    """Draws of each fit in a step."""
+    """Draws of each fit in a step; with the full contrast never fewer than 4 for each coordinate."""
     rate: float = 1e-3
     """Adam's learning rate for q(z), down a half cosine."""
     critic_rate: float = 3e-3

@@ -113,7 +113,9 @@ def _run(target: Target, options: HMC, tick: Callable[[int], None]) -> Reference
 
         if state is None:
             state = log_density(whitened(z, mean, factor))
-            _startable(state)
+            if warm and bool(lost(state).any()):
+                z = restarted(z, lost(state))
+                state = log_density(whitened(z, mean, factor))
         steps = int(torch.randint(FEWEST, MOST + 1, ()))
         shares = SMALLEST ** torch.rand_like(z[:, :1])
         state, accept = transition(log_density, state, log_step.exp() * shares, steps)
@@ -146,9 +148,22 @@ def whitened(z: Tensor, mean: Tensor, factor: Tensor) -> Tensor:
     return torch.linalg.solve_triangular(factor, (z - mean).mT, upper=False).mT
 
 
-def _startable(state: State) -> None:
-    if not bool(state.log_prob.isfinite().any()):
+def lost(state: State) -> Tensor:
+    """Chains that stand where the log density or its gradient is not finite, ``[C]``: from there none ever moves."""
+    return ~(state.log_prob.isfinite() & state.grad.isfinite().all(1))
+
+
+def restarted(z: Tensor, lost: Tensor) -> Tensor:
+    """``z [C, d]`` with the lost chains where others are, drawn at random.
+
+    Raises:
+        NotFiniteError: all of them are lost.
+    """
+    if bool(lost.all()):
         raise NotFiniteError(
             "the reference chains cannot begin: the log joint is finite at none of their starts",
             remedy="check the scales of the parameters: they begin within a few units of 0",
         )
+    found = z.clone()
+    found[lost] = z[~lost][torch.randint(int((~lost).sum()), (int(lost.sum()),), device=z.device)]
+    return found

@@ -56,7 +56,7 @@ class BAVAE(Method):
     """Known terms of D_φ: −log p(z), the one density there is; or none (the paper's). With it exp(T) has no
     finite mean under the prior until the critic has learned to undo it, so it is off."""
     ceiling: float = 10.0
-    """Greatest log ratio that the critics can give, in nats: it bounds what one pair adds to a loss."""
+    """Greatest T that the critics can give, one more than a log ratio: it bounds what one pair adds to a loss."""
 
     paper: ClassVar[str] = "Fickinger 2019"
     players: ClassVar[dict[str, tuple[str, ...]]] = {

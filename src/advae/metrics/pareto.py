@@ -18,12 +18,12 @@ LEAST_TAIL = 5  # weights from which a shape can be fitted
 
 
 def pareto_k(log_weights: Tensor) -> float:
-    """``k̂`` of importance weights given by their logs ``[S]``; infinite where some are not numbers.
+    """``k̂`` of importance weights given by their logs ``[S]``; infinite where some are not numbers or all are zero.
 
     The tail are the largest ``min(S/5, 3 √S)`` weights.
     """
     w = log_weights.double().flatten()
-    if bool(w.isnan().any()) or bool((w == torch.inf).any()):
+    if bool(w.isnan().any()) or not bool(w.max().isfinite()):
         return math.inf
     count = min(len(w) // 5, math.ceil(3 * math.sqrt(len(w))))
     if count < LEAST_TAIL:

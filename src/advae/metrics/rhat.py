@@ -18,10 +18,19 @@ from torch import Tensor
 
 
 def rhat(draws: Tensor) -> Tensor:
-    """R-hat of every coordinate of ``draws [M, n, d]``, ``[d]``, in float64; M chains of n draws."""
+    """R-hat of every coordinate of ``draws [M, n, d]``, ``[d]``, in float64; M chains of n draws.
+
+    It is 1 where all draws are one number, as the first entry of a correlation matrix's factor is.
+    """
     halves = split(draws.double())
     folded = (halves - halves.flatten(0, 1).quantile(0.5, dim=0)).abs()
-    return torch.maximum(_rhat(normal_scores(halves)), _rhat(normal_scores(folded)))
+    found = torch.maximum(_rhat(normal_scores(halves)), _rhat(normal_scores(folded)))
+    return torch.where(constant(draws), 1.0, found)
+
+
+def constant(draws: Tensor) -> Tensor:
+    """Which coordinates of ``draws [M, n, d]`` are one and the same number, ``[d]``."""
+    return (draws == draws[:1, :1]).flatten(0, 1).all(0)
 
 
 def normal_scores(draws: Tensor) -> Tensor:
@@ -50,7 +59,8 @@ def _rhat(halves: Tensor) -> Tensor:
 def effective_size(draws: Tensor) -> Tensor:
     """How many independent draws ``[M, n, d]`` are worth for the mean of each coordinate's scores, ``[d]``.
 
-    Autocorrelations are summed over pairs of lags while the sums are positive and fall (Geyer 1992).
+    Autocorrelations are summed over pairs of lags while the sums are positive and fall (Geyer 1992). Draws that are
+    all one number are worth their count.
     """
     halves = normal_scores(split(draws.double()))
     chains, n, _ = halves.shape
@@ -65,4 +75,4 @@ def effective_size(draws: Tensor) -> Tensor:
     positive = (pairs > 0).cumprod(0)
     monotone = torch.cummin(pairs, 0).values * positive
     time = (2 * monotone.sum(0) - 1).clamp_min(1 / math.log10(chains * n))
-    return chains * n / time
+    return torch.where(constant(draws), float(chains * n), chains * n / time)

@@ -30,6 +30,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x [B, n]``, ``weight [m, n]`` and ``bias [m]`` to ``[B, m]``, by oneDNN and without a gradient."""
     if not (weight.is_contiguous() or weight.t().is_contiguous()):
         weight = weight.contiguous()  # for rows with anything between them it has only a slow way
+    if bias is not None:
+        bias = bias.contiguous()  # it reads on from the first number, whatever the stride
     found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return found
 
@@ -143,7 +145,7 @@ def _product(a: Tensor, b: Tensor) -> Any:
 
 def _sum_and_product(c: Tensor, a: Tensor, b: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Any:
     """``c + a @ b``, likewise."""
-    if beta != 1 or alpha != 1 or not _suits(a, b):
+    if beta != 1 or alpha != 1 or c.dtype is not torch.float32 or c.dim() > 2 or not _suits(a, b):
         return NotImplemented
     if c.shape == b.shape[1:]:
         return torch.ops.advae.linear(a, b.t(), c)
@@ -151,7 +153,10 @@ def _sum_and_product(c: Tensor, a: Tensor, b: Tensor, *, beta: Any = 1, alpha: A
 
 
 def _suits(a: Tensor, b: Tensor) -> bool:
-    return a.dtype is torch.float32 and a.device.type == "cpu" and len(a) * b.numel() >= LARGE
+    """Whether they are large matrices of float32 on a CPU; what cannot be multiplied is left to torch to refuse."""
+    if a.dtype is not torch.float32 or b.dtype is not torch.float32 or a.device.type != "cpu":
+        return False
+    return a.dim() == b.dim() == 2 and a.shape[1] == len(b) and len(a) * b.numel() >= LARGE
 
 
 def _empty(a: Tensor, b: Tensor) -> Tensor:
