@@ -84,8 +84,9 @@ def test_json_that_was_cut_short_is_said(tmp_path: Path, content: bytes) -> None
 def test_a_metrics_line_that_was_cut_short_is_left_out(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", {"recipe": "x"})
     row = {"step": 1, "split": "train", "train/kl": 0.5}
-    (run.path / "metrics.jsonl").write_text(json.dumps(row) + '\n{"step": 2, "sp')
-    assert run.metrics() == [row]
+    for cut in (b'{"step": 2, "sp', b'{"step": "\xc3', b"3"):
+        (run.path / "metrics.jsonl").write_bytes(json.dumps(row).encode() + b"\n" + cut)
+        assert run.metrics() == [row]
     run.write_csv()
     assert (run.path / "metrics.csv").read_text() == "step,split,train/kl\n1,train,0.5\n"
 

@@ -54,6 +54,22 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         ) from None
 
 
+def read_tree(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read JSON that holds an object.
+
+    Raises:
+        CheckpointError: as :func:`read_json`; or it holds something else.
+    """
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise CheckpointError(
+            "a JSON file holds something else",
+            given=f"{path}: a {type(found).__name__}",
+            expected="an object",
+        )
+    return found
+
+
 def digest(path: Path) -> str:
     """SHA-256 of a file."""
     with path.open("rb") as file:

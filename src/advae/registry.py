@@ -81,7 +81,14 @@ class Registry(Generic[T]):
                 raise ConfigError(
                     f"the {self.kind} {spec['name']!r} has no option {key!r}", remedy=nearest(key, known)
                 )
-        return cls(**required, **options)
+        try:
+            return cls(**required, **options)
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            first = (str(error).strip().splitlines() or [""])[0]
+            raise ConfigError(
+                f"the {self.kind} {spec['name']!r} cannot be made of its options",
+                given=f"{options}, and it says: {type(error).__name__}: {first}",
+            ) from error
 
     @staticmethod
     def options(cls: type) -> list[str]:

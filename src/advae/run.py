@@ -19,17 +19,24 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import yaml
 
 from advae.errors import CheckpointError
-from advae.files import read_json, recovered_folder, write_atomically, write_json
+from advae.files import read_tree, recovered_folder, write_atomically, write_json
 
 if TYPE_CHECKING:
     from advae.model import LatentModel
 
 CONFIG = "config.yaml"
+STALE = {
+    "about": "evaluation",
+    "text": "The figures of the last evaluation are left out: the run was trained on since. Evaluate it again with"
+    " advae evaluate.",
+    "warning": True,
+}
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,7 @@ class Run:
     def env(self) -> dict[str, Any]:
         """Versions, device and data, as recorded when training started."""
         path = self.path / "env.json"
-        return read_json(path) if path.exists() else {}
+        return read_tree(path) if path.exists() else {}
 
     @property
     def command(self) -> str:
@@ -108,11 +115,13 @@ class Run:
         """The lines of metrics.jsonl; a line that a kill cut short is left out."""
         path = self.path / "metrics.jsonl"
         rows = []
-        for line in path.read_text().splitlines() if path.exists() else []:
+        for line in path.read_bytes().splitlines() if path.exists() else []:
             try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
+                row = json.loads(line)
+            except (json.JSONDecodeError, UnicodeDecodeError):
                 continue
+            if isinstance(row, dict):
+                rows.append(row)
         return rows
 
     def write_csv(self) -> None:
@@ -126,19 +135,37 @@ class Run:
         write_atomically(self.path / "metrics.csv", text.getvalue())
 
     def estimates(self) -> list[dict[str, Any]]:
-        """The figures of the last evaluation, or an empty list."""
-        path = self.path / "eval" / "estimates.json"
-        return read_json(path)["estimates"] if path.exists() else []
+        """The figures of the last evaluation of the run's model as it is now, or an empty list."""
+        return self._evaluation("estimates")
 
     def remarks(self) -> list[dict[str, Any]]:
         """What the last evaluation said of its figures in plain sentences, or an empty list."""
-        path = self.path / "eval" / "estimates.json"
-        return read_json(path).get("remarks", []) if path.exists() else []
+        return self._evaluation("remarks")
 
-    def write_estimates(self, result: dict[str, Any], name: str = "estimates") -> None:
-        """Write an evaluation to ``eval/NAME.json``."""
+    def write_estimates(self, result: dict[str, Any]) -> None:
+        """Write an evaluation of the run's model."""
         (self.path / "eval").mkdir(exist_ok=True)
-        write_json(self.path / "eval" / f"{name}.json", result)
+        write_json(self.path / "eval" / "estimates.json", result | {"model": self._model_digest()})
+
+    def _evaluation(self, part: str) -> list[dict[str, Any]]:
+        """A part of the last evaluation. Figures of a model that was trained on since are nobody's, and left out."""
+        path = self.path / "eval" / "estimates.json"
+        if not path.exists():
+            return []
+        found = read_tree(path)
+        if found.get("model", self._model_digest()) != self._model_digest():
+            return [dict(STALE)] if part == "remarks" else []
+        rows = found.get(part, [])
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise CheckpointError(
+                "this file holds no evaluation", given=path, remedy="it was edited; evaluate again"
+            )
+        return rows
+
+    def _model_digest(self) -> str | None:
+        """What tells the run's model from others; None without one."""
+        config = recovered_folder(self.path / "model") / "config.json"
+        return read_tree(config).get("sha256") if config.exists() else None
 
     def write_arrays(self, name: str, arrays: dict[str, Any]) -> None:
         """Write arrays as the .npz file ``name`` in the run, whole or not at all."""
@@ -162,11 +189,17 @@ class Run:
         from advae.model import LatentModel
 
         folder = recovered_folder(self.path / "model")
+        if "inference" in self.config:
+            raise CheckpointError(
+                "this run is a fitted posterior, not a model of observations",
+                given=self.path,
+                remedy="its draws are in draws.nc and draws.npz",
+            )
         if not folder.exists():
             raise CheckpointError(
                 "this run has no model yet",
                 given=self.path,
-                remedy=f"it was stopped early; go on with: advae train --resume {self.path}",
+                remedy=f"it was stopped early; go on with: advae train --resume {quote(str(self.path))}",
             )
         return LatentModel.from_pretrained(folder, device)
 
@@ -175,13 +208,28 @@ def refuse_used(path: Path, verb: str = "train") -> None:
     """See that a new run can be made at ``path``, by a verb that could also go on with one.
 
     Raises:
-        CheckpointError: there is something already.
+        CheckpointError: there is something already, or nothing can be written there.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise CheckpointError(
             "the output folder is not empty",
             given=path,
-            remedy=f"choose another --out, or go on with this run: advae {verb} --resume {path}",
+            remedy=f"choose another --out, or go on with this run: advae {verb} --resume {quote(str(path))}",
+        )
+    refuse_unwritable(path)
+
+
+def refuse_unwritable(path: Path) -> None:
+    """See that a folder can be written to, or made.
+
+    Raises:
+        CheckpointError: something that is no folder is in the way, or a folder of somebody else.
+    """
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        why = "may not be written to" if there.is_dir() else "is not a folder"
+        raise CheckpointError(
+            "nothing can be written there", given=path, remedy=f"choose another: {there} {why}"
         )
 
 

@@ -38,6 +38,12 @@ def array(tmp: Path, values: Any, *argv: object, protocol: str = "dequantise") -
     return train("--data.source", tmp / "data.npy", "--data.protocol", protocol, *argv)
 
 
+def own(tmp: Path, text: str, name: str = "own.yaml") -> list[object]:
+    """Training of a recipe of one's own."""
+    (tmp / name).write_text(text)
+    return ["train", "--config", tmp / name]
+
+
 def edit(path: Path, change: Callable[[bytes], bytes]) -> None:
     path.write_bytes(change(path.read_bytes()))
 
@@ -333,6 +339,138 @@ def resume_with_other_data(tmp: Path, run: Path) -> list[object]:
 def run_with_a_broken_config(tmp: Path, run: Path) -> list[object]:
     (run / "config.yaml").write_text("train: [")
     return ["train", "--resume", run]
+
+
+@case("gone further already", "10 after 20 steps")
+def resume_with_fewer_steps(tmp: Path, run: Path) -> list[object]:
+    return ["train", "--resume", run, "--train.steps", 10]
+
+
+@case("at least 2 images", "1")
+def one_test_example(tmp: Path, run: Path) -> list[object]:
+    return train("--data.test", 1)
+
+
+@case("--seed", "more than")
+def seed_of_more_than_64_bits(tmp: Path, run: Path) -> list[object]:
+    return train("--seed", 10**20)
+
+
+@case("seed", "-3")
+def negative_seed_in_a_file(tmp: Path, run: Path) -> list[object]:
+    return own(tmp, "seed: -3")
+
+
+@case("its own base", "one.yaml", "two.yaml")
+def bases_in_a_circle(tmp: Path, run: Path) -> list[object]:
+    (tmp / "two.yaml").write_text("base: one.yaml")
+    return own(tmp, "base: two.yaml", "one.yaml")
+
+
+@case("contains itself")
+def anchor_within_itself(tmp: Path, run: Path) -> list[object]:
+    return own(tmp, "train: &t {steps: *t}")
+
+
+@case("recipe is a name", "../evil")
+def recipe_that_leaves_its_folder(tmp: Path, run: Path) -> list[object]:
+    return own(tmp, "recipe: ../evil")
+
+
+@case("recipe is a name")
+def recipe_of_two_lines(tmp: Path, run: Path) -> list[object]:
+    return own(tmp, 'recipe: "a\\nb"')
+
+
+@case("data.image_size must be 1 to")
+def images_of_a_hundred_thousand_pixels(tmp: Path, run: Path) -> list[object]:
+    Image.new("L", (8, 8)).save(tmp / "a.png")
+    return train("--data.source", tmp, "--data.image_size", 100_000)
+
+
+@case("cannot be held in memory", "or fewer")
+def too_many_samples(tmp: Path, run: Path) -> list[object]:
+    return ["sample", run, "-n", 10**12]
+
+
+@case("a layer needs a width", "-3")
+def layer_of_negative_width(tmp: Path, run: Path) -> list[object]:
+    return train("--model.encoder.hidden", "[-3]")
+
+
+@case("share of the units", "2")
+def more_dropped_than_there_is(tmp: Path, run: Path) -> list[object]:
+    return train("--model.encoder.dropout", 2)
+
+
+@case("'normal' cannot be made", "math domain error")
+def scale_below_zero(tmp: Path, run: Path) -> list[object]:
+    return train("--model.posterior.min_scale", -1)
+
+
+@case("cannot be made", "mlp")
+def layer_beyond_memory(tmp: Path, run: Path) -> list[object]:
+    return train("--model.encoder.hidden", f"[{10**13}]")
+
+
+@case("method.beta must be 0 or more")
+def negative_beta(tmp: Path, run: Path) -> list[object]:
+    return train("--method.beta", -1)
+
+
+@case("method.kl_warmup must be 0 or more")
+def negative_warm_up(tmp: Path, run: Path) -> list[object]:
+    return train("--method.kl_warmup", -4)
+
+
+@case("not between 0 and")
+def a_speed_check_without_end(tmp: Path, run: Path) -> list[object]:
+    return ["doctor", "--speed", "inf"]
+
+
+@case("holds something else", "env.json")
+def env_that_is_a_list(tmp: Path, run: Path) -> list[object]:
+    (run / "env.json").write_text("[]")
+    return ["evaluate", run]
+
+
+@case("holds no evaluation", "estimates.json")
+def estimates_that_are_numbers(tmp: Path, run: Path) -> list[object]:
+    (run / "eval/estimates.json").write_text('{"estimates": [3]}')
+    return ["report", run]
+
+
+@case("nothing can be written there", "is not a folder")
+def dry_run_into_a_file(tmp: Path, run: Path) -> list[object]:
+    return train("--dry-run", "--out", run / "config.yaml" / "new")
+
+
+@case("nothing can be written there", "is not a folder")
+def table_into_a_file(tmp: Path, run: Path) -> list[object]:
+    return ["reproduce", "toy", "--dry-run", "--out", run / "config.yaml"]
+
+
+@case("data.source is empty")
+def a_source_of_nothing(tmp: Path, run: Path) -> list[object]:
+    return train("--data.source", "")
+
+
+@case("no test split", "train")
+def a_part_that_the_input_lacks(tmp: Path, run: Path) -> list[object]:
+    np.save(tmp / "a.npy", np.zeros((20, 8, 8), np.uint8))
+    return ["encode", run, "--input", tmp / "a.npy", "--split", "test"]
+
+
+@case("cannot be run", "SystemExit", "line 2")
+def a_model_file_that_leaves(tmp: Path, run: Path) -> list[object]:
+    (tmp / "m.py").write_text("import sys\nsys.exit(3)")
+    return ["infer", tmp / "m.py"]
+
+
+@case("fitted posterior", "draws.npz")
+def samples_of_a_posterior(tmp: Path, run: Path) -> list[object]:
+    (run / "config.yaml").write_text("inference: {family: implicit}")
+    return ["sample", run]
 
 
 # --- the table ----------------------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import yaml
 from PIL import Image
 
 from advae.errors import AdvaeError
+from advae.run import Run
 
 KINDS = {
     *("lower bound", "upper bound", "unbiased", "exact", "adversarial estimate"),
@@ -295,6 +298,34 @@ def test_a_class_of_ones_own(
     assert refused.code == 2
     assert "--allow own_package_of_the_test" in refused.err
     assert advae("sample", out, "--allow", "own_package_of_the_test").code == 0
+
+
+def test_figures_of_an_earlier_model_are_left_out(advae: Any, trained: Path, tmp_path: Path) -> None:
+    """A run that was trained on has another model than the one that was judged."""
+    run = shutil.copytree(trained, tmp_path / "trained on")
+    assert Run.open(run).estimates() and not any(r["about"] == "evaluation" for r in Run.open(run).remarks())
+    assert advae("train", "--resume", run, "--train.steps", 30, "--no-report").code == 0
+    assert Run.open(run).estimates() == []
+    assert [r["about"] for r in Run.open(run).remarks() if r["warning"]] == ["evaluation"]
+    compared = json.loads(advae("compare", trained, run, "--json", "--out", tmp_path / "beside").out)
+    assert all(line["cells"][0] and not line["cells"][1] for line in compared["lines"])
+    assert advae("report", run).code == 0
+    assert "trained on since" in " ".join((run / "report.html").read_text().split())
+    assert advae("evaluate", run, "--limit", 20).code == 0
+    assert Run.open(run).estimates()
+
+
+def test_what_is_to_be_typed_next_can_be_pasted(advae: Any, trained: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(trained, tmp_path / "of a name with spaces")
+    refused = advae("train", "vae-digits", "--out", run)
+    line = next(line for line in refused.err.splitlines() if "--resume" in line)
+    assert shlex.split(line)[-2:] == ["--resume", str(run)]
+
+
+def test_the_help_of_a_recipe_lists_what_can_be_given(advae: Any) -> None:
+    listed = re.findall(r"--[\w.]+[+\w]", advae("train", "vae-digits", "--help").out)
+    assert "--model.encoder.hidden" in listed
+    assert not [name for name in listed if name.endswith("+")]
 
 
 def test_doctor(advae: Any) -> None:

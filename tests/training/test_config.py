@@ -288,3 +288,13 @@ def test_bases_are_laid_on_one_another_in_their_order() -> None:
     assert both.model["encoder"]["name"] == "conv" and "hidden" not in other["model"]["encoder"]
     turned = resolve({"base": [other, one]})
     assert turned.train.batch == 8 and turned.model["encoder"]["hidden"] == [3]
+
+
+def test_a_base_lies_beside_the_file_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "shared.yaml").write_text("base: vae-digits\nmodel: {latent: 3}")
+    (tmp_path / "below" / "own.yaml").write_text("base: ../shared.yaml\nseed: 4")
+    monkeypatch.chdir(tmp_path / "below")
+    for given in ("own.yaml", str(tmp_path / "below" / "own.yaml")):
+        config = resolve(given)
+        assert (config.model["latent"], config.seed, config.recipe) == (3, 4, "own")

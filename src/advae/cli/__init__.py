@@ -40,6 +40,7 @@ examples:
 
 advae VERB --help tells more of a verb, advae train RECIPE --help every option of a recipe."""
 
+NO_MEMORY = ("can't allocate memory", "out of memory")  # how torch says so
 BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
 
 
@@ -71,6 +72,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.filename is None:
             raise
         return _failed(str(ConfigError(str(error.strerror).lower(), given=error.filename)), 2)
+    except (MemoryError, RuntimeError) as error:
+        if not any(words in str(error) for words in NO_MEMORY) and not isinstance(error, MemoryError):
+            raise
+        first = (str(error).splitlines() or [""])[0]
+        remedy = "ask for less at a time: fewer or smaller images, a smaller batch or network"
+        return _failed(str(AdvaeError("there is not enough memory", given=first, remedy=remedy)), 2)
 
 
 def dispatch(argv: list[str]) -> int:

@@ -6,6 +6,7 @@ Nothing here imports torch, so that ``--help`` is quick.
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import textwrap
 from collections.abc import Callable, Sequence
@@ -115,17 +116,19 @@ def count(text: str) -> int:
 
 
 def seed(text: str) -> int:
-    """A whole number from 0."""
-    return _whole(text, 0)
+    """A whole number from 0 that a random generator takes."""
+    return _whole(text, 0, 2**63 - 1)
 
 
-def _whole(text: str, least: int) -> int:
+def _whole(text: str, least: int, most: float = math.inf) -> int:
     try:
         value = int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
     if value < least:
         raise argparse.ArgumentTypeError(f"{value} is less than {least}")
+    if value > most:
+        raise argparse.ArgumentTypeError(f"{value} is more than {most}")
     return value
 
 

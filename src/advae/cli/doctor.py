@@ -22,6 +22,7 @@ EXAMPLES = """\
   advae doctor --json"""
 
 EXTRAS = {"tensorboard": "curves in TensorBoard", "huggingface_hub": "data and models from the hub"}
+LONGEST = 3600.0  # seconds of the speed check
 SPEED_RECIPE, SECONDS = "vae-mnist-fc32", 10.0  # fully connected, so that its FLOP are those of its products
 MARKS = {True: "✓", False: "✗", None: "–"}
 TINY = {
@@ -56,9 +57,16 @@ def parser() -> Parser:
         usage="[--speed SECONDS] [--json]",
     )
     text = f"seconds of the speed check, 0 for none ({SECONDS:.0f})"
-    made.add_argument("--speed", metavar="SECONDS", type=float, default=SECONDS, help=text)
+    made.add_argument("--speed", metavar="SECONDS", type=_seconds, default=SECONDS, help=text)
     add_output(made, "a list of {name, passed, detail}")
     return made
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= LONGEST:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and {LONGEST:.0f}")
+    return value
 
 
 def run(args: argparse.Namespace) -> int:

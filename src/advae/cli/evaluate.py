@@ -6,6 +6,7 @@ import argparse
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from advae.cli.base import SPLITS, Parser, add_model, add_output, add_run, count, one_of, seed
@@ -151,5 +152,8 @@ def run(args: argparse.Namespace) -> int:
         print_json(found)
         return 0
     print_estimates(found["estimates"], found["remarks"])
-    say(args, f"written to {opened.path / 'eval' / 'estimates.json'}; the page: advae report {opened.path}")
+    say(
+        args,
+        f"written to {opened.path / 'eval' / 'estimates.json'}; the page: advae report {quote(str(opened.path))}",
+    )
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from advae.cli.base import Parser, add_output, count, one_of, seed
@@ -109,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
             **chosen,
         )
     except Interrupted as stop:
-        stop.args = (f"{stop}; a checkpoint was saved\n  go on:   advae infer --resume {out}",)
+        stop.args = (f"{stop}; a checkpoint was saved\n  go on:   advae infer --resume {quote(str(out))}",)
         raise
     _finish(out, args)
     return 0

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
+from collections.abc import Sequence
 
 from advae.cli.base import Parser, add_model, add_out, add_output, add_run, count
 from advae.cli.output import target, write_npz, write_sheet, written
 from advae.cli.subject import open_subject
+from advae.errors import ConfigError
+
+COPIES = 4  # of every number: as drawn, joined, in grey levels, and as they are written
 
 EXAMPLES = """\
   advae sample runs/mine
@@ -34,9 +39,27 @@ def parser() -> Parser:
     return made
 
 
+def _fits(n: int, shape: Sequence[int]) -> None:
+    """See that so many observations can be held at once.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    most = memory // (COPIES * 4 * math.prod(shape))
+    if n > most:
+        raise ConfigError(
+            "so many samples cannot be held in memory",
+            given=f"-n {n}",
+            expected=f"{most:,} or fewer",
+            remedy="draw them in parts, each with a --seed of its own",
+        )
+
+
 def run(args: argparse.Namespace) -> int:
     """Sample and write."""
     subject = open_subject(args)
+    _fits(args.n, subject.model.x_shape)
     path = target(args, subject.folder, "samples", images=subject.images)
     mean = subject.model.latent > 0 and not args.draw  # without codes p(x|z) is p(x), whose mean is no sample
     x = subject.model.sample(args.n, seed=args.seed, mean=mean).cpu()

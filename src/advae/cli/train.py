@@ -7,6 +7,7 @@ import os
 import re
 from dataclasses import fields
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from advae.cli.base import Parser, add_allow, add_output, seed
@@ -15,6 +16,7 @@ from advae.cli.subject import allow_packages, watched
 from advae.errors import ConfigError
 
 if TYPE_CHECKING:
+    from advae.data import Dataset
     from advae.run import Run
     from advae.training.config import Config
 
@@ -102,7 +104,19 @@ def run(args: argparse.Namespace) -> int:
 
 def _made(config: Config, overrides: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
     """Train and judge, on all processes; what there is to say of it."""
-    done = _trained(config, overrides, args)
+    from advae.data import load_data
+    from advae.evaluation.observed import Observed
+    from advae.run import refuse_used
+    from advae.training.processes import first_process
+    from advae.training.start import default_folder
+
+    out = Path(args.resume or args.out or default_folder(config))
+    if first_process() and not args.resume:
+        refuse_used(out)  # before the data are read
+    data = load_data(config.data)
+    if not args.no_report:
+        Observed(data)  # refuses what cannot be judged, before any training
+    done = _trained(config, data, overrides, out, args)
     result: dict[str, Any] = {
         "run": str(done.path),
         "model": str(done.path / "model"),
@@ -111,7 +125,7 @@ def _made(config: Config, overrides: dict[str, Any], args: argparse.Namespace) -
         "remarks": [],
     }
     if not args.no_report:
-        result |= _judged(done, args)
+        result |= _judged(done, data, args)
     return result
 
 
@@ -179,6 +193,7 @@ def _help(args: argparse.Namespace) -> int:
         for action in options._actions:
             if action.dest not in values or action.dest == "recipe":  # whole sections as files: use --config
                 action.help = argparse.SUPPRESS
+            action.option_strings = [name for name in action.option_strings if not name.endswith("+")]
         print(options.format_help().partition("\n\n")[2].rstrip())
     return 0
 
@@ -242,28 +257,28 @@ def _dry_run(config: Config, args: argparse.Namespace) -> int:
     return 0
 
 
-def _trained(config: Config, overrides: dict[str, Any], args: argparse.Namespace) -> Run:
+def _trained(
+    config: Config, data: Dataset, overrides: dict[str, Any], out: Path, args: argparse.Namespace
+) -> Run:
     """The run, finished.
 
     Raises:
         Interrupted: a signal came; its message says how to go on.
     """
     from advae.training.interruption import Interrupted
-    from advae.training.start import default_folder, resume, train
+    from advae.training.start import resume, train
 
-    out = Path(args.resume or args.out or default_folder(config))
     try:
         if args.resume:
-            return resume(out, options=overrides, quiet=args.quiet)
-        return train(config.to_dict(), out=out, command=args.command, quiet=args.quiet)
+            return resume(out, options=overrides, quiet=args.quiet, data=data)
+        return train(config.to_dict(), out=out, command=args.command, quiet=args.quiet, data=data)
     except Interrupted as stop:
-        stop.args = (f"{stop}; a checkpoint was saved\n  go on:   advae train --resume {out}",)
+        stop.args = (f"{stop}; a checkpoint was saved\n  go on:   advae train --resume {quote(str(out))}",)
         raise
 
 
-def _judged(done: Run, args: argparse.Namespace) -> dict[str, Any]:
+def _judged(done: Run, data: Dataset, args: argparse.Namespace) -> dict[str, Any]:
     """Evaluate the run and write its report."""
-    from advae.data import load_data
     from advae.evaluation.record import evaluate_run
     from advae.report import write_report
     from advae.training.config import resolve
@@ -272,10 +287,7 @@ def _judged(done: Run, args: argparse.Namespace) -> dict[str, Any]:
 
     say(args, "evaluating …")
     config = resolve(done.config)
-    data, model = (
-        load_data(config.data),
-        done.model(str(find_device(config.device, os.environ.get("LOCAL_RANK")))),
-    )
+    model = done.model(str(find_device(config.device, os.environ.get("LOCAL_RANK"))))
     evaluate_run(done, model, data, stage=watched(args))
     say(args, "writing the report …")
     report = str(write_report(done, model, data)) if first_process() else ""

@@ -37,6 +37,7 @@ __all__ = [
 GOLDEN = 0x9E3779B97F4A7C15  # 2⁶⁴ / golden ratio: the increment of splitmix64 (Steele, Lea and Flood 2014)
 MULTIPLIERS = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # of its output function
 _MASK = (1 << 64) - 1
+LARGEST = 1024  # side that images can be resized to
 
 _HOME = {  # loaded on first use, so that the options alone do not import torch
     "Batches": "batches",
@@ -137,7 +138,7 @@ def load_part(options: DataOptions, protocol: Protocol, part: str | None = None)
     from advae.data.labels import class_ids
 
     source = _opened(options, protocol.eight_bit)
-    name = next(iter(source.parts)) if len(source.parts) == 1 else part or "test"
+    name = part or (next(iter(source.parts)) if len(source.parts) == 1 else "test")
     if name not in source.parts:
         raise DataError(
             f"these data have no {name} split", given=options.source, expected=" or ".join(source.parts)
@@ -180,8 +181,8 @@ def _opened(options: DataOptions, eight_bit: bool) -> Source:
 def _check_options(options: DataOptions) -> None:
     if options.channels not in (None, 1, 3):
         raise ConfigError("data.channels must be 1 or 3", given=options.channels)
-    if options.image_size is not None and options.image_size < 1:
-        raise ConfigError("data.image_size must be 1 or more", given=options.image_size)
+    if options.image_size is not None and not 1 <= options.image_size <= LARGEST:
+        raise ConfigError(f"data.image_size must be 1 to {LARGEST}", given=options.image_size)
     if options.storage not in ("auto", "resident", "stream"):
         raise ConfigError("unknown data.storage", given=options.storage, expected="auto, resident or stream")
     if options.workers < 0:

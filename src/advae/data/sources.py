@@ -65,6 +65,8 @@ def locate(source: str) -> Located:
     """
     if source == "digits":
         return Located("digits", "digits")
+    if not source.strip():
+        raise DataError("data.source is empty", expected=KINDS)
     path = Path(source).expanduser()
     if path.is_dir():
         return _folder(path)

@@ -61,14 +61,14 @@ class Observed:
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
             raise ConfigError(f"there is no split {self.split!r}", remedy=nearest(self.split, SPLITS))
-        if self.limit is not None and self.limit < 2:
-            raise ConfigError("an evaluation needs at least 2 images", given=self.limit)
+        if self.count < 2:
+            raise ConfigError("an evaluation needs at least 2 images", given=self.count)
 
     @property
     def count(self) -> int:
         """How many images."""
         total = len(getattr(self.data, self.split))
-        return min(total, self.limit) if self.limit else total
+        return total if self.limit is None else min(total, self.limit)
 
     def starts(self, size: int) -> list[int]:
         """Where the parts begin, ``size`` images at a time and none across two CHUNKs."""

@@ -67,6 +67,8 @@ class Method:
     def __post_init__(self) -> None:
         if self.critic_steps < 1:
             raise ConfigError("method.critic_steps must be at least 1", given=self.critic_steps)
+        if self.kl_warmup < 0:
+            raise ConfigError("method.kl_warmup must be 0 or more", given=self.kl_warmup)
 
     @property
     def critics(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -45,6 +46,9 @@ class VAE(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("beta", "free_bits"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"method.{name} must be 0 or more", given=getattr(self, name))
         if self.free_bits and self.kl != "closed":
             raise ConfigError("free bits need the KL of each dimension", remedy="set method.kl to closed")
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from advae.errors import ConfigError
 from advae.registry import Registry
 
 NETWORKS: Registry[type[nn.Module]] = Registry("network", "advae.networks", nn.Module)
@@ -51,6 +52,16 @@ class Critic(nn.Module):
 def critic_at(critic: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:
     """``T(x, ·)`` of any critic; one that is no :class:`Critic` is called anew for every z."""
     return critic.at(x) if isinstance(critic, Critic) else partial(critic, x)
+
+
+def check_dropout(dropout: float) -> None:
+    """Refuse what is no share to drop.
+
+    Raises:
+        ConfigError: below 0, or all.
+    """
+    if not 0 <= dropout < 1:
+        raise ConfigError("dropout is a share of the units", given=dropout, expected="from 0, below 1")
 
 
 def xavier(module: nn.Module) -> None:

@@ -14,7 +14,7 @@ from typing import Literal
 from torch import nn
 
 from advae.errors import ConfigError
-from advae.networks.base import ACTIVATIONS, Activation
+from advae.networks.base import ACTIVATIONS, Activation, check_dropout
 
 Norm = Literal["none", "batch", "layer"]
 """After each convolution: nothing, batch normalisation, or layer normalisation over each example's whole map."""
@@ -65,6 +65,7 @@ def image_values(shape: Sequence[int]) -> tuple[int, int, int, int]:
 
 def finish(activation: Activation, norm: str = "none", dropout: float = 0.0) -> Finish:
     """After a convolution: normalisation, activation and dropout, each where it is asked for."""
+    check_dropout(dropout)
 
     def modules(channels: int) -> list[nn.Module]:
         found: list[nn.Module] = []

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import elu, linear
 
+from advae.errors import ConfigError
 from advae.networks.base import (
     ACTIVATIONS,
     CRITICS,
     NETWORKS,
     Activation,
     Critic,
+    check_dropout,
     near_zero,
     normalise_spectrum,
     with_noise,
@@ -26,7 +28,14 @@ from advae.networks.base import (
 def layers(
     widths: Sequence[int], activation: Activation, dropout: float = 0.0, last_active: bool = False
 ) -> nn.Sequential:
-    """Linear layers of the given widths with an activation (and dropout) after each but the last."""
+    """Linear layers of the given widths with an activation (and dropout) after each but the last.
+
+    Raises:
+        ConfigError: a layer of no width, or a share to drop that is none.
+    """
+    if min(widths[1:], default=1) < 1:
+        raise ConfigError("a layer needs a width", given=list(widths[1:]), expected="1 or more each")
+    check_dropout(dropout)
     modules: list[nn.Module] = []
     for i, (a, b) in enumerate(pairwise(widths)):
         modules.append(nn.Linear(a, b))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,7 +34,7 @@ def write_inference_report(run: Run) -> Path:
         raise CheckpointError(
             "this run holds no finished posterior",
             given=run.path,
-            remedy=f"go on with it: advae infer --resume {run.path}",
+            remedy=f"go on with it: advae infer --resume {quote(str(run.path))}",
         )
     found, config = read_json(run.path / "summary.json"), run.config
     names = list(config["parameters"])

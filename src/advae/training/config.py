@@ -8,8 +8,10 @@ differs.
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
@@ -65,6 +67,16 @@ class Config:
     method: dict[str, Any]
     train: TrainOptions
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError("seed has an impossible value", given=self.seed, expected="0 to 2⁶³ − 1")
+        if not re.fullmatch(r"(?!\.)[^/\\\x00-\x1f]*", self.recipe):
+            raise ConfigError(
+                "recipe is a name, of which the folder of its runs is called",
+                given=repr(self.recipe),
+                expected="no slash, no line break, no dot at its beginning",
+            )
+
     def to_dict(self) -> dict[str, Any]:
         """As plain values, ready for YAML."""
         return asdict(self)
@@ -81,16 +93,25 @@ def _files() -> list[str]:
     return [file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml")]
 
 
-def read_recipe(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, Any]:
+def read_recipe(
+    source: str | os.PathLike[str] | Mapping[str, Any], above: Sequence[str] = ()
+) -> dict[str, Any]:
     """A recipe as a tree of plain values: by name, from a YAML file, or a tree already.
 
+    Args:
+        source: which. A file that a file names as its base is looked for beside that file.
+        above: the recipes that this is a base of.
+
     Raises:
-        ConfigError: there is no such recipe, or the file is not YAML.
+        ConfigError: there is no such recipe, the file is not YAML, or it is a base of itself.
     """
+    name = ""
     if isinstance(source, Mapping):
         tree = dict(source)
     else:
         name = str(source)
+        if name in above:
+            raise ConfigError("a recipe is its own base", given=" → ".join([*above, name]))
         if name.endswith((".yaml", ".yml")):
             text, label = _read_text(Path(name)), Path(name).stem
         elif name in _files():
@@ -105,7 +126,7 @@ def read_recipe(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str,
     if "base" in tree:
         bases = tree.pop("base")
         for base in reversed(bases if isinstance(bases, list) else [bases]):
-            tree = merge(read_recipe(base), tree)
+            tree = merge(read_recipe(_beside(base, name), [*above, name]), tree)
     return tree
 
 
@@ -247,6 +268,13 @@ def _read_text(path: Path) -> str:
         raise ConfigError("the recipe cannot be read", given=error) from None
 
 
+def _beside(base: Any, name: str) -> Any:
+    """A base as it is to be read: a file's path from the folder of the file that names it."""
+    if isinstance(base, str) and base.endswith((".yaml", ".yml")) and name.endswith((".yaml", ".yml")):
+        return os.path.normpath(Path(name).parent / base)
+    return base
+
+
 def _parse_yaml(text: str, name: str) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(text)
@@ -254,6 +282,10 @@ def _parse_yaml(text: str, name: str) -> dict[str, Any]:
         raise ConfigError("the recipe is not valid YAML", given=f"{name}: {error}") from None
     if not isinstance(tree, dict):
         raise ConfigError("a recipe is a tree of options", given=f"{name} holds {type(tree).__name__}")
+    try:
+        json.dumps(tree, default=str)
+    except ValueError:  # an anchor within itself
+        raise ConfigError("a recipe is a tree of options", given=f"{name} contains itself") from None
     return tree
 
 

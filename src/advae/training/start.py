@@ -85,6 +85,7 @@ def resume(
     run = Run.open(folder)
     _only_what_may_change(options or {})
     config = resolve(run.config, options)
+    _not_done(run, config.train.steps)
     setup = Setup(config, data)
     before = run.env.get("data", {}).get("checksum")
     if before not in (None, setup.data.checksum):
@@ -159,6 +160,23 @@ MAY_CHANGE = (
     "train.checkpoint_every",
     "train.keep_every",
 )
+
+
+def _not_done(run: Run, steps: int) -> None:
+    """See that a run has not gone beyond ``steps`` already.
+
+    Raises:
+        CheckpointError: it has.
+    """
+    state = run.checkpoint() / STATE
+    done = read_json(state)["step"] if state.exists() else 0
+    if steps < done:
+        raise CheckpointError(
+            "the run has gone further already",
+            given=f"train.steps {steps:,} after {done:,} steps",
+            expected=f"{done:,} or more",
+            remedy="start a new run for fewer",
+        )
 
 
 def _only_what_may_change(options: Mapping[str, Any]) -> None:
