@@ -51,6 +51,9 @@ class LatentModel(nn.Module):
         critics: the critics trained beside them, by the role that a method gives them.
         spec: what :func:`build_model` made it from; needed for saving.
         info: what else should travel with it (recipe, method, data protocol, step), as JSON values.
+
+    Attributes:
+        checksum: of the weights as they were loaded; None if they were not.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class LatentModel(nn.Module):
         self.critics = nn.ModuleDict(critics or {})
         self.x_shape, self.latent = tuple(x_shape), latent
         self.spec, self.info = spec, dict(info or {})
+        self.checksum: str | None = None
 
     @property
     def device(self) -> torch.device:
@@ -214,6 +218,7 @@ class LatentModel(nn.Module):
                 "the model's config.json was edited or is incomplete", given=error
             ) from None
         load_weights(model, path / WEIGHTS, config.get("sha256"))
+        model.checksum = config.get("sha256")
         return model.to(device).eval()
 
 

@@ -142,10 +142,10 @@ class Run:
         """What the last evaluation said of its figures in plain sentences, or an empty list."""
         return self._evaluation("remarks")
 
-    def write_estimates(self, result: dict[str, Any]) -> None:
-        """Write an evaluation of the run's model."""
+    def write_estimates(self, result: dict[str, Any], model: str | None = None) -> None:
+        """Write an evaluation of the run's model, as it was when it was loaded: ``model`` is its checksum."""
         (self.path / "eval").mkdir(exist_ok=True)
-        write_json(self.path / "eval" / "estimates.json", result | {"model": self._model_digest()})
+        write_json(self.path / "eval" / "estimates.json", result | {"model": model})
 
     def _evaluation(self, part: str) -> list[dict[str, Any]]:
         """A part of the last evaluation. Figures of a model that was trained on since are nobody's, and left out."""
@@ -153,7 +153,7 @@ class Run:
         if not path.exists():
             return []
         found = read_tree(path)
-        if found.get("model", self._model_digest()) != self._model_digest():
+        if found.get("model") not in (None, self._model_digest()):
             return [dict(STALE)] if part == "remarks" else []
         rows = found.get(part, [])
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):

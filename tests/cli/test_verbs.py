@@ -18,6 +18,8 @@ import yaml
 from PIL import Image
 
 from advae.errors import AdvaeError
+from advae.evaluation.estimate import Estimate, Estimates
+from advae.evaluation.record import write
 from advae.run import Run
 
 KINDS = {
@@ -313,6 +315,12 @@ def test_figures_of_an_earlier_model_are_left_out(advae: Any, trained: Path, tmp
     assert "trained on since" in " ".join((run / "report.html").read_text().split())
     assert advae("evaluate", run, "--limit", 20).code == 0
     assert Run.open(run).estimates()
+    loaded = Run.open(
+        run
+    ).model()  # an evaluation that was under way meanwhile is one of the model it had loaded
+    assert advae("train", "--resume", run, "--train.steps", 40, "--no-report").code == 0
+    write(Run.open(run), loaded, Estimates([Estimate("elbo", -1.0, 0.1, "lower bound", "nats", 2, {})]))
+    assert Run.open(run).estimates() == []
 
 
 def test_what_is_to_be_typed_next_can_be_pasted(advae: Any, trained: Path, tmp_path: Path) -> None:

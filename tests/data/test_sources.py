@@ -249,6 +249,27 @@ def test_mixed_sizes_say_what_to_set(folder: Callable[..., Path], storage: str) 
     assert load(root, storage=storage, image_size=6).x_shape == (1, 6, 6)
 
 
+@pytest.mark.parametrize("storage", ["resident", "stream"])
+def test_images_that_are_not_as_the_first_are_never_black(folder: Callable[..., Path], storage: str) -> None:
+    """The first image sets the shape, and need not be among those that a split holds."""
+    files = {"0.png": noise(1, 10, 8)[0]} | {f"{i}.png": noise(1, 8, 8)[0] for i in range(1, 40)}
+    root = folder(files)
+    for seed in range(8):
+        with pytest.raises(DataError, match="2 different sizes"):
+            everything(load(root, storage=storage, limit=5, split_seed=seed))
+
+
+@pytest.mark.parametrize("storage", ["resident", "stream"])
+def test_photographs_that_lie_on_their_side_have_one_size(folder: Callable[..., Path], storage: str) -> None:
+    upright, turned = Image.fromarray(noise(1, 12, 8)[0]), Image.fromarray(noise(1, 8, 12)[0])
+    root = folder({f"{i}.png": noise(1, 12, 8)[0] for i in range(9)})
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned.save(root / "turned.jpg", exif=exif)
+    upright.save(root / "upright.jpg")
+    assert load(root, storage=storage).x_shape == (1, 12, 8)
+
+
 class Evil:
     """Unpickling one of these writes a file."""
 

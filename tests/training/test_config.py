@@ -298,3 +298,11 @@ def test_a_base_lies_beside_the_file_that_names_it(tmp_path: Path, monkeypatch: 
     for given in ("own.yaml", str(tmp_path / "below" / "own.yaml")):
         config = resolve(given)
         assert (config.model["latent"], config.seed, config.recipe) == (3, 4, "own")
+
+
+def test_each_base_is_laid_on_those_before_it(tmp_path: Path) -> None:
+    """A component that the second replaces takes nothing from the first."""
+    (tmp_path / "one.yaml").write_text("base: vae-digits\nmodel: {encoder: {name: mlp, hidden: [777]}}")
+    (tmp_path / "two.yaml").write_text("model: {encoder: {name: conv}}")
+    (tmp_path / "own.yaml").write_text("base: [one.yaml, two.yaml]\nmodel: {encoder: mlp}")
+    assert resolve(tmp_path / "own.yaml").model["encoder"]["hidden"] != [777]

@@ -199,6 +199,8 @@ def test_early_stopping_is_resumed_too(source: str, tmp_path: Path, monkeypatch:
     advae.resume(run.path, options={"train.steps": 6}, quiet=True)
     state = json.loads((run.checkpoint() / "state.json").read_text())
     assert (state["step"], state["best"], state["worse"]) == (4, 1.0, 2)
+    advae.resume(run.path, quiet=True)  # it has ended
+    assert json.loads((run.checkpoint() / "state.json").read_text())["step"] == 4
 
 
 # --- what must be refused -----------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import advae
 from advae.errors import ConfigError, NotFiniteError
 from advae.methods import METHODS
 from advae.model import LatentModel, build_model
+from advae.training.checkpoint import load_checkpoint, save_checkpoint
 from advae.training.loop import Fit
 from advae.training.options import TrainOptions
 from advae.training.players import Average, rate_share
@@ -146,12 +147,14 @@ def test_on_a_device_updates_stop_by_the_flag_alone() -> None:
         look()
 
 
-def test_as_many_updates_as_may_be_left_out_are() -> None:
+def test_as_many_updates_as_may_be_left_out_are(tmp_path: Path) -> None:
     """Of a poisoned step nothing remains, in weights or in metrics; sound ones move; one too many stops the run."""
-    step = made(
-        {"name": "vae"}, TrainOptions(skip=2, clip=5.0, ema=0), decoder={"name": "training.tiny.Poison"}
-    )
-    stream = tiny.images(9)
+
+    def new() -> Step:
+        options = TrainOptions(skip=2, clip=5.0, ema=0)
+        return made({"name": "vae"}, options, decoder={"name": "training.tiny.Poison"})
+
+    step, stream = new(), tiny.images(9)
     tiny.Poison.calls, tiny.Poison.at = 0, -1
 
     def take(number: int, *, poisoned: bool) -> list[str]:
@@ -168,6 +171,9 @@ def test_as_many_updates_as_may_be_left_out_are() -> None:
     assert take(3, poisoned=True) == []
     assert take(4, poisoned=False) == everything
     assert all(math.isfinite(value) for value in step.read_metrics().values())
+    save_checkpoint(tmp_path / "last", step, {})
+    step = new()
+    load_checkpoint(tmp_path / "last", step)  # what was left out counts in the next sitting too
     with pytest.raises(NotFiniteError, match="player 'model' is not finite at step 5"):
         take(5, poisoned=True)
     tiny.Poison.at = -1

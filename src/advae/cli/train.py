@@ -106,12 +106,14 @@ def _made(config: Config, overrides: dict[str, Any], args: argparse.Namespace) -
     """Train and judge, on all processes; what there is to say of it."""
     from advae.data import load_data
     from advae.evaluation.observed import Observed
-    from advae.run import refuse_used
+    from advae.run import Run, refuse_used
     from advae.training.processes import first_process
-    from advae.training.start import default_folder
+    from advae.training.start import continued, default_folder
 
     out = Path(args.resume or args.out or default_folder(config))
-    if first_process() and not args.resume:
+    if args.resume:
+        continued(Run.open(out), overrides)
+    elif first_process():
         refuse_used(out)  # before the data are read
     data = load_data(config.data)
     if not args.no_report:

@@ -24,6 +24,7 @@ Pixels = npt.NDArray[np.uint8]
 # images of 1 to 2 kB decode faster without them.
 THREADED_FROM = 16_384  # bytes an image
 WITH_ORIENTATION = {"JPEG", "MPO", "TIFF", "WEBP"}
+ORIENTATION, TURNED = 0x0112, {5, 6, 7, 8}  # the EXIF tag, and its values for an image that lies on its side
 
 
 class ImageRows(Rows):
@@ -52,9 +53,10 @@ class ImageRows(Rows):
             noted.sizes[f"{found.shape[1]} × {found.shape[2]}"] += 1
             if found.shape == self.shape:
                 pixels[place] = found
+            else:  # the first image of the data, which set the shape, may not be among those that are read
+                expected = f"{self.shape[1]} × {self.shape[2]}"
+                noted.sizes[expected] = max(1, noted.sizes[expected])
         if problems is None:
-            if noted.sizes:  # the first image of the data, which set the shape, counts among those read alone
-                noted.sizes[f"{self.shape[1]} × {self.shape[2]}"] += 1
             noted.report(len(indices))
         return pixels
 
@@ -66,6 +68,8 @@ class ImageRows(Rows):
                 try:
                     with opened(cell) as image:
                         width, height = image.size
+                        if image.format in WITH_ORIENTATION and image.getexif().get(ORIENTATION) in TURNED:
+                            width, height = height, width
                 except Exception as error:  # PIL's readers raise many kinds, also SyntaxError
                     problems.unreadable.append(named(cell, index, error))
                 else:

@@ -145,6 +145,7 @@ class Observed:
             "checksum": self.data.checksum,
             "split": self.split,
             "observation": described["name"],
+            **({"binarise_seed": described["seed"]} if "seed" in described else {}),
             "seed": self.seed,
             **more,
         }

@@ -44,17 +44,17 @@ def evaluate_run(
     work = Work(unfinished, stage, fingerprint(model))
     found = evaluate(model, data, work=work, **asked)
     if work.rank == 0:
-        write(run, found)
+        write(run, model, found)
         shutil.rmtree(unfinished, ignore_errors=True)
     return found
 
 
-def write(run: Run, found: Estimates) -> None:
-    """Write figures, remarks and arrays; arrays of figures that are no more go."""
+def write(run: Run, model: LatentModel, found: Estimates) -> None:
+    """Write figures, remarks and arrays of the run's model; arrays of figures that are no more go."""
     arrays = {file_name(estimate.name): estimate.each for estimate in found if estimate.each}
     for name, each in arrays.items():
         run.write_arrays(f"eval/{name}.npz", {key: value.numpy() for key, value in each.items()})
-    run.write_estimates(found.to_dict())
+    run.write_estimates(found.to_dict(), model.checksum)
     for path in (run.path / "eval").glob("*.npz"):
         if path.stem not in arrays:
             path.unlink()

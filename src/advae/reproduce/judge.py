@@ -78,11 +78,11 @@ def answer(run: Run, question: Mapping[str, Any]) -> Record | None:
 
 def kept(run: Run, question: Mapping[str, Any], find: Callable[[], Record]) -> Record:
     """The run's answer, or what ``find`` gives, kept as the answer."""
-    old = answer(run, question)
+    old, weights = answer(run, question), _weights(run)
     if old is None:
         old = find()
         (run.path / FOLDER).mkdir(exist_ok=True)
-        write_json(run.path / FOLDER / JUDGED, {"question": question, "model": _weights(run), "found": old})
+        write_json(run.path / FOLDER / JUDGED, {"question": question, "model": weights, "found": old})
     return old
 
 
@@ -103,7 +103,7 @@ def _figures(
         known, said = {estimate.name for estimate in found}, list(found.remarks)
         found.extend(estimate for estimate in more if estimate.name not in known)
         found.remarks += [remark for remark in more.remarks if remark not in said]
-    write(run, found)
+    write(run, model, found)
     for estimate in found:
         if "value" in estimate.each:
             arrays = {"value": estimate.each["value"].numpy()}

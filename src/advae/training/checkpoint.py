@@ -31,6 +31,7 @@ def save_checkpoint(folder: Path, step: Step, progress: dict[str, Any]) -> None:
     for player in step.players.values():
         tensors |= {f"optimiser/{player.name}/{k}": v for k, v in player.state().items()}
     tensors["random/cpu"] = torch.get_rng_state()
+    tensors["left_out"] = step.terms.left_out
     write_state(folder, tensors, progress)
 
 
@@ -55,6 +56,7 @@ def load_checkpoint(folder: Path, step: Step) -> dict[str, Any]:
         for player in step.players.values():
             player.load_state(_under(tensors, f"optimiser/{player.name}/"))
         torch.set_rng_state(tensors["random/cpu"].cpu())
+        step.terms.left_out = tensors.get("left_out", torch.zeros(()))
     except (RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(
             "the checkpoint does not fit the run's configuration",

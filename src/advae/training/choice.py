@@ -20,7 +20,7 @@ from torch import Tensor
 from advae.compiling import CannotCompile
 from advae.training.compiled import Compiled
 from advae.training.gradients import Take, Taken
-from advae.training.processes import agreed
+from advae.training.processes import agreed, any_of
 from advae.training.step import Step
 
 PAYS_AFTER = 10_000
@@ -119,15 +119,17 @@ def _no_graph(step: Step) -> str:
 def _compile(step: Step, x: Tensor, why: str) -> Choice:
     """Compile and, without a reason to insist, keep it only if it is faster."""
     eager, began = step.take, time.perf_counter()
-    compiled = Compiled(step.fabric, step.model, step.method, step.players)
+    compiled, failed = Compiled(step.fabric, step.model, step.method, step.players), ""
     try:
         for names in step.moves:
             compiled.prepare(x, names)
             _agree(step, x, names, eager, compiled)
     except CannotCompile as error:
-        return Choice("eager", " ".join(line.strip() for line in str(error).splitlines()))
+        failed = " ".join(line.strip() for line in str(error).splitlines())
     finally:
         _forget(step)
+    if any_of(step.fabric, bool(failed)):  # of several processes all go one way
+        return Choice("eager", failed or "another process cannot compile it")
     took = time.perf_counter() - began
     if why:
         step.take = compiled

@@ -125,8 +125,10 @@ def read_recipe(
         tree.setdefault("recipe", label)
     if "base" in tree:
         bases = tree.pop("base")
-        for base in reversed(bases if isinstance(bases, list) else [bases]):
-            tree = merge(read_recipe(_beside(base, name), [*above, name]), tree)
+        below: dict[str, Any] = {}
+        for base in bases if isinstance(bases, list) else [bases]:
+            below = merge(below, read_recipe(_beside(base, name), [*above, name]))
+        tree = merge(below, tree)
     return tree
 
 

@@ -79,6 +79,7 @@ class Fit:
                 for key, value in load_checkpoint(run.checkpoint(), self.step).items()
                 if key in self.position
             }
+            self.fabric.barrier()  # all have read it before it is replaced
             if self.writes:
                 run.write_config(self.config.to_dict())
         self.batches = Batches(
@@ -111,7 +112,7 @@ class Fit:
                 Interruption() as stop,
                 Progress(self.options.steps, start, quiet or not self.writes) as progress,
             ):
-                for step in range(start, self.options.steps):
+                for step in range(start, start if self._patient_enough else self.options.steps):
                     self._one(step, stream)
                     ended = self._after(step + 1, log, progress)
                     signum = self._signal(step + 1, stop)
@@ -124,6 +125,11 @@ class Fit:
         finally:
             if log:
                 log.close()
+
+    @property
+    def _patient_enough(self) -> bool:
+        """Whether the run has ended before its last step, or would now."""
+        return bool(self.options.patience) and self.position["worse"] >= self.options.patience
 
     def _signal(self, done: int, stop: Interruption) -> int:
         """The signal that came, or 0. Several processes ask each other now and then, and stop after the same step."""
@@ -193,7 +199,7 @@ class Fit:
             self._save(done, "best")
         else:
             self.position["worse"] += 1
-        return bool(self.options.patience) and self.position["worse"] >= self.options.patience
+        return self._patient_enough
 
     def _sheet(self, done: int) -> None:
         if len(self.model.x_shape) == 3 and self.writes:

@@ -83,9 +83,7 @@ def resume(
         CheckpointError: no run, no checkpoint, a damaged one, or other data than before.
     """
     run = Run.open(folder)
-    _only_what_may_change(options or {})
-    config = resolve(run.config, options)
-    _not_done(run, config.train.steps)
+    config = continued(run, options or {})
     setup = Setup(config, data)
     before = run.env.get("data", {}).get("checksum")
     if before not in (None, setup.data.checksum):
@@ -97,6 +95,18 @@ def resume(
         )
     fit(setup, run, go_on=True, quiet=quiet)
     return run
+
+
+def continued(run: Run, options: Mapping[str, Any]) -> Config:
+    """The configuration that a run would go on with.
+
+    Raises:
+        CheckpointError: something is to change that may not, or fewer steps are asked for than were done.
+    """
+    _only_what_may_change(options)
+    config = resolve(run.config, options)
+    _not_done(run, config.train.steps)
+    return config
 
 
 def completed(
@@ -168,9 +178,12 @@ def _not_done(run: Run, steps: int) -> None:
     Raises:
         CheckpointError: it has.
     """
-    state = run.checkpoint() / STATE
-    done = read_json(state)["step"] if state.exists() else 0
-    if steps < done:
+    path = run.checkpoint() / STATE
+    state = read_json(path) if path.exists() else {}
+    done = (
+        state.get("step") if isinstance(state, dict) else None
+    )  # a damaged one is refused when it is loaded
+    if isinstance(done, int) and steps < done:
         raise CheckpointError(
             "the run has gone further already",
             given=f"train.steps {steps:,} after {done:,} steps",

@@ -32,6 +32,7 @@ class Terms:
     """
 
     def __init__(self, device: torch.device, skip: int = 0) -> None:
+        self._skip = float(skip)
         self.halt = torch.zeros((), device=device)
         self._over = torch.zeros((), device=device) if skip else self.halt  # nothing moves any more
         self._left = torch.full((), float(skip), device=device) if skip else None
@@ -61,6 +62,16 @@ class Terms:
         self._sums[move].add_(
             torch.where(passed_over, self._zero, values)
         )  # in place: what a captured step adds to
+
+    @property
+    def left_out(self) -> Tensor:
+        """How many moves were left out so far, of those that may be."""
+        return torch.zeros(()) if self._left is None else self._skip - self._left
+
+    @left_out.setter
+    def left_out(self, count: Tensor) -> None:
+        if self._left is not None:
+            self._left.fill_(self._skip - count.item())
 
     def count(self, move: Move) -> None:
         """Note on the host that a move's terms were added."""
