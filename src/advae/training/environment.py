@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from advae.errors import ConfigError
+from advae.networks.products import onednn_is_faster
 
 PACKAGES = (
     "advae",
@@ -98,6 +99,7 @@ def environment(
         "platform": platform.platform(),
         "device": describe_device(device),
         "precision": precision,
+        "products": "oneDNN" if device.type == "cpu" and onednn_is_faster() else "torch",
         "data": data,
         "parameters": parameters,
     }

@@ -118,6 +118,7 @@ class Fit:
                     signum = self._signal(step + 1, stop)
                     if signum:
                         self._save(step + 1)
+                        self.fabric.barrier()  # nobody ends the job before the first process has saved
                         raise Interrupted(signum)
                     if ended:
                         break
