@@ -389,6 +389,18 @@ def test_one_batched_computation_is_a_loop_over_functions() -> None:
         torch.testing.assert_close(together[:, i], h, atol=1e-5, rtol=1e-5)
 
 
+def test_the_covariance_of_two_images_is_near_that_of_many_draws() -> None:
+    """As 16 dimensions of 8 functions: of two draws each it would have a rank of 8, and no density near z."""
+    torch.manual_seed(2)
+    net, d = NoiseBasis(8, 4, (8,), 16).requires_grad_(False), 16
+    offset, a = torch.zeros(2, d), torch.ones(2, 8, d)
+    few = LinearCombination(offset, a, net, 0).moments(full=True)[1]
+    many = LinearCombination(offset, a, net, 20_000).moments(full=True)[1]
+    # Of n = 8 d draws each: eigenvalues relative to the truth within about (1 ± sqrt(d / 8 n))², as 8 functions add up.
+    spread = torch.linalg.eigvalsh(torch.linalg.solve(many, few).mT @ torch.linalg.solve(many, few)).sqrt()
+    assert float(spread.min()) > 0.5 and float(spread.max()) < 2
+
+
 @pytest.mark.parametrize("batch", [1, 2])
 def test_moments_of_a_noise_basis_do_not_need_a_large_batch(batch: int) -> None:
     """A user encodes one image: mean and variance must be finite, before a draw and after one."""
