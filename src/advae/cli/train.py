@@ -117,7 +117,7 @@ def _made(config: Config, overrides: dict[str, Any], args: argparse.Namespace) -
         refuse_used(out)  # before the data are read
     data = load_data(config.data)
     if not args.no_report:
-        Observed(data)  # refuses what cannot be judged, before any training
+        Observed(data).refuse_too_few()  # before any training
     done = _trained(config, data, overrides, out, args)
     result: dict[str, Any] = {
         "run": str(done.path),

@@ -139,6 +139,7 @@ def evaluate(
     ]
     model.eval()
     observed = Observed(as_trained(model, data), split, seed, limit)
+    observed.refuse_too_few()
     found = Estimates((), said(model, likelihood=bool(asked.likelihood)))
     asked = asked.without(lacking(model, observed), named)
     with faster_products(), seeded(seed, model.device):

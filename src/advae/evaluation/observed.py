@@ -61,14 +61,23 @@ class Observed:
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
             raise ConfigError(f"there is no split {self.split!r}", remedy=nearest(self.split, SPLITS))
-        if self.count < 2:
-            raise ConfigError("an evaluation needs at least 2 images", given=self.count)
+        if self.limit is not None:
+            self.refuse_too_few()
 
     @property
     def count(self) -> int:
         """How many images."""
         total = len(getattr(self.data, self.split))
         return total if self.limit is None else min(total, self.limit)
+
+    def refuse_too_few(self) -> None:
+        """See that there is something to judge by.
+
+        Raises:
+            ConfigError: there are fewer than two images, of which no error is known.
+        """
+        if self.count < 2:
+            raise ConfigError("an evaluation needs at least 2 images", given=self.count)
 
     def starts(self, size: int) -> list[int]:
         """Where the parts begin, ``size`` images at a time and none across two CHUNKs."""
