@@ -117,9 +117,7 @@ def bare_avb(images: Tensor, batch: int, bf16: bool) -> Loop:
         for i, weight in enumerate(basis):
             h = torch.bmm(nn.functional.elu(h) if i else h, weight)
         h = torch.tanh(h.float())
-        return (h + 0.5 * torch.randn_like(h)).transpose(
-            0, 1
-        )  # the recipe's bounded basis, drawn as it is written
+        return (h + 0.5 * torch.randn_like(h)).transpose(0, 1)  # the bounded basis, drawn as it is written
 
     def loop(steps: int) -> None:
         for _ in range(steps):

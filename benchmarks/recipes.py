@@ -29,10 +29,8 @@ from advae.training.environment import describe_device, find_device, find_precis
 
 RESULTS = Path(__file__).parents[1] / "results" / "speed-recipes.json"
 GROUP = 6  # recipes held in memory at a time
-TURN, MOST = (
-    0.25,
-    20,
-)  # seconds of a recipe's turn, and steps at most: a run's first ones find caches and heap cold
+# Seconds of a recipe's turn, and steps at most: the first ones of a turn find caches and heap cold.
+TURN, MOST = 0.25, 20
 
 
 class Bench:

@@ -43,7 +43,7 @@ def given_to_onednn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int,
     yield seen
 
 
-def close(found: Tensor, a: Tensor, b: Tensor, c: Tensor | float = 0.0) -> None:
+def assert_product(found: Tensor, a: Tensor, b: Tensor, c: Tensor | float = 0.0) -> None:
     """``c + a b``, with an error of a sum of n products in float32: at most (n + 1) ε Σ |a| |b|, and one ε of c."""
     exact = torch.as_tensor(c).double() + a.double() @ b.double()
     epsilon = torch.finfo(torch.float32).eps
@@ -61,9 +61,9 @@ BIASES = {
 @pytest.mark.parametrize("layout", BIASES)
 def test_a_bias_of_any_layout(layout: str) -> None:
     x, weight, bias = torch.randn(B, N), torch.randn(M, N), BIASES[layout]()
-    close(linear(x, weight, bias), x, weight.t(), bias)
+    assert_product(linear(x, weight, bias), x, weight.t(), bias)
     with faster_products():
-        close(torch.nn.functional.linear(x, weight, bias), x, weight.t(), bias)
+        assert_product(torch.nn.functional.linear(x, weight, bias), x, weight.t(), bias)
 
 
 @pytest.mark.parametrize(
@@ -97,8 +97,8 @@ LAYOUTS = {
 def test_a_product_of_any_layout(layout: str, turned: bool) -> None:
     weight, bias = LAYOUTS[layout](), torch.randn(M)
     x = torch.randn(N, B).t() if turned else torch.randn(B, N)
-    close(linear(x, weight), x, weight.t())
-    close(linear(x, weight, bias), x, weight.t(), bias)
+    assert_product(linear(x, weight), x, weight.t())
+    assert_product(linear(x, weight, bias), x, weight.t(), bias)
 
 
 def test_layers_within_give_the_same_values_and_gradients(given_to_onednn: list[tuple[int, ...]]) -> None:
@@ -124,7 +124,7 @@ def test_sums_with_a_product(scale: float, given_to_onednn: list[tuple[int, ...]
     a, b = torch.randn(B, N), torch.randn(N, M)
     for c in (torch.randn(M), torch.randn(B, M), torch.randn(B, 1), torch.randn(1)):
         with faster_products():
-            close(torch.addmm(c, a, b, alpha=scale), scale * a, b, c)
+            assert_product(torch.addmm(c, a, b, alpha=scale), scale * a, b, c)
     assert bool(given_to_onednn) == (scale == 1.0)
 
 

@@ -428,6 +428,11 @@ def a_speed_check_without_end(tmp: Path, run: Path) -> list[object]:
     return ["doctor", "--speed", "inf"]
 
 
+@case("not a number of seconds", "soon")
+def a_speed_check_of_no_number(tmp: Path, run: Path) -> list[object]:
+    return ["doctor", "--speed", "soon"]
+
+
 @case("holds something else", "env.json")
 def env_that_is_a_list(tmp: Path, run: Path) -> list[object]:
     (run / "env.json").write_text("[]")

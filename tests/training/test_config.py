@@ -292,8 +292,8 @@ def test_bases_are_laid_on_one_another_in_their_order() -> None:
 
 def test_a_base_lies_beside_the_file_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "below").mkdir()
-    (tmp_path / "shared.yaml").write_text("base: vae-digits\nmodel: {latent: 3}")
-    (tmp_path / "below" / "own.yaml").write_text("base: ../shared.yaml\nseed: 4")
+    (tmp_path / "common.yaml").write_text("base: vae-digits\nmodel: {latent: 3}")
+    (tmp_path / "below" / "own.yaml").write_text("base: ../common.yaml\nseed: 4")
     monkeypatch.chdir(tmp_path / "below")
     for given in ("own.yaml", str(tmp_path / "below" / "own.yaml")):
         config = resolve(given)

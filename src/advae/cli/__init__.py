@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _failed(str(ConfigError(str(error.strerror).lower(), given=error.filename)), 2)
     except (MemoryError, RuntimeError) as error:
-        if not any(words in str(error) for words in NO_MEMORY) and not isinstance(error, MemoryError):
+        if not (isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY)):
             raise
         first = (str(error).splitlines() or [""])[0]
         remedy = "ask for less at a time: fewer or smaller images, a smaller batch or network"

@@ -63,7 +63,10 @@ def parser() -> Parser:
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds") from None
     if not 0 <= value <= LONGEST:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and {LONGEST:.0f}")
     return value

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from advae.cli.base import Parser, add_output, count, seed
 from advae.cli.output import print_json, print_table, say
 from advae.cli.subject import watched
-from advae.run import refuse_unwritable
 
 if TYPE_CHECKING:
     from advae.reproduce.jobs import Plan, Record, Study, Wanted
@@ -106,6 +105,8 @@ def reproduce(table: Table, study: Study, args: argparse.Namespace) -> int:
 
     def tell(text: str) -> None:
         say(args, text)
+
+    from advae.run import refuse_unwritable
 
     refuse_unwritable(Path(args.out))
     plan = planned(table, _wanted(args), study, tell, keep=not args.dry_run)

@@ -50,12 +50,9 @@ class ImageRows(Rows):
             if isinstance(found, Exception):
                 noted.unreadable.append(named(cell, index, found))
                 continue
-            noted.sizes[f"{found.shape[1]} × {found.shape[2]}"] += 1
+            self._note(noted, *found.shape[1:])
             if found.shape == self.shape:
                 pixels[place] = found
-            else:  # the first image of the data, which set the shape, may not be among those that are read
-                expected = f"{self.shape[1]} × {self.shape[2]}"
-                noted.sizes[expected] = max(1, noted.sizes[expected])
         if problems is None:
             noted.report(len(indices))
         return pixels
@@ -74,7 +71,14 @@ class ImageRows(Rows):
                     problems.unreadable.append(named(cell, index, error))
                 else:
                     if self.image_size is None:
-                        problems.sizes[f"{height} × {width}"] += 1
+                        self._note(problems, height, width)
+
+    def _note(self, problems: Problems, height: int, width: int) -> None:
+        """Count an image's size; and, beside another, that of the first image of the data, which may not be read."""
+        problems.sizes[f"{height} × {width}"] += 1
+        if (height, width) != self.shape[1:]:
+            expected = f"{self.shape[1]} × {self.shape[2]}"
+            problems.sizes[expected] = max(1, problems.sizes[expected])
 
     def _cells(self, indices: Indices) -> list[dict[str, Any]]:
         return list(self.table[indices.tolist()]["image"])

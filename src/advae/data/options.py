@@ -39,8 +39,8 @@ class DataOptions:
     """Seed of the draws of `binarise-static`."""
 
     image_size: int | None = None
-    """Resize the shorter side to this and crop the centre square (folders, Parquet, hub). By default the size
-    is kept, and must then be the same for all images."""
+    """Resize the shorter side to this, at most 1024, and crop the centre square (folders, Parquet, hub). By default
+    the size is kept, and must then be the same for all images."""
 
     channels: int | None = None
     """Convert images (folders, Parquet, hub) to 1 channel (grey) or 3 (RGB). By default as the first."""
