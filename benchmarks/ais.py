@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from advae import build_model, resolve
-from advae.evaluation.ais import Annealing, Joint, frozen, paths
-from advae.evaluation.annealing import anneal, temperatures
+from advae.evaluation.likelihood.ais import Annealing, Joint, frozen, paths
+from advae.evaluation.likelihood.annealing import anneal, temperatures
 from advae.networks.products import faster_products
 from advae.training.environment import describe_device
 

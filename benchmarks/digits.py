@@ -26,7 +26,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 
 import advae
 from advae.errors import AdvaeError
-from advae.training.start import completed
+from advae.training.train import completed
 
 SEEDS = range(5)
 SURE = 0.9
@@ -92,8 +92,8 @@ def one(recipe: str, seed: int, folder: Path, steps: int | None) -> dict[str, An
 
 def sheet(recipe: str, folder: Path) -> None:
     """The first samples of each seed, a row each."""
-    from advae.report.base import png
-    from advae.report.sheets import image_grid
+    from advae.report.figures.image_grid import image_grid
+    from advae.report.figures.style import png
 
     rows = []
     for seed in SEEDS:

@@ -23,13 +23,13 @@ from inference_targets import TARGETS, Example
 from torch import Tensor
 
 import advae
-from advae.files import write_json
-from advae.inference.options import FAMILIES, InferOptions
+from advae.inference.hmc_reference import HMC, hmc
+from advae.inference.infer_options import FAMILIES, InferOptions
 from advae.inference.parameters import Space
-from advae.inference.reference import HMC, hmc
 from advae.inference.target import Target
+from advae.io import write_json
 from advae.metrics.sliced import sliced_wasserstein
-from advae.metrics.two_samples import mmd
+from advae.metrics.two_sample import mmd
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGE = ROOT / "results" / "inference.json", ROOT / "results" / "inference.md"

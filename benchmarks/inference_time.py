@@ -21,10 +21,10 @@ from inference_targets import TARGETS
 from turns import machine, where
 
 import advae
-from advae.files import write_json
+from advae.inference.hmc_reference import HMC, hmc
 from advae.inference.parameters import Space
-from advae.inference.reference import HMC, hmc
 from advae.inference.target import Target
+from advae.io import write_json
 from inference import DRAWS, RESULTS, measured, reference
 
 PATH = RESULTS.with_name("inference-time.json")

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from advae.files import read_json
+from advae.io import read_json
 from advae.run import Run
 from advae.training.checkpoint import average_of
 

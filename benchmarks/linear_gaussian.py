@@ -21,12 +21,12 @@ import torch
 from known_gaussian import CODES, DRAWS, IMAGES, REPEATS, D, N, made, measure, truth
 from linear_gaussian_page import figure, page
 
-from advae.cli.reproduce import parser, reproduce
-from advae.files import digest, write_atomically
+from advae.cli.reproduce_command import parser, reproduce
+from advae.config import merge
+from advae.io import digest, write_atomically
 from advae.reproduce.jobs import Job, Plan, Record, Stage, Study
-from advae.reproduce.table import Row, Table
+from advae.reproduce.table_spec import Row, Table
 from advae.run import Run
-from advae.training.config import merge
 
 NAME = "linear-gaussian"
 TUNED, SHOWN = 0, 1  # settings were chosen on the first seed, so the figure shows the next

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 import advae
-from advae.report.base import LIGHT, WIDTH, new_figure, png
+from advae.report.figures.style import LIGHT, WIDTH, new_figure, png
 
 Runs = dict[str, list[dict[str, Any]]]
 """What was measured of the runs of a method, by its name on the page."""

@@ -15,7 +15,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 from advae import build_model, resolve
 from advae.methods import METHODS
-from advae.training.trial import Trial
+from advae.training.benchmark import Trial
 
 SHAPE = (1, 28, 28)
 HIDDEN, CODE, DECODER = (500, 500), 32, (300, 300)  # vae-mnist-fc32

@@ -16,8 +16,8 @@ from torch.profiler import ProfilerActivity, profile
 from turns import machine, opening, parser, table, where, write
 from ways import trial
 
-from advae.compiling import CannotCompile
-from advae.training.choice import WAYS
+from advae.inductor import CannotCompile
+from advae.training.backends.select import WAYS
 
 RECIPES = ("avb-ac-mnist-fc32", "asvae-digits")
 SHOWN = 14

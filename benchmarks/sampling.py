@@ -16,7 +16,7 @@ from turns import machine, opening, parser, table, timed, where, write
 
 from advae import resolve
 from advae.model import build_model, seeded
-from advae.training.trial import SHAPES
+from advae.training.benchmark import SHAPES
 
 PAIRS = {
     "digits": ("asvae-digits", "mle-digits-pixelcnn"),

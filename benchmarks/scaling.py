@@ -22,8 +22,8 @@ import torch
 from turns import machine, opening, parser, table, timed, where, write
 
 from advae import resolve
-from advae.training.processes import leave, one_model
-from advae.training.trial import Trial, on_noise
+from advae.training.benchmark import Trial, on_noise
+from advae.training.distributed import leave, one_model
 
 SIZES: dict[str, list[tuple[str, str, dict[str, Any], int]]] = {  # label, recipe, overrides, image side
     "batch": [(str(b), "vae-mnist-fc32", {"train.batch": b}, 28) for b in (128, 256, 512, 1024)],

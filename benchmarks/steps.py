@@ -17,8 +17,8 @@ import torch
 from turns import machine, opening, parser, table, timed, where, write
 from ways import trial
 
-from advae.compiling import CannotCompile
-from advae.training.trial import Trial
+from advae.inductor import CannotCompile
+from advae.training.benchmark import Trial
 
 RECIPES = ("vae-mnist-fc32", "avb-ac-mnist-fc32")
 

@@ -23,7 +23,7 @@ from advae import DataOptions, load_data, resolve
 from advae.data import Batches
 from advae.methods import METHODS
 from advae.model import build_model
-from advae.training.processes import make_fabric
+from advae.training.distributed import make_fabric
 from advae.training.step import Step
 
 SIDE, RECIPE = 64, "asvae-images-conv"

@@ -20,10 +20,10 @@ import torch
 from turns import Contender, machine, matrix_product, opening, parser, rates, step_flop, table, where, write
 from ways import trial
 
-from advae.compiling import CannotCompile
-from advae.training.choice import WAYS
+from advae.inductor import CannotCompile
+from advae.training.backends.select import WAYS
+from advae.training.benchmark import Trial
 from advae.training.products import fast_products
-from advae.training.trial import Trial
 
 CASES: dict[str, tuple[str, str, str]] = {  # recipe, loop by hand, pythae's like
     "vae": ("vae-mnist-fc32", "vae", "vae"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from advae import resolve
-from advae.training.trial import SHAPES, Trial, on_noise
+from advae.training.benchmark import SHAPES, Trial, on_noise
 
 
 def trial(recipe: str, way: str, precision: str, device: torch.device, batch: int | None = None) -> Trial:

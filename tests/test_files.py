@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from advae.errors import CheckpointError
-from advae.files import held, read_json, recovered_folder, replaced_folder, write_atomically, write_json
+from advae.io import held, read_json, recovered_folder, replaced_folder, write_atomically, write_json
 from advae.run import Run
 
 
@@ -101,7 +101,7 @@ def test_a_run_is_not_written_over_another(tmp_path: Path) -> None:
 
 def test_a_folder_is_held_by_one_process_at_a_time_and_a_killed_one_lets_go(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from advae.files import held\n"
+        "import sys, time; from advae.io import held\n"
         "with held(sys.argv[1]): print('holds', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE) as other:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from advae.distributions import HEADS, Distribution, Head, StandardNormal
 from advae.errors import CheckpointError, ConfigError
-from advae.files import digest, read_json, recovered_folder, replaced_folder, write_json
+from advae.io import digest, read_json, recovered_folder, replaced_folder, write_json
 from advae.networks import CRITICS, NETWORKS
 from advae.networks.none import NoNetwork
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import yaml
 
 from advae.errors import CheckpointError
-from advae.files import read_tree, recovered_folder, write_atomically, write_json
+from advae.io import read_tree, recovered_folder, write_atomically, write_json
 
 if TYPE_CHECKING:
     from advae.model import LatentModel

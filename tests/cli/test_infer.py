@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from advae.inference import fitted
+from advae.inference import posterior as fitted
 from advae.inference.evidence import Annealed
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "eight_schools.py"
@@ -20,7 +20,7 @@ TINY = ["--steps", "30", "--fits", "2", "--batch", "16", "--critic-width", "8"]
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(fitted, "Annealed", partial(Annealed, 32, 10, 2))
-    monkeypatch.setattr("advae.inference.start.BASELINE_STEPS", 10)
+    monkeypatch.setattr("advae.inference.variational_inference.BASELINE_STEPS", 10)
 
 
 def test_the_example_of_the_docs(advae: Any, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from advae.errors import AdvaeError
 from advae.evaluation.estimate import Estimate, Estimates
-from advae.evaluation.record import write
+from advae.evaluation.evaluate_run import write
 from advae.run import Run
 
 KINDS = {

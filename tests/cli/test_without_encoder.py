@@ -17,7 +17,7 @@ from PIL import Image
 from advae.cli import main
 from advae.data import DataOptions, load_data
 from advae.report.comparison import gather_samples
-from advae.report.study import study
+from advae.report.figure_data import study
 from advae.run import Run
 
 pytestmark = pytest.mark.filterwarnings(

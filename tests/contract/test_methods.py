@@ -20,8 +20,8 @@ from advae.model import LatentModel
 from advae.networks import CRITICS
 from advae.networks.base import Critic
 from advae.networks.mlp import ConcatCritic
-from advae.training.options import TrainOptions
 from advae.training.step import Step
+from advae.training.train_options import TrainOptions
 from contract import parts
 
 B = 6

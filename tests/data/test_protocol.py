@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from advae.data import DataOptions, Dataset, Split, load_data, make_protocol, protocol_from
-from advae.data.protocol import PROTOCOLS, hashed_bits
+from advae.data.preprocessing import PROTOCOLS, hashed_bits
 
 Pixels = npt.NDArray[np.uint8]
 

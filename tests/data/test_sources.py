@@ -50,7 +50,7 @@ def same_examples(data: Dataset, pixels: Pixels) -> bool:
 
 
 def test_options_do_not_import_torch_or_numpy() -> None:
-    code = "import sys; from advae.data.options import DataOptions; import advae.data; "
+    code = "import sys; from advae.data.data_options import DataOptions; import advae.data; "
     code += "sys.exit(any(m in sys.modules for m in ('torch', 'numpy', 'datasets')))"
     path = {"PYTHONPATH": os.pathsep.join(sys.path)}
     assert subprocess.run([sys.executable, "-c", code], check=False, env=os.environ | path).returncode == 0

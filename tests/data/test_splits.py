@@ -11,7 +11,7 @@ import torch
 
 from advae.data import DataOptions, Dataset, load_data
 from advae.data.arrays import ArrayRows
-from advae.data.base import Source
+from advae.data.dataset import Source
 from advae.data.splits import LARGE_VALIDATION, cut
 from advae.errors import ConfigError, DataError
 

@@ -13,7 +13,7 @@ from advae.distributions import Distribution
 from advae.distributions.implicit import Implicit
 from advae.distributions.normal import Normal
 from advae.evaluation.estimate import Estimate, Estimates, Remark
-from advae.evaluation.observed import Observed
+from advae.evaluation.eval_data import Observed
 from advae.methods import Method
 from advae.methods.ali import ALI
 from advae.methods.asvae import ASVAE

@@ -11,14 +11,24 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from advae import compiling
+from advae import inductor as compiling
 from advae.errors import ConfigError, NoDensityError
-from advae.evaluation import gradient
-from advae.evaluation.ais import Annealing, Joint, Start, ais, bdmc, frozen, gap_remark, paths, simulated
-from advae.evaluation.annealing import Path, anneal, temperatures, tuned_steps
-from advae.evaluation.gradient import Gradient, with_gradient
-from advae.evaluation.hmc import State, leapfrog, transition
-from advae.evaluation.observed import CHUNK, Observed
+from advae.evaluation.eval_data import CHUNK, Observed
+from advae.evaluation.likelihood import log_density_grad as gradient
+from advae.evaluation.likelihood.ais import (
+    Annealing,
+    Joint,
+    Start,
+    ais,
+    bdmc,
+    frozen,
+    gap_remark,
+    paths,
+    simulated,
+)
+from advae.evaluation.likelihood.annealing import Path, anneal, temperatures, tuned_steps
+from advae.evaluation.likelihood.hmc import State, leapfrog, transition
+from advae.evaluation.likelihood.log_density_grad import Gradient, with_gradient
 from advae.model import LatentModel
 from evaluation.toy import NOISE, data_of, exact, toy_model, weights
 

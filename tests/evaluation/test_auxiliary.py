@@ -13,9 +13,9 @@ import advae
 from advae.data import DataOptions
 from advae.distributions.auxiliary import AuxiliaryHead
 from advae.errors import ConfigError, NoDensityError
-from advae.evaluation.ais import Annealing, ais
-from advae.evaluation.bounds import elbo
-from advae.evaluation.observed import Observed
+from advae.evaluation.eval_data import Observed
+from advae.evaluation.likelihood.ais import Annealing, ais
+from advae.evaluation.likelihood.bounds import elbo
 from advae.methods import METHODS
 from advae.methods.vae import VAE
 from advae.model import LatentModel, build_model

@@ -11,14 +11,14 @@ from scipy.stats import norm
 from torch import Tensor, nn
 
 from advae.data import Dataset, Split, make_protocol
-from advae.distributions.discretised import DiscretisedNormalHead
+from advae.distributions.discretized_normal import DiscretisedNormalHead
 from advae.distributions.normal import NormalHead
 from advae.errors import ConfigError, NoDensityError
-from advae.evaluation.battery import evaluate
-from advae.evaluation.bounds import elbo, iwae, log_weights
 from advae.evaluation.estimate import Estimate
-from advae.evaluation.exact import exact, has_exact
-from advae.evaluation.observed import Observed
+from advae.evaluation.eval_data import Observed
+from advae.evaluation.evaluate import evaluate
+from advae.evaluation.likelihood.bounds import elbo, iwae, log_weights
+from advae.evaluation.likelihood.exact import exact, has_exact
 from advae.model import Conditional, LatentModel, build_model
 from evaluation import toy
 from evaluation.toy import IMAGES, data_of, toy_model

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from advae.distributions.normal import Normal
 from advae.errors import ConfigError
-from advae.evaluation import observed as observing
-from advae.evaluation.adversarial import adversarial_elbo
-from advae.evaluation.critics import _codes, critics
+from advae.evaluation import eval_data as observing
+from advae.evaluation.critics.critic_diagnostics import _codes, critics
 from advae.evaluation.estimate import Estimate, from_images
-from advae.evaluation.observed import Observed
+from advae.evaluation.eval_data import Observed
+from advae.evaluation.likelihood.adversarial_elbo import adversarial_elbo
 from advae.methods import METHODS
 from evaluation.critic_cases import (
     CASES,
@@ -227,7 +227,7 @@ def test_a_single_image_at_the_end_has_a_partner() -> None:
 
 
 def test_as_many_codes_as_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = import_module("advae.evaluation.critics")
+    module = import_module("advae.evaluation.critics.critic_diagnostics")
 
     monkeypatch.setattr(module, "AT_ONCE", 20)  # 2 draws of 7 images at a time
     assert _codes(Normal(torch.zeros(7, 3), torch.zeros(1)), 13).shape == (13, 7, 3)

@@ -12,10 +12,10 @@ from advae.data import DataOptions, load_data
 from advae.distributions import Distribution
 from advae.distributions.normal import Normal
 from advae.errors import ConfigError, NoDensityError
-from advae.evaluation.ais import Annealing
-from advae.evaluation.battery import as_trained, evaluate
-from advae.evaluation.bounds import elbo
-from advae.evaluation.observed import Observed
+from advae.evaluation.eval_data import Observed
+from advae.evaluation.evaluate import as_trained, evaluate
+from advae.evaluation.likelihood.ais import Annealing
+from advae.evaluation.likelihood.bounds import elbo
 from advae.evaluation.reconstruction import rmse
 from advae.model import LatentModel, build_model
 from evaluation.toy import N, data_of, toy_model

@@ -14,12 +14,12 @@ from torch import nn
 
 from advae.data import DataOptions, Dataset, load_data
 from advae.errors import CheckpointError, ConfigError
-from advae.evaluation import classifier as module
-from advae.evaluation import features
-from advae.evaluation.classifier import RECORD, WEIGHTS, Classifier, classifier
-from advae.evaluation.features import cache_folder, feature_network
-from advae.evaluation.inception import Inception, block_8, read_inception, resized
-from advae.evaluation.work import fingerprint
+from advae.evaluation.resumable import fingerprint
+from advae.evaluation.samples import classifier as module
+from advae.evaluation.samples import features
+from advae.evaluation.samples.classifier import RECORD, WEIGHTS, Classifier, classifier
+from advae.evaluation.samples.features import cache_folder, feature_network
+from advae.evaluation.samples.inception import Inception, block_8, read_inception, resized
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,13 @@ import math
 import pytest
 import torch
 
-from advae.evaluation.floors import accuracy_floor, aggregate_floor, gaussian_kl, ratio_floor, wishart_log_det
+from advae.evaluation.critics.kl_bounds import (
+    accuracy_floor,
+    aggregate_floor,
+    gaussian_kl,
+    ratio_floor,
+    wishart_log_det,
+)
 from evaluation.critic_cases import SIGMAS, calibrated_pairs
 from truth.linear_gaussian import Gauss
 

@@ -14,10 +14,10 @@ from torch import Tensor
 from advae.data import DataOptions, Dataset, load_data
 from advae.errors import NoDensityError, UnsupportedError
 from advae.evaluation import Annealing, Work, evaluate, exact
-from advae.evaluation.observed import Observed
-from advae.evaluation.possible import lacking
-from advae.evaluation.potential import potential
-from advae.evaluation.seen import sampled
+from advae.evaluation.capabilities import lacking
+from advae.evaluation.critics.wasserstein import potential
+from advae.evaluation.eval_data import Observed
+from advae.evaluation.samples.image_features import sampled
 from advae.methods import METHODS
 from advae.model import LatentModel, build_model
 
@@ -159,7 +159,7 @@ def test_an_exact_likelihood_does_not_depend_on_how_many_images_are_scored_at_a_
     """Some at a time, as networks of pixels are deep and wide."""
     model, observed = model_of({"name": "bernoulli"}, 0), Observed(digits("grey"), limit=LIMIT)
     whole = exact(model, observed).each["value"]
-    monkeypatch.setattr(sys.modules["advae.evaluation.exact"], "AT_ONCE", 64 * 7)
+    monkeypatch.setattr(sys.modules["advae.evaluation.likelihood.exact"], "AT_ONCE", 64 * 7)
     torch.testing.assert_close(exact(model, observed).each["value"], whole)
 
 

@@ -15,10 +15,10 @@ from advae.distributions import Distribution
 from advae.distributions.implicit import Implicit
 from advae.distributions.normal import Normal
 from advae.errors import ConfigError, NoDensityError, NotFiniteError
-from advae.evaluation.bounds import elbo, iwae
 from advae.evaluation.estimate import Estimate, from_images
-from advae.evaluation.observed import Observed
-from advae.evaluation.posterior import FEWEST, PRECISION, inference_gap, posterior
+from advae.evaluation.eval_data import Observed
+from advae.evaluation.latent_diagnostics import FEWEST, PRECISION, inference_gap, posterior
+from advae.evaluation.likelihood.bounds import elbo, iwae
 from advae.evaluation.posterior_grid import posterior_grid
 from advae.model import LatentModel
 from evaluation.toy import IMAGES, NOISE, D, N, data_of, exact, toy_model

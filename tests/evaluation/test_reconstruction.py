@@ -16,11 +16,11 @@ from advae.data import DataOptions, Dataset, load_data
 from advae.distributions.base import Distribution, SampledOnly
 from advae.distributions.normal import Normal
 from advae.errors import NoDensityError
-from advae.evaluation import linear
-from advae.evaluation.linear import Plane, principal_plane
-from advae.evaluation.observed import Observed
+from advae.evaluation import pca as linear
+from advae.evaluation.eval_data import Observed
+from advae.evaluation.pca import Plane, principal_plane
 from advae.evaluation.reconstruction import reconstruction, reconstructions, rmse
-from advae.metrics.similarity import psnr, squared_error, ssim, window_width
+from advae.metrics.image_similarity import psnr, squared_error, ssim, window_width
 from advae.model import LatentModel
 from evaluation.toy import NOISE, N, data_of, toy_model
 

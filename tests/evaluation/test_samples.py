@@ -15,13 +15,13 @@ from advae.data import DataOptions, Dataset, load_data
 from advae.distributions import Distribution
 from advae.distributions.bernoulli import Bernoulli
 from advae.errors import ConfigError, NotFiniteError
-from advae.evaluation import classifier as module
 from advae.evaluation.estimate import Estimates
-from advae.evaluation.features import Features, feature_network
-from advae.evaluation.observed import Observed
-from advae.evaluation.samples import METRICS, SHOWN, samples
-from advae.evaluation.seen import PART, eight_bit, features_of, sampled, stored
-from advae.evaluation.work import ALONE, Work
+from advae.evaluation.eval_data import Observed
+from advae.evaluation.resumable import ALONE, Work
+from advae.evaluation.samples import classifier as module
+from advae.evaluation.samples.features import Features, feature_network
+from advae.evaluation.samples.image_features import PART, eight_bit, features_of, sampled, stored
+from advae.evaluation.samples.sample_metrics import METRICS, SHOWN, samples
 from advae.model import LatentModel
 
 NAME = "digits-classifier"

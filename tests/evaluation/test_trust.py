@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from advae.evaluation.critics import critics
-from advae.evaluation.floors import log_mean_ratio
-from advae.evaluation.observed import Observed
-from advae.evaluation.trust import calibration
+from advae.evaluation.critics.critic_diagnostics import critics
+from advae.evaluation.critics.kl_bounds import log_mean_ratio
+from advae.evaluation.critics.verdict import calibration
+from advae.evaluation.eval_data import Observed
 from advae.methods.avb import AVB
 from evaluation.critic_cases import (
     IMAGES,

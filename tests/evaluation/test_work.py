@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from advae.data import DataOptions, Split, load_data
-from advae.evaluation import work
-from advae.evaluation.ais import Annealing, ais, bdmc
-from advae.evaluation.bounds import iwae
-from advae.evaluation.observed import CHUNK, Observed, Part
-from advae.evaluation.work import Work, fingerprint
+from advae.evaluation import resumable as work
+from advae.evaluation.eval_data import CHUNK, Observed, Part
+from advae.evaluation.likelihood.ais import Annealing, ais, bdmc
+from advae.evaluation.likelihood.bounds import iwae
+from advae.evaluation.resumable import Work, fingerprint
 from advae.model import LatentModel
 from evaluation.toy import data_of, toy_model
 

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from advae.inference import fitted
+from advae.inference import posterior as fitted
 from advae.inference.evidence import Annealed
 
 

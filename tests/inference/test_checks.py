@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 import advae
-from advae.inference.checks import headline, stein_check
+from advae.inference.diagnostics import headline, stein_check
+from advae.metrics.kernel_stein import stein, stein_matrix
 from advae.metrics.pareto import pareto_k
 from advae.metrics.rhat import effective_size, rhat
 from advae.metrics.sliced import sliced_wasserstein
-from advae.metrics.stein import stein, stein_matrix
 
 N, D, TRIALS, LEVEL = 200, 3, 40, 0.05
 

@@ -16,8 +16,8 @@ import torch
 
 import advae
 from advae.inference.evidence import Annealed
+from advae.inference.hmc_reference import HMC, hmc
 from advae.inference.parameters import Space
-from advae.inference.reference import HMC, hmc
 from advae.inference.target import Target
 from inference.targets import Conjugate, beta_binomial, normal_unknown
 

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import advae
-from advae.inference import contrast
+from advae.inference import adaptive_contrast as contrast
 from inference.targets import LOG_Z, Gaussian
 
 DRAWS = 8000

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from advae.inference.ensemble import Stack
 from advae.inference.families import maker
-from advae.inference.options import FAMILIES, InferOptions
-from advae.inference.stacked import Stack
+from advae.inference.infer_options import FAMILIES, InferOptions
 from advae.networks.residual_mlp import ResidualCritic
 
 

@@ -14,9 +14,10 @@ from torch.distributions import Normal
 
 import advae
 from advae.errors import CheckpointError
-from advae.files import held
-from advae.inference import fit, start
-from advae.inference.reference import HMC
+from advae.inference import fit
+from advae.inference import variational_inference as start
+from advae.inference.hmc_reference import HMC
+from advae.io import held
 
 TINY: dict[str, Any] = {
     "fits": 2,
@@ -151,7 +152,7 @@ def test_netcdf_opens_in_arviz(tmp_path: Path) -> None:
     """By its own reader, whichever major version is installed; and the same groups in memory."""
     arviz = pytest.importorskip("arviz")
     pytest.importorskip("h5netcdf")
-    from advae.inference.netcdf import groups, write_netcdf
+    from advae.inference.export import groups, write_netcdf
 
     def log_likelihood(mu: Tensor, tau: Tensor, eta: Tensor) -> Tensor:
         return Normal((mu + tau)[:, None], 1.0).log_prob(torch.tensor([1.5, 2.5, 0.5]))

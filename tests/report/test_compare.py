@@ -14,9 +14,9 @@ from rich.console import Console
 from torch import Tensor
 
 from advae.report import compare, write_comparison
-from advae.report.compare import Comparison
 from advae.report.comparison import to_levels
-from advae.report.paper import png_size
+from advae.report.comparison_page import Comparison
+from advae.report.html import png_size
 from advae.report.ranking import direction
 
 

@@ -11,7 +11,10 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from advae.report import base, curves, figures, sheets, vectors
+from advae.report.figures import curves, vectors
+from advae.report.figures import image_grid as sheets
+from advae.report.figures import latents as figures
+from advae.report.figures import style as base
 
 RNG = np.random.default_rng(0)
 

@@ -14,9 +14,12 @@ from matplotlib.contour import QuadContourSet
 from matplotlib.figure import Figure
 from PIL import Image
 
-from advae.report import base, judged, sheets, write_report
-from advae.report.posteriors import MASSES, Posteriors, mass_levels, posterior_panels
-from advae.report.study import study
+from advae.report import write_report
+from advae.report.figure_data import study
+from advae.report.figures import image_grid as sheets
+from advae.report.figures import per_image_plots as judged
+from advae.report.figures import style as base
+from advae.report.figures.posteriors import MASSES, Posteriors, mass_levels, posterior_panels
 
 RNG = np.random.default_rng(0)
 N = 40

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from advae.report import write_report
-from advae.report.paper import png_size
-from advae.report.study import study
+from advae.report.figure_data import study
+from advae.report.html import png_size
 
 HOSTILE = "<script>alert('x')</script> & $\\frac{ \"q\""
 
@@ -151,7 +151,7 @@ def test_looking_at_a_model_changes_nothing_and_repeats(fakes: ModuleType) -> No
 
 
 def test_the_described_method_is_the_registered_one() -> None:
-    from advae.report.facts import describe_method
+    from advae.report.run_summary import describe_method
 
     found = describe_method({"method": {"name": "avb"}})
     assert "Mescheder" in found.paper

@@ -8,10 +8,9 @@ from typing import Any, get_args
 
 import pytest
 
-from advae.cli.output import print_estimates
+from advae.cli.console import print_estimates
 from advae.evaluation import estimate as records
-from advae.report.kinds import MEANINGS, meanings
-from advae.report.sections import (
+from advae.report.estimate_table import (
     TITLES,
     Section,
     arranged,
@@ -19,7 +18,8 @@ from advae.report.sections import (
     sections,
     settings,
 )
-from advae.report.tables import listed
+from advae.report.kinds import MEANINGS, meanings
+from advae.report.number_format import listed
 
 
 def figure(name: str, kind: str = "error", section: str = "samples", **protocol: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from advae.cli import main
-from advae.reproduce import work
+from advae.reproduce import runner as work
 from advae.run import Run
 from reproduce.small import BAD, page, record, reproduced, table
 

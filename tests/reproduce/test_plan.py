@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
+from advae.config import resolve
 from advae.errors import ConfigError
 from advae.reproduce import plan
 from advae.reproduce.budget import within
 from advae.reproduce.jobs import identity
 from advae.reproduce.probe import Speed
-from advae.training.config import resolve
 from advae.training.environment import find_device, find_precision
-from advae.training.loop import Fit
-from advae.training.options import TrainOptions
+from advae.training.train_options import TrainOptions
+from advae.training.trainer import Fit
 from reproduce.small import STEPS, counting, page, recipe, record, reproduced, table
 
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 import advae
-from advae.reproduce import judge
+from advae.reproduce import evaluate_job as judge
 from advae.run import Run
-from advae.training.loop import Fit
-from advae.training.start import completed, finished
+from advae.training.train import completed, finished
+from advae.training.trainer import Fit
 from reproduce.small import STEPS, counting, page, recipe, record, reproduced, table, timeless
 
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
+from advae.config import recipes, resolve
 from advae.errors import ConfigError
 from advae.reproduce import toy_grid
 from advae.reproduce.beside import absent, ours_text, published_text, titled
-from advae.reproduce.judge import asked_of
-from advae.reproduce.page import data_name
+from advae.reproduce.evaluate_job import asked_of
+from advae.reproduce.markdown_report import data_name
 from advae.reproduce.studies import study_of
-from advae.reproduce.table import Column, Table, read_table, tables
-from advae.training.config import recipes, resolve
+from advae.reproduce.table_spec import Column, Table, read_table, tables
 from reproduce.small import counting, record, reproduced, table, written
 
 TABLES = {name: read_table(name) for name in tables()}

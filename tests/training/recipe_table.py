@@ -17,11 +17,11 @@ import torch
 from torch import nn
 
 import advae
+from advae.config import Config, resolve, slots
 from advae.methods import METHODS
 from advae.model import LatentModel, build_model
 from advae.registry import Registry
-from advae.training.config import Config, resolve, slots
-from advae.training.trial import SHAPES
+from advae.training.benchmark import SHAPES
 
 TABLE = Path(__file__).with_name("recipes.txt")
 

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from advae.data import Batches, mix
-from advae.data.base import Split
-from advae.data.protocol import make_protocol
+from advae.data.dataset import Split
+from advae.data.preprocessing import make_protocol
 from advae.methods import METHODS
 from advae.model import build_model
-from advae.training.captured import Captured
-from advae.training.loop import reseed
-from advae.training.options import TrainOptions
-from advae.training.processes import make_fabric
+from advae.training.backends.cuda_graph import Captured
+from advae.training.distributed import make_fabric
 from advae.training.step import Step
+from advae.training.train_options import TrainOptions
+from advae.training.trainer import reseed
 from training import tiny
 from training.test_compiled import PARTS
 

@@ -12,14 +12,14 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 import advae
-from advae import compiling
+from advae import inductor as compiling
 from advae.methods import METHODS
 from advae.model import build_model
-from advae.training import choice as choice_module
-from advae.training.choice import choose
-from advae.training.compiled import Compiled
-from advae.training.options import TrainOptions
+from advae.training.backends import select as choice_module
+from advae.training.backends.compiled import Compiled
+from advae.training.backends.select import choose
 from advae.training.step import Step
+from advae.training.train_options import TrainOptions
 from training import tiny
 
 SMALL = {"name": "mlp", "hidden": [5]}

@@ -13,12 +13,12 @@ import yaml
 
 import advae
 from advae import registry
+from advae.config import merge, resolve, typed_parser
 from advae.distributions import HEADS
 from advae.errors import AdvaeError, CheckpointError, ConfigError
 from advae.methods import METHODS
 from advae.model import build_model
 from advae.networks import CRITICS, NETWORKS
-from advae.training.config import merge, resolve, typed_parser
 from training import tiny
 
 SHIPPED = advae.recipes()

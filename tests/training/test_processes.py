@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 
 import advae
 from advae.errors import ConfigError
+from advae.training.distributed import make_fabric
 from advae.training.gradients import accumulated
-from advae.training.options import TrainOptions
-from advae.training.processes import make_fabric
+from advae.training.train_options import TrainOptions
 from training import tiny, two_processes
 
 TESTS = Path(__file__).parents[1]
@@ -100,7 +100,7 @@ def test_gradients_of_parts_are_averaged() -> None:
 
 def test_a_gpu_without_a_number_is_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, object] = {}
-    monkeypatch.setattr("advae.training.processes.Fabric", lambda **given: asked.update(given))
+    monkeypatch.setattr("advae.training.distributed.Fabric", lambda **given: asked.update(given))
     for name, number in (("cuda", 0), ("cuda:1", 1)):
         make_fabric(torch.device(name), "fp32")
         assert (asked["accelerator"], asked["devices"]) == ("cuda", [number])

@@ -22,10 +22,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import advae
+from advae.config import Config, read_recipe, resolve
 from advae.methods import METHODS
 from advae.networks import NETWORKS
 from advae.run import Run
-from advae.training.config import Config, read_recipe, resolve
 from training import recipe_table
 
 SOURCES = {"mnist": "mnist", "cifar10": "cifar10", "imagenet64": "imagenet", "celeba": "celeba"}

@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 
 import advae
 from advae.errors import CheckpointError
-from advae.files import held
+from advae.io import held
 from advae.run import Run
-from advae.training.interruption import Interrupted, Interruption
-from advae.training.loop import Fit
-from advae.training.start import completed
+from advae.training.signals import Interrupted, Interruption
+from advae.training.train import completed
+from advae.training.trainer import Fit
 from advae.training.validation import Validation
 from training import tiny
 

@@ -17,10 +17,10 @@ from advae.errors import ConfigError, NotFiniteError
 from advae.methods import METHODS
 from advae.model import LatentModel, build_model
 from advae.training.checkpoint import load_checkpoint, save_checkpoint
-from advae.training.loop import Fit
-from advae.training.options import TrainOptions
-from advae.training.players import Average, rate_share
+from advae.training.optimizers import Average, rate_share
 from advae.training.step import Step
+from advae.training.train_options import TrainOptions
+from advae.training.trainer import Fit
 from advae.training.validation import Validation, watched
 from training import tiny
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from advae.errors import NotFiniteError
-from advae.training.terms import Terms
+from advae.training.metric_accumulator import Terms
 
 MOVES = (("critic",), ("model",))
 STEPS = 7

@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import save_file
 
 import advae
-from advae.training.config import resolve
-from advae.training.loop import Fit
+from advae.config import resolve
 from advae.training.setup import Setup
+from advae.training.trainer import Fit
 from training import tiny
 
 STEPS, BATCH = 4, 12

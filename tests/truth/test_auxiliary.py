@@ -18,8 +18,8 @@ from advae.distributions.auxiliary import Auxiliary, AuxiliaryHead
 from advae.distributions.base import LOG_2PI
 from advae.distributions.normal import MIN_SCALE
 from advae.errors import NoDensityError
-from advae.evaluation.bounds import elbo, iwae, log_weights
-from advae.evaluation.observed import Observed
+from advae.evaluation.eval_data import Observed
+from advae.evaluation.likelihood.bounds import elbo, iwae, log_weights
 from advae.methods.vae import VAE
 from advae.model import Conditional, LatentModel
 from evaluation import toy

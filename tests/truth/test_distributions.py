@@ -13,7 +13,7 @@ from torch import Tensor
 
 from advae.distributions import HEADS, Distribution, StandardNormal
 from advae.distributions.bernoulli import Bernoulli
-from advae.distributions.discretised import DiscretisedNormal, log1mexp, log_normal_mass
+from advae.distributions.discretized_normal import DiscretisedNormal, log1mexp, log_normal_mass
 from advae.distributions.implicit import Implicit
 from advae.distributions.noise_basis import LinearCombination, NoiseBasis
 from advae.distributions.normal import Normal, NormalHead

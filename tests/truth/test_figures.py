@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from advae.config import resolve
 from advae.distributions import HEADS
 from advae.model import build_model
 from advae.networks import CRITICS, NETWORKS
-from advae.training.config import resolve
 from truth.figures import FACES, FIGURES, MNIST, Figure, fc
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"

@@ -15,9 +15,9 @@ import advae
 from advae.data import DataOptions
 from advae.distributions import HEADS
 from advae.errors import ConfigError
-from advae.evaluation.ais import Annealing, ais
-from advae.evaluation.bounds import log_weights
-from advae.evaluation.observed import Observed
+from advae.evaluation.eval_data import Observed
+from advae.evaluation.likelihood.ais import Annealing, ais
+from advae.evaluation.likelihood.bounds import log_weights
 from advae.methods.base import conditional_density
 from advae.model import Conditional, LatentModel
 from advae.networks import NETWORKS

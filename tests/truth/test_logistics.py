@@ -13,8 +13,8 @@ from torch import Tensor
 
 from advae.distributions import HEADS
 from advae.distributions.autoregressive import Autoregressive, pairs, with_channels_before
-from advae.distributions.binary import AutoregressiveBernoulli
-from advae.distributions.logistics import (
+from advae.distributions.autoregressive_bernoulli import AutoregressiveBernoulli
+from advae.distributions.logistic_mixture import (
     LEVELS,
     AutoregressiveLogistics,
     Mixture,

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from advae.config import resolve
 from advae.distributions import HEADS
 from advae.distributions.autoregressive import Autoregressive, Whole
 from advae.errors import ConfigError, UnsupportedError
 from advae.methods import METHODS
 from advae.model import build_model
 from advae.networks import NETWORKS
+from advae.networks.causal_conv import Gated
 from advae.networks.pixelcnn import PixelCNN
-from advae.networks.shifted import Gated
-from advae.training.config import resolve
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 SHAPES = {

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from advae.ratios import kl_contrast, kl_loss, logistic_contrast, logistic_loss
+from advae.density_ratio import kl_contrast, kl_loss, logistic_contrast, logistic_loss
 from truth.linear_gaussian import Gauss
 
 pytestmark = pytest.mark.usefixtures("double")

@@ -11,11 +11,10 @@ from scipy import stats
 from scipy.linalg import sqrtm
 from torch import Tensor
 
-from advae.metrics import manifold, moments
+from advae.metrics import frechet as moments
+from advae.metrics import prdc as manifold
 from advae.metrics.bootstrap import Figure, halves
-from advae.metrics.copying import copying, mann_whitney, nearest_of, share_of_copies, verdict
-from advae.metrics.manifold import neighbours, prdc, radii_in_halves
-from advae.metrics.moments import (
+from advae.metrics.frechet import (
     SPLIT_FROM,
     Moments,
     frechet,
@@ -23,6 +22,8 @@ from advae.metrics.moments import (
     inception_score,
     kernel_distance,
 )
+from advae.metrics.memorization import copying, mann_whitney, nearest_of, share_of_copies, verdict
+from advae.metrics.prdc import neighbours, prdc, radii_in_halves
 
 pytestmark = pytest.mark.usefixtures("double")
 

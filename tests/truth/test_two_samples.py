@@ -9,8 +9,8 @@ import torch
 from scipy.stats import chi2
 from torch import Tensor
 
-from advae.metrics import two_samples
-from advae.metrics.two_samples import blocks, c2st, kernel, mmd
+from advae.metrics import two_sample as two_samples
+from advae.metrics.two_sample import blocks, c2st, kernel, mmd
 from truth.sampling import SIGMAS
 
 pytestmark = pytest.mark.usefixtures("double")

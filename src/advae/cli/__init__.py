@@ -101,7 +101,7 @@ def dispatch(argv: list[str]) -> int:
                 f"there is no option {verb!r} before the verb", expected="advae VERB [option …]"
             )
         raise ConfigError(f"there is no verb {verb!r}", remedy=nearest(verb, VERBS))
-    module = import_module(f"advae.cli.{verb}")
+    module = import_module(f"advae.cli.{verb}_command")
     try:
         args = module.parser().parse(rest)
         args.command = shlex.join(["advae", *argv])

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from advae.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from advae.data.base import Dataset, Protocol, Source, Split
-    from advae.data.batches import Batches
-    from advae.data.checks import check
-    from advae.data.options import DataOptions
-    from advae.data.protocol import make_protocol, protocol_from
+    from advae.data.compatibility import check
+    from advae.data.data_options import DataOptions
+    from advae.data.dataset import Dataset, Protocol, Source, Split
+    from advae.data.loader import Batches
+    from advae.data.preprocessing import make_protocol, protocol_from
 
 __all__ = [
     "Batches",
@@ -40,14 +40,14 @@ _MASK = (1 << 64) - 1
 LARGEST = 1024  # side that images can be resized to
 
 _HOME = {  # loaded on first use, so that the options alone do not import torch
-    "Batches": "batches",
-    "DataOptions": "options",
-    "Dataset": "base",
-    "Protocol": "base",
-    "Split": "base",
-    "check": "checks",
-    "make_protocol": "protocol",
-    "protocol_from": "protocol",
+    "Batches": "loader",
+    "DataOptions": "data_options",
+    "Dataset": "dataset",
+    "Protocol": "dataset",
+    "Split": "dataset",
+    "check": "compatibility",
+    "make_protocol": "preprocessing",
+    "protocol_from": "preprocessing",
 }
 
 
@@ -83,8 +83,9 @@ def load_data(options: DataOptions) -> Dataset:
         ConfigError: an option that has no meaning.
         DataError: data that cannot be found, read, or brought to what the protocol needs.
     """
-    from advae.data import protocol, splits
-    from advae.data.base import Dataset
+    from advae.data import preprocessing as protocol
+    from advae.data import splits
+    from advae.data.dataset import Dataset
     from advae.data.labels import class_ids
 
     kind = protocol.protocol_class(options.protocol)
@@ -134,7 +135,7 @@ def load_part(options: DataOptions, protocol: Protocol, part: str | None = None)
     import numpy as np
 
     from advae.data import splits
-    from advae.data.base import Split, Subset
+    from advae.data.dataset import Split, Subset
     from advae.data.labels import class_ids
 
     source = _opened(options, protocol.eight_bit)
@@ -154,7 +155,7 @@ def load_part(options: DataOptions, protocol: Protocol, part: str | None = None)
 
 def _opened(options: DataOptions, eight_bit: bool) -> Source:
     """Open the source, with whatever reads its kind."""
-    from advae.data.base import Source
+    from advae.data.dataset import Source
     from advae.data.sources import locate
 
     found = locate(options.source)
@@ -166,7 +167,8 @@ def _opened(options: DataOptions, eight_bit: bool) -> Source:
             return arrays.open_digits()
         return arrays.open_arrays(found.parts["train"][0], found.name, eight_bit)
 
-    from advae.data import images, tables
+    from advae.data import images
+    from advae.data import parquet as tables
 
     if found.kind == "hub":
         opened = tables.open_hub(found.name)

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from advae.data.base import CHUNK, Indices, Problems, Rows, Source
+from advae.data.dataset import CHUNK, Indices, Problems, Rows, Source
 from advae.errors import DataError
 
 Array = npt.NDArray[Any]

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from advae.data.base import Indices, Problems, Rows
+from advae.data.dataset import Indices, Problems, Rows
 from advae.errors import DataError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from advae.data.base import split_of
+from advae.data.dataset import split_of
 from advae.errors import DataError, nearest
 
 Kind = Literal["digits", "array", "parquet", "folder", "hub"]

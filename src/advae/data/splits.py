@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from advae.data import mix
-from advae.data.base import CHUNK, Indices, Problems, Rows, Source, Split, Subset
+from advae.data.dataset import CHUNK, Indices, Problems, Rows, Source, Split, Subset
 from advae.errors import ConfigError, DataError
 
 LARGE = (

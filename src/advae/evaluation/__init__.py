@@ -7,20 +7,20 @@
 
 from __future__ import annotations
 
-from advae.evaluation.adversarial import adversarial_elbo
-from advae.evaluation.ais import Annealing, ais, bdmc
-from advae.evaluation.battery import evaluate
-from advae.evaluation.bounds import elbo, iwae
-from advae.evaluation.critics import critics
+from advae.evaluation.critics.critic_diagnostics import critics
 from advae.evaluation.estimate import Estimate, Estimates, Remark
-from advae.evaluation.exact import exact
-from advae.evaluation.observed import Observed
-from advae.evaluation.posterior import posterior
+from advae.evaluation.eval_data import Observed
+from advae.evaluation.evaluate import evaluate
+from advae.evaluation.evaluate_run import evaluate_run
+from advae.evaluation.latent_diagnostics import posterior
+from advae.evaluation.likelihood.adversarial_elbo import adversarial_elbo
+from advae.evaluation.likelihood.ais import Annealing, ais, bdmc
+from advae.evaluation.likelihood.bounds import elbo, iwae
+from advae.evaluation.likelihood.exact import exact
 from advae.evaluation.posterior_grid import posterior_grid
 from advae.evaluation.reconstruction import reconstruction, reconstructions, rmse
-from advae.evaluation.record import evaluate_run
-from advae.evaluation.samples import samples
-from advae.evaluation.work import Work
+from advae.evaluation.resumable import Work
+from advae.evaluation.samples.sample_metrics import samples
 
 __all__ = [
     "Annealing",

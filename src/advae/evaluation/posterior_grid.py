@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from advae.errors import ConfigError, NoDensityError
-from advae.evaluation.observed import likelihood
+from advae.evaluation.eval_data import likelihood
 from advae.model import LatentModel, seeded
 
 REACH = 5.0  # standard deviations of the prior: beyond it lie 4e-6 of its mass

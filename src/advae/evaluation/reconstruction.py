@@ -15,10 +15,10 @@ from torch import Tensor
 
 from advae.errors import NoDensityError
 from advae.evaluation.estimate import Estimate, Estimates, Kind, Remark, from_images, mean_and_error
-from advae.evaluation.linear import Plane, principal_plane
-from advae.evaluation.observed import Observed, Part, likelihood, scored_as
-from advae.evaluation.work import ALONE, Work
-from advae.metrics.similarity import BEST, K1, K2, PEAK, SIGMA, psnr, squared_error, ssim, window_width
+from advae.evaluation.eval_data import Observed, Part, likelihood, scored_as
+from advae.evaluation.pca import Plane, principal_plane
+from advae.evaluation.resumable import ALONE, Work
+from advae.metrics.image_similarity import BEST, K1, K2, PEAK, SIGMA, psnr, squared_error, ssim, window_width
 from advae.model import LatentModel, representative
 
 Found = dict[str, Tensor]

@@ -6,17 +6,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from advae.inference.hmc_reference import HMC
+    from advae.inference.implicit_posterior import Posterior
     from advae.inference.parameters import positive, unit_interval
-    from advae.inference.posterior import Posterior
-    from advae.inference.reference import HMC
-    from advae.inference.start import infer
+    from advae.inference.variational_inference import infer
 
 __all__ = ["HMC", "Posterior", "infer", "positive", "unit_interval"]
 
 _HOMES = {
-    "HMC": "reference",
-    "Posterior": "posterior",
-    "infer": "start",
+    "HMC": "hmc_reference",
+    "Posterior": "implicit_posterior",
+    "infer": "variational_inference",
     "positive": "parameters",
     "unit_interval": "parameters",
 }

@@ -1,6 +1,6 @@
 """log p(data) by annealed importance sampling, from a normal fitted to draws of a posterior.
 
-The paths, transitions and tuned steps are those of :mod:`advae.evaluation.annealing`: its "images" are one here. The
+The paths, transitions and tuned steps are those of :mod:`advae.evaluation.likelihood.annealing`: its "images" are one here. The
 normal need not be close: it is where the path begins, and any beginning makes a lower bound in expectation.
 """
 
@@ -13,9 +13,16 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from advae.evaluation.annealing import PILOT_TEMPERATURES, Path, anneal, steps_at, temperatures, tuned_steps
 from advae.evaluation.estimate import Estimate
-from advae.inference.reference import moments
+from advae.evaluation.likelihood.annealing import (
+    PILOT_TEMPERATURES,
+    Path,
+    anneal,
+    steps_at,
+    temperatures,
+    tuned_steps,
+)
+from advae.inference.hmc_reference import moments
 from advae.inference.target import Target
 from advae.model import seeded
 

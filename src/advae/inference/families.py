@@ -1,4 +1,4 @@
-"""What q may be. All families draw standardised vectors u; :mod:`advae.inference.place` puts them where the target is.
+"""What q may be. All families draw standardised vectors u; :mod:`advae.inference.preconditioner` puts them where the target is.
 
     mean-field    u = m + s ε                               s a diagonal
     full-rank     u = m + S ε                               S lower triangular
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from advae.distributions.base import LOG_2PI
 from advae.distributions.iaf import AutoregressiveSteps
 from advae.distributions.noise_basis import LinearCombination, NoiseBasis
-from advae.inference.options import InferOptions
+from advae.inference.infer_options import InferOptions
 from advae.networks.mlp import MLP
 
 FLOW_STEPS = 4

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from advae.data import mix
 from advae.errors import NotFiniteError
+from advae.inference.critic_trainer import Game, under
+from advae.inference.ensemble import Stack
 from advae.inference.families import maker, normal_log_prob
-from advae.inference.game import Game, under
-from advae.inference.options import InferOptions
-from advae.inference.place import Place, log_density, lost, runaway
-from advae.inference.stacked import Stack
+from advae.inference.infer_options import InferOptions
+from advae.inference.preconditioner import Place, log_density, lost, runaway
 from advae.inference.target import Target
-from advae.training.options import TrainOptions
-from advae.training.players import Player, rate_share
+from advae.training.optimizers import Player, rate_share
+from advae.training.train_options import TrainOptions
 
 LOCATE, SETTLE = 150, 0.2
 FIRST_SHARE, LAST_SHARE = 0.5, 0.05  # of a step that locates: large to get there, small against noise

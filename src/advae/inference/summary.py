@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from advae.data import mix
-from advae.inference.fitted import Fitted
+from advae.inference.posterior import Fitted
 from advae.metrics.rhat import rhat
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

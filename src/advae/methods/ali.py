@@ -19,10 +19,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from advae.density_ratio import logistic_contrast, logistic_loss
 from advae.methods.base import METHODS, MODEL, Losses, Method, conditional_density
 from advae.model import LatentModel
 from advae.networks.base import statistics_kept
-from advae.ratios import logistic_contrast, logistic_loss
 
 
 @METHODS.register("ali")

@@ -38,12 +38,12 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from advae.density_ratio import Contrast, logistic_contrast
 from advae.distributions import Distribution
 from advae.errors import ConfigError
 from advae.methods.base import METHODS, MODEL, Losses, Method, log_density, wanted
 from advae.model import LatentModel
 from advae.networks.base import statistics_kept
-from advae.ratios import Contrast, logistic_contrast
 
 
 def another(batch: Tensor) -> Tensor:

@@ -27,12 +27,12 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from advae.density_ratio import logistic_contrast
 from advae.distributions import Distribution
 from advae.distributions.base import LOG_2PI
 from advae.methods.base import METHODS, MODEL, Losses, Method, wanted
 from advae.model import LatentModel
 from advae.networks.base import critic_at
-from advae.ratios import logistic_contrast
 
 VARIANCE_FLOOR = 1e-4  # added to variances (the authors' constant)
 

@@ -36,10 +36,10 @@ from typing import ClassVar, Literal
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from advae.density_ratio import kl_contrast
 from advae.methods.base import METHODS, MODEL, Losses, Method
 from advae.model import LatentModel
 from advae.networks.base import critic_at
-from advae.ratios import kl_contrast
 
 
 def limited(T: Tensor, ceiling: float) -> Tensor:

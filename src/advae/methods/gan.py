@@ -28,9 +28,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from advae.density_ratio import logistic_contrast
 from advae.methods.base import METHODS, Losses, Method, wanted
 from advae.model import LatentModel
-from advae.ratios import logistic_contrast
 
 
 def generator_loss(T: Tensor, minimax: bool) -> Tensor:

@@ -24,8 +24,8 @@ from torch.nn.functional import elu, pad
 from advae.errors import ConfigError
 from advae.networks.base import NETWORKS, xavier
 from advae.networks.blocks import halvings
-from advae.networks.raster import Generation
-from advae.networks.shifted import RESIDUAL_START, Gated, Grown, Run, Shifted, framed, pair
+from advae.networks.causal_conv import RESIDUAL_START, Gated, Grown, Run, Shifted, framed, pair
+from advae.networks.incremental_sampling import Generation
 
 
 @NETWORKS.register("pixelcnn")

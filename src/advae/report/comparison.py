@@ -11,11 +11,11 @@ from torch import Tensor
 
 from advae.data import protocol_from
 from advae.errors import AdvaeError
-from advae.files import write_atomically, write_json
-from advae.report.compare import compare
-from advae.report.curves import collect, overlaid_curves
-from advae.report.paper import Plate, plate, render
-from advae.report.sheets import sheets_beside
+from advae.io import write_atomically, write_json
+from advae.report.comparison_page import compare
+from advae.report.figures.curves import collect, overlaid_curves
+from advae.report.figures.image_grid import sheets_beside
+from advae.report.html import Plate, plate, render
 
 if TYPE_CHECKING:
     from advae.run import Run

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from advae.report.kinds import kind_text
-from advae.report.tables import grouped, interval_text, rounded, shared
+from advae.report.number_format import grouped, interval_text, rounded, shared
 
 # Figures that differ in these compare; the last was found with the figure, and is no setting.
 INCIDENTAL = {"seed", "device", "batch", "batch_size", "time"}

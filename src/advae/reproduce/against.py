@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from advae.report.compare import cell_of
+from advae.report.comparison_page import cell_of
+from advae.report.number_format import grouped, rounded
 from advae.report.ranking import Cell, difference, gap
-from advae.report.tables import grouped, rounded
 from advae.reproduce.details import Judged, markdown
 from advae.reproduce.jobs import Record
-from advae.reproduce.table import Column
+from advae.reproduce.table_spec import Column
 
 TITLE = "Image by image"
 Runs = Mapping[str, Sequence[Record]]

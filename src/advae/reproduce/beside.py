@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from advae.report.kinds import ADVERSARIAL, MEANINGS, kind_text
-from advae.report.tables import grouped, rounded
+from advae.report.number_format import grouped, rounded
 from advae.reproduce.details import escaped, markdown
 from advae.reproduce.jobs import Record
 

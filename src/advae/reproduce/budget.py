@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from advae.errors import ConfigError
-from advae.files import read_json, write_json
+from advae.io import read_json, write_json
 from advae.reproduce.probe import Speed
-from advae.training.options import TrainOptions
+from advae.training.train_options import TrainOptions
 
 
 def within(

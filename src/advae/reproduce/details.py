@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from advae.report.compare import Group, compare
+from advae.report.comparison_page import Group, compare
 from advae.reproduce.jobs import FOLDER, Record
 from advae.run import Run
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from advae.errors import AdvaeError
-from advae.files import read_json
+from advae.io import read_json
+from advae.reproduce.evaluate_job import answer
 from advae.reproduce.jobs import Job, Plan, Say
-from advae.reproduce.judge import answer
 from advae.reproduce.plan import timed
 from advae.reproduce.probe import Speed
 from advae.run import Run
 from advae.training.checkpoint import STATE
-from advae.training.start import finished
+from advae.training.train import finished
 
 TRAINED, DONE = "trained", "done"
 

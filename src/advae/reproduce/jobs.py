@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from advae.config import Config, resolve
 from advae.data import Dataset
 from advae.errors import AdvaeError
-from advae.evaluation.work import Ticks
+from advae.evaluation.resumable import Ticks
 from advae.reproduce.probe import Speed
-from advae.reproduce.table import Row, Table
+from advae.reproduce.table_spec import Row, Table
 from advae.run import CONFIG, Run
-from advae.training.config import Config, resolve
 from advae.training.environment import find_device, find_precision
-from advae.training.start import finished
+from advae.training.train import finished
 
 PLACES = (CONFIG, f"*/{CONFIG}", f"*/*/{CONFIG}")  # of runs in RUNS/RECIPE
 FOLDER = "reproduced"  # in a run: what it was found worth when it was judged for a table

@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from advae.config import Config, resolve
 from advae.data import Dataset, load_data
-from advae.data.options import DataOptions
+from advae.data.data_options import DataOptions
 from advae.errors import AdvaeError, ConfigError, DataError, nearest
 from advae.reproduce.budget import kept_steps, steps_file, within, write_steps
 from advae.reproduce.jobs import Job, Plan, Say, Study, Wanted, concerns
 from advae.reproduce.probe import Speed, measured
-from advae.reproduce.table import Row, Table
-from advae.training.config import Config, resolve
+from advae.reproduce.table_spec import Row, Table
 
 
 def planned(table: Table, wanted: Wanted, study: Study, say: Say, *, keep: bool = True) -> Plan:

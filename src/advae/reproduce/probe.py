@@ -10,16 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from advae.config import Config
 from advae.data import Dataset
-from advae.evaluation.ais import Annealing
-from advae.evaluation.annealing import PILOT_CHAINS, PILOT_TEMPERATURES
-from advae.evaluation.battery import Asked
-from advae.evaluation.samples import JUDGED
+from advae.evaluation.evaluate import Asked
+from advae.evaluation.likelihood.ais import Annealing
+from advae.evaluation.likelihood.annealing import PILOT_CHAINS, PILOT_TEMPERATURES
+from advae.evaluation.samples.sample_metrics import JUDGED
 from advae.model import LatentModel, seeded
-from advae.training.config import Config
-from advae.training.options import TrainOptions
+from advae.training.benchmark import of_setup
 from advae.training.setup import Setup
-from advae.training.trial import of_setup
+from advae.training.train_options import TrainOptions
 from advae.training.validation import Validation
 
 SECONDS = 1.0  # of steps, or as many steps:

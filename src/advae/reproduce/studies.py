@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from advae.errors import ConfigError, nearest
-from advae.reproduce import judge, page, toy
+from advae.reproduce import evaluate_job as judge
+from advae.reproduce import markdown_report as page
+from advae.reproduce import toy
 from advae.reproduce.jobs import Study
-from advae.reproduce.table import Table
+from advae.reproduce.table_spec import Table
 
 USUAL = Study(judge.question, judge.judged, page.publish)
 STUDIES = {"": USUAL, "toy": Study(toy.question, toy.judged, toy.publish, toy.sources)}

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from advae.files import write_atomically
+from advae.io import write_atomically
 from advae.reproduce.jobs import Job, Plan, Record, Stage
-from advae.reproduce.page import failures, steps_notice
+from advae.reproduce.markdown_report import failures, steps_notice
 from advae.reproduce.toy_grid import (
     BINS,
     DECODED,

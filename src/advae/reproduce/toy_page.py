@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 
-from advae.report.base import LIGHT, WIDTH, FloatArray, new_figure, png
+from advae.report.figures.style import LIGHT, WIDTH, FloatArray, new_figure, png
 from advae.reproduce.details import markdown
 
 Row = dict[str, Any]

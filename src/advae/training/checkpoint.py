@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from advae.errors import CheckpointError
-from advae.files import digest, read_json, replaced_folder, write_json
+from advae.io import digest, read_json, replaced_folder, write_json
 from advae.model import refuse_pickles
 from advae.training.step import Step
 

@@ -1,7 +1,7 @@
 """A move's gradients: the losses of some players at one batch, and each player's gradient of its own.
 
 Two ways to have them, which give the same numbers: operation by operation (here), or as one compiled graph
-(:mod:`advae.training.compiled`).
+(:mod:`advae.training.backends.compiled`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from advae.methods import Losses, Method
 from advae.model import LatentModel
-from advae.training.players import Player
+from advae.training.optimizers import Player
 
 
 @dataclass(frozen=True)

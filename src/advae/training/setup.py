@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
+from advae.config import Config
 from advae.data import Dataset, check, load_data
 from advae.errors import ConfigError
 from advae.methods import METHODS, Method
 from advae.model import LatentModel, build_model, seeded
-from advae.training.config import Config
+from advae.training.distributed import make_fabric, one_model
 from advae.training.environment import environment, find_device, find_precision
-from advae.training.processes import make_fabric, one_model
-from advae.training.synced import synced
+from advae.training.sync_batchnorm import synced
 
 
 class Setup:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from advae.files import write_atomically
+from advae.io import write_atomically
 
 GAP = 1  # pixels between images
 SHEET = 640  # pixels across, about

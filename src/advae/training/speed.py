@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from advae.config import resolve
 from advae.model import seeded
-from advae.training.config import resolve
+from advae.training.benchmark import on_noise
 from advae.training.products import fast_products
-from advae.training.trial import on_noise
 
 SHAPE = (1, 28, 28)
 SIDE, SIDE_ON_GPU = 1024, 8192  # of the matrices whose product is the peak

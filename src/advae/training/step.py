@@ -14,11 +14,11 @@ from torch import Tensor
 
 from advae.methods import Method
 from advae.model import LatentModel
+from advae.training.distributed import averaged
 from advae.training.gradients import Eager, Take, Taken, accumulated
-from advae.training.options import TrainOptions
-from advae.training.players import Average, make_players, rate_share
-from advae.training.processes import averaged
-from advae.training.terms import Terms
+from advae.training.metric_accumulator import Terms
+from advae.training.optimizers import Average, make_players, rate_share
+from advae.training.train_options import TrainOptions
 
 Draw = Callable[[int], Tensor]
 """``draw(i)``: the step's i-th batch of observations."""

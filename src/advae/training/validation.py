@@ -18,7 +18,7 @@ from advae.data import Dataset, mix
 from advae.errors import ConfigError
 from advae.methods import Method
 from advae.model import LatentModel, representative, seeded
-from advae.training.processes import summed
+from advae.training.distributed import summed
 
 EXAMPLES = 2048  # enough for an error within about 2%; validation stays a small share of a run
 CHUNK = 512

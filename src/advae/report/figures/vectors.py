@@ -1,0 +1,91 @@
+"""Figures for data that are vectors, not images: the data beside samples, and reconstructions."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+from advae.report.figures.style import (
+    LIGHT,
+    WIDTH,
+    FloatArray,
+    Theme,
+    corner_name,
+    finite_rows,
+    new_figure,
+    point_size,
+)
+
+
+def vectors(data: ArrayLike, samples: ArrayLike, *, theme: Theme = LIGHT) -> Figure:
+    """Vectors of the data and of the model, each [N, n]: a scatter and up to six marginals.
+
+    With n > 2 the scatter shows the two principal directions of the data.
+    """
+    data, samples = finite_rows(data), finite_rows(samples)
+    count = min(6, data.shape[1])
+    with theme.context():
+        figure = new_figure(WIDTH, 3.5)
+        left, right = np.asarray(figure.subfigures(1, 2), dtype=object)
+        axes = left.subplots()
+        (a, b), names = _plane(data, samples)
+        size = point_size(len(a) + len(b))
+        for points, colour, name in ((a, theme.first, "data"), (b, theme.second, "model")):
+            axes.scatter(points[:, 0], points[:, 1], s=size, color=colour, alpha=0.5, lw=0, label=name)
+        axes.set(xlabel=names[0], ylabel=names[1])
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=2, markerscale=2)
+        columns = 1 if count <= 3 else 2
+        panels = list(np.asarray(right.subplots(-(-count // columns), columns, squeeze=False)).flat)
+        for i, panel in enumerate(panels):
+            panel.set_visible(i < count)
+            if i < count:
+                _marginals(panel, data[:, i], samples[:, i], f"$x_{{{i + 1}}}$", theme)
+    return figure
+
+
+def vector_reconstructions(
+    originals: ArrayLike, reconstructions: ArrayLike, *, theme: Theme = LIGHT
+) -> Figure:
+    """Each reconstructed value against its original, a panel for each of up to six dimensions."""
+    x, x_hat = (
+        np.asarray(v, dtype=np.float64).reshape(len(np.asarray(v)), -1) for v in (originals, reconstructions)
+    )
+    count = min(6, x.shape[1])
+    columns = min(3, count)
+    with theme.context():
+        figure = new_figure(WIDTH if columns > 1 else 3.2, 2.3 * -(-count // columns))
+        panels = list(np.asarray(figure.subplots(-(-count // columns), columns, squeeze=False)).flat)
+        for i, axes in enumerate(panels):
+            axes.set_visible(i < count)
+            if i < count:
+                axes.axline((0, 0), slope=1, color=theme.muted, lw=0.8, ls=(0, (4, 3)))
+                axes.scatter(x[:, i], x_hat[:, i], s=point_size(len(x)), color=theme.first, alpha=0.5, lw=0)
+                axes.set(xlabel=f"$x_{{{i + 1}}}$", ylabel=rf"$\hat{{x}}_{{{i + 1}}}$")
+    return figure
+
+
+def _marginals(axes: Axes, data: FloatArray, samples: FloatArray, name: str, theme: Theme) -> None:
+    low, high = np.percentile(np.concatenate([data, samples]), [0.2, 99.8])
+    limits = (low, high) if high > low else (low - 0.5, high + 0.5)
+    bins = int(np.clip(1.2 * math.sqrt(len(data)), 10, 36))
+    axes.hist(data, bins=bins, range=limits, density=True, color=theme.first, alpha=0.4, lw=0)
+    axes.hist(samples, bins=bins, range=limits, density=True, color=theme.second, histtype="step", lw=1.1)
+    corner_name(axes, name)
+
+
+def _plane(data: FloatArray, samples: FloatArray) -> tuple[tuple[FloatArray, FloatArray], tuple[str, str]]:
+    """Data and samples in the plane of the data's two principal directions, or as they are."""
+    if data.shape[1] == 2:
+        return (data, samples), ("$x_1$", "$x_2$")
+    if data.shape[1] == 1:
+        rng = np.random.default_rng(0)
+        a, b = (np.column_stack([v[:, 0], rng.uniform(size=len(v))]) for v in (data, samples))
+        return (a, b), ("$x_1$", "noise, for sight")
+    centre = data.mean(axis=0)
+    directions = np.linalg.svd(data - centre, full_matrices=False)[2][:2].T
+    names = ("principal direction 1 of the data", "principal direction 2 of the data")
+    return ((data - centre) @ directions, (samples - centre) @ directions), names
