@@ -47,9 +47,9 @@ def reader(data: Any) -> Pipeline:
     return make_pipeline(nearness, LogisticRegression(C=10, max_iter=2000)).fit(x, y)
 
 
-def pixels(grey: torch.Tensor) -> np.ndarray:
-    """Images in grey levels as rows in [0, 1]."""
-    return grey.clamp(0, 255).flatten(1).cpu().numpy() / 255
+def pixels(gray: torch.Tensor) -> np.ndarray:
+    """Images in gray levels as rows in [0, 1]."""
+    return gray.clamp(0, 255).flatten(1).cpu().numpy() / 255
 
 
 def legible(machine: Pipeline, rows: np.ndarray) -> float:
@@ -72,17 +72,17 @@ def one(recipe: str, seed: int, folder: Path, steps: int | None) -> dict[str, An
     data = advae.load_data(advae.DataOptions(**run.config["data"]))
     found = advae.evaluate(model, data)
     machine = reader(data)
-    grey = data.protocol.to_grey(model.sample(SAMPLES, seed=0))
-    back = data.protocol.to_grey(model.reconstruct(data.protocol.observe(data.test.values), seed=0))
+    gray = data.preprocessing.to_gray(model.sample(SAMPLES, seed=0))
+    back = data.preprocessing.to_gray(model.reconstruct(data.preprocessing.apply(data.test.values), seed=0))
     rows = [row for row in run.metrics() if row["split"] == "train"]
-    z = torch.cat([model.encode(x).sample() for x in data.protocol.observe(data.train.values).split(512)])
+    z = torch.cat([model.encode(x).sample() for x in data.preprocessing.apply(data.train.values).split(512)])
     return result | {
         "finite": all(
             math.isfinite(value) for row in rows for value in row.values() if isinstance(value, float)
         ),
         "seconds": rows[-1]["time"],
         "estimates": found.to_dict()["estimates"],
-        "legible": legible(machine, pixels(grey)),
+        "legible": legible(machine, pixels(gray)),
         "legible_test": legible(machine, pixels(data.test.values.float())),
         "read_right": float((machine.predict(pixels(back)) == data.test.labels.numpy()).mean()),
         "code_std": [round(v, 3) for v in z.std(0).tolist()],
@@ -100,7 +100,7 @@ def sheet(recipe: str, folder: Path) -> None:
         if (folder / recipe / f"s{seed}" / "model").exists():
             run = advae.Run.open(folder / recipe / f"s{seed}")
             data = advae.load_data(advae.DataOptions(**run.config["data"]))
-            rows.append(data.protocol.to_grey(run.model().sample(SHOWN, seed=0)))
+            rows.append(data.preprocessing.to_gray(run.model().sample(SHOWN, seed=0)))
     if rows:
         figure = image_grid(torch.cat(rows).numpy(), columns=SHOWN)
         (RESULTS / f"digits-{recipe.removesuffix('-digits')}.png").write_bytes(png(figure))
@@ -122,7 +122,7 @@ def page(results: list[dict[str, Any]]) -> str:
         " probability above 0.9. *Read right*: share of reconstructed test digits whose class it gets right."
         " *ELBO (critic)*: an adversarial estimate, not a bound.",
         "",
-        "| recipe | finite | RMSE, grey levels | reconstruction, nats | ELBO, nats | ELBO (critic), nats | legible |"
+        "| recipe | finite | RMSE, gray levels | reconstruction, nats | ELBO, nats | ELBO (critic), nats | legible |"
         " worst seed | read right | seconds |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]

@@ -136,7 +136,7 @@ def banana() -> Example:
 
 
 def logistic() -> Example:
-    """scikit-learn's breast-cancer data, 30 standardised columns, coefficients N(0, 1), no intercept."""
+    """scikit-learn's breast-cancer data, 30 standardized columns, coefficients N(0, 1), no intercept."""
     from sklearn.datasets import load_breast_cancer
 
     found = load_breast_cancer()

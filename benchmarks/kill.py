@@ -34,7 +34,7 @@ OPTIONS = (
     *(
         "--train.steps",
         "100000000",
-        "--train.step",
+        "--train.backend",
         "eager",
         "--train.checkpoint_every",
         "1",

@@ -1,7 +1,7 @@
 """The linear-Gaussian data of ``linear_gaussian.py``, what is known about them, and how far a model is from it.
 
     z ~ N(0, I)        codes                               [d = 2]
-    x = W z + σ ε      observations, then standardised     [n = 20]
+    x = W z + σ ε      observations, then standardized     [n = 20]
 
 Everything that is compared with is exact. Draws are taken only of a posterior without a density: its moments are then
 off by what so many draws leave, and its entropy is found by nearest neighbours.
@@ -166,7 +166,7 @@ def claimed(model: Any, x: Tensor, key: str) -> float:
     method = METHODS.build(model.info["method"])
     with torch.no_grad():
         parts = [
-            method.losses(model, x.repeat(32, 1)).report[key].double().mean() for _ in range(REPEATS // 32)
+            method.losses(model, x.repeat(32, 1)).diagnostics[key].double().mean() for _ in range(REPEATS // 32)
         ]
     return float(torch.stack(parts).mean())
 
@@ -175,8 +175,8 @@ def measure(run: Any) -> dict[str, Any]:
     """All figures of one run."""
     torch.manual_seed(0)  # of codes drawn below
     model, data = run.model(), advae.load_data(advae.DataOptions(**run.config["data"]))
-    exact, own = truth()[0].observed(data.protocol.mean, data.protocol.std), learned(model)
-    held_out = data.protocol.observe(data.test.values)
+    exact, own = truth()[0].observed(data.preprocessing.mean, data.preprocessing.std), learned(model)
+    held_out = data.preprocessing.apply(data.test.values)
     x = held_out[:IMAGES]
     mean, cov, bent = moments(model, x)
     R = own.turn(exact)

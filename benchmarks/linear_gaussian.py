@@ -33,7 +33,7 @@ TUNED, SHOWN = 0, 1  # settings were chosen on the first seed, so the figure sho
 
 BASE: dict[str, Any] = {
     "device": "cpu",
-    "data": {"source": NAME, "protocol": "standardise", "validation": 10_000, "test": 10_000},
+    "data": {"source": NAME, "preprocessing": "standardize", "validation": 10_000, "test": 10_000},
     "model": {
         "latent": D,
         "encoder": {"name": "mlp", "hidden": [64, 64]},
@@ -44,10 +44,10 @@ BASE: dict[str, Any] = {
     },
     "train": {
         "steps": 6000,
-        "batch": 512,
-        "rate": 2e-3,
-        "critic_rate": 4e-3,
-        "schedule": "cosine",
+        "batch_size": 512,
+        "lr": 2e-3,
+        "critic_lr": 4e-3,
+        "lr_schedule": "cosine",
         "samples_every": 0,
         "validate_every": 6000,
     },
@@ -57,8 +57,8 @@ BASIS = {"name": "noise-basis", "functions": 4, "noise": 8, "hidden": [32]}
 AVB = {"name": "avb", "critic_steps": 2}
 
 CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
-    "vae": ("VAE", {"method": {"name": "vae"}, "train": {"rate": 5e-3}}),
-    "avb": ("AVB", {"method": AVB, "model": {"posterior": IMPLICIT}, "train": {"rate": 1e-3}}),
+    "vae": ("VAE", {"method": {"name": "vae"}, "train": {"lr": 5e-3}}),
+    "avb": ("AVB", {"method": AVB, "model": {"posterior": IMPLICIT}, "train": {"lr": 1e-3}}),
     "avb-ac": ("AVB + AC", {"method": AVB | {"contrast": "diagonal"}, "model": {"posterior": BASIS}}),
     "avb-ac-full": ("AVB + AC, full", {"method": AVB | {"contrast": "full"}, "model": {"posterior": BASIS}}),
     "asvae": ("AS-VAE", {"method": {"name": "asvae", "critic_steps": 2}}),

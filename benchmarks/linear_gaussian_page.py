@@ -104,7 +104,7 @@ def page(by: Runs, found: list[dict[str, Any]], shown: int) -> str:
 # The remarks are of the runs that are recorded in results/; look at them again when those are made anew.
 PAGE = """# Every method on data whose posterior and evidence are known
 
-Made by `benchmarks/linear_gaussian.py`. Data: z ~ N(0, I) of 2 dimensions, x = W z + σ ε of 20 features, standardised;
+Made by `benchmarks/linear_gaussian.py`. Data: z ~ N(0, I) of 2 dimensions, x = W z + σ ε of 20 features, standardized;
 100,000 examples to train on, 10,000 held out. The posterior of an example is a normal, the same for all but for its
 mean: slanted, with standard deviations {small} and {large} along its axes. A code tells {rate} nats about an example.
 
@@ -221,8 +221,8 @@ def drawn(path: Path) -> tuple[Tensor, Linear, Tensor]:
     torch.manual_seed(0)
     run = advae.Run.open(path)
     model, data = run.model(), advae.load_data(advae.DataOptions(**run.config["data"]))
-    exact = truth()[0].observed(data.protocol.mean, data.protocol.std)
-    held_out = data.protocol.observe(data.test.values)
+    exact = truth()[0].observed(data.preprocessing.mean, data.preprocessing.std)
+    held_out = data.preprocessing.apply(data.test.values)
     places = 1.15 * torch.tensor([[-1, -1], [-1, 1], [1, -1], [1, 1]], dtype=torch.float64)
     x = held_out[torch.cdist(places, exact.mean(held_out)).argmin(1)]
     R = learned(model).turn(exact)

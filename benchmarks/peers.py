@@ -39,8 +39,8 @@ def drawn(images: Tensor, size: int) -> Iterator[Tensor]:
 
 
 def batches(images: Tensor, size: int) -> Iterator[Tensor]:
-    """The same, binarised anew."""
-    return (torch.bernoulli(grey.float() / 255) for grey in drawn(images, size))
+    """The same, binarized anew."""
+    return (torch.bernoulli(gray.float() / 255) for gray in drawn(images, size))
 
 
 def bare_vae(images: Tensor, batch: int, bf16: bool) -> Loop:
@@ -153,14 +153,14 @@ def bare_avb(images: Tensor, batch: int, bf16: bool) -> Loop:
 
 def plain_loop(recipe: str, like: Trial, images: Tensor, bf16: bool) -> Loop:
     """The README's loop around a method's losses, on networks like those of ``like``, with torch's fused Adam."""
-    config, device, batch = resolve(recipe), images.device, like.step.options.batch
+    config, device, batch = resolve(recipe), images.device, like.step.options.batch_size
     method = METHODS.build(config.method)
     model = build_model(config.model, like.step.model.x_shape, method.critics)
     model = model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     moves = like.step.moves
     own = {player: method.parameters(model, player) for player in method.players}
     adams = {player: torch.optim.Adam(p, 1e-3, fused=True) for player, p in own.items()}
-    data = (like.protocol.observe(x) for x in drawn(images, batch))
+    data = (like.preprocessing.apply(x) for x in drawn(images, batch))
 
     def loop(steps: int) -> None:
         for names in moves * steps:

@@ -44,7 +44,7 @@ class Bench:
 
     def __init__(self, name: str, device: torch.device, precision: str) -> None:
         self.name, self.device = name, device
-        self.trial = trial(name, "graph" if device.type == "cuda" else "eager", precision, device)
+        self.trial = trial(name, "cuda-graph" if device.type == "cuda" else "eager", precision, device)
         self.precision = find_precision(precision, device)
         self.weights = sum(weights(self.trial.step.model).values())
         self.seconds: list[float] = []
@@ -69,11 +69,11 @@ class Bench:
             "step": self.trial.way,
             "method": step.method.name,
             "shape": step.model.x_shape,
-            "batch": step.options.batch,
+            "batch": step.options.batch_size,
             "weights": self.weights,
             "steps timed": len(self.seconds) * self.at_once,
             "seconds a step": took,
-            "images a second": step.options.batch * step.batches / took,
+            "images a second": step.options.batch_size * step.batches / took,
             "hours for all its steps": took * step.options.steps / 3600,
         }
 

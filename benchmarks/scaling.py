@@ -26,7 +26,7 @@ from advae.training.benchmark import Trial, on_noise
 from advae.training.distributed import leave, one_model
 
 SIZES: dict[str, list[tuple[str, str, dict[str, Any], int]]] = {  # label, recipe, overrides, image side
-    "batch": [(str(b), "vae-mnist-fc32", {"train.batch": b}, 28) for b in (128, 256, 512, 1024)],
+    "batch": [(str(b), "vae-mnist-fc32", {"train.batch_size": b}, 28) for b in (128, 256, 512, 1024)],
     "code": [(str(d), "vae-mnist-fc32", {"model.latent": d}, 28) for d in (8, 32, 128)],
     "image side": [(str(n), "vae-mnist-fc32", {}, n) for n in (14, 28, 56)],
     "planar layers": [
@@ -53,7 +53,7 @@ def milliseconds(trial: Trial, rounds: int, seconds: float) -> float:
 def sizes(args: Any) -> dict[str, dict[str, float]]:
     """Milliseconds of a step at every size, on a GPU of a captured one."""
     device, found = torch.device(args.device), {}
-    way = "graph" if device.type == "cuda" else "eager"
+    way = "cuda-graph" if device.type == "cuda" else "eager"
     for row, cases in SIZES.items():
         found[row] = {}
         for label, recipe, more, side in cases:

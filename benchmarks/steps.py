@@ -27,7 +27,7 @@ def measure(recipe: str, precision: str, args: Any) -> dict[str, Any]:
     """All ways in turns."""
     device = torch.device(args.device)
     ways: dict[str, Trial] = {}
-    for way in ("eager", "compile", *(["graph"] if device.type == "cuda" else [])):
+    for way in ("eager", "compile", *(["cuda-graph"] if device.type == "cuda" else [])):
         try:
             ways[way] = trial(recipe, way, precision, device)
         except CannotCompile as error:

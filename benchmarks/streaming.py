@@ -20,7 +20,7 @@ from PIL import Image
 from turns import machine, opening, parser, table, timed, where, write
 
 from advae import DataOptions, load_data, resolve
-from advae.data import Batches
+from advae.data import BatchLoader
 from advae.methods import METHODS
 from advae.model import build_model
 from advae.training.distributed import make_fabric
@@ -44,7 +44,7 @@ def folder_of(path: Path, count: int) -> None:
 def read_rate(options: dict[str, Any], batch: int, device: torch.device, seconds_of: int) -> float:
     """Images a second that reach the device, after the workers have started."""
     data = load_data(DataOptions(**options))
-    stream = Batches(data.train, batch, seed=0, device=device, workers=options["workers"]).stream(0)
+    stream = BatchLoader(data.train, batch, seed=0, device=device, workers=options["workers"]).stream(0)
 
     def work(n: int) -> None:
         for _ in range(n):
@@ -56,7 +56,7 @@ def read_rate(options: dict[str, Any], batch: int, device: torch.device, seconds
 
 def step_rate(batch: int, device: torch.device, steps: int) -> float:
     """Images a second of a training step."""
-    config = resolve(RECIPE, {"train.batch": batch})
+    config = resolve(RECIPE, {"train.batch_size": batch})
     method = METHODS.build(config.method)
     model = build_model(config.model, (3, SIDE, SIDE), method.critics)
     model = model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
@@ -76,7 +76,7 @@ def measure(args: Any) -> dict[str, Any]:
     device = torch.device(args.device)
     with tempfile.TemporaryDirectory() as name:
         folder_of(Path(name), args.images)
-        common = {"source": name, "protocol": "dequantise", "image_size": SIDE}
+        common = {"source": name, "preprocessing": "dequantize", "image_size": SIDE}
         found = {
             f"streamed, {n} workers": read_rate(
                 common | {"storage": "stream", "workers": n}, args.batch, device, args.batches

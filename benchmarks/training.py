@@ -5,7 +5,7 @@
     python benchmarks/training.py vae --batch 1024
 
 MNIST-shaped noise; within a case the same networks, batch and arithmetic. advae runs its whole step, as in training:
-batches drawn and binarised, all players, norms, checks, metrics, the average of the weights; eagerly and compiled (on
+batches drawn and binarized, all players, norms, checks, metrics, the average of the weights; eagerly and compiled (on
 a GPU captured too). The loops by hand have none of the checks, metrics and averages. All take turns in one process;
 medians are written to results/speed-training.json and, from it, results/speed-training.md.
 """
@@ -44,7 +44,7 @@ IMAGES = 4096
 def advae_loops(recipe: str, args: Any, precision: str, device: torch.device) -> dict[str, Trial]:
     """advae's step in every way that runs here."""
     found = {}
-    for way in args.ways or ("eager", "compile", *(["graph"] if device.type == "cuda" else [])):
+    for way in args.ways or ("eager", "compile", *(["cuda-graph"] if device.type == "cuda" else [])):
         try:
             found[f"advae, {way}"] = trial(recipe, way, precision, device, args.batch)
         except CannotCompile as error:
@@ -59,7 +59,7 @@ def measure(name: str, args: Any, bf16: bool) -> dict[str, Any]:
     torch.manual_seed(0)
     ways = advae_loops(recipe, args, precision, device)
     first = next(iter(ways.values()))
-    batch, shape = first.step.options.batch, first.step.model.x_shape
+    batch, shape = first.step.options.batch_size, first.step.model.x_shape
     images = (255 * (torch.rand(IMAGES, *shape) < 0.2)).to(torch.uint8).to(device)
     loops: dict[str, peers.Loop] = {key: way.run for key, way in ways.items()}
     bare = {"vae": peers.bare_vae, "avb": peers.bare_avb}.get(by_hand)
@@ -91,10 +91,10 @@ def page(records: list[dict[str, Any]]) -> str:
     """The results as Markdown."""
     lines = opening("Speed of training", __doc__)
     lines += [
-        "*Faster* is the faster of advae's ways, which `train.step: auto` takes in a long run. The share of peak is"
+        "*Faster* is the faster of advae's ways, which `train.backend: auto` takes in a long run. The share of peak is"
         " that of a product of square matrices (1024, on a GPU 8192) in the same arithmetic, measured in the same"
         " turns. The loops by hand of vae and avb are written out in benchmarks/peers.py; the others are the README's,"
-        " around the method's own losses. pythae computes in float32, from float32 images that are binarised once; its"
+        " around the method's own losses. pythae computes in float32, from float32 images that are binarized once; its"
         " flow is as wide and as long, but is given no context of the image. Its adversarial autoencoder has no like"
         " here.",
     ]

@@ -13,7 +13,7 @@ def trial(recipe: str, way: str, precision: str, device: torch.device, batch: in
 
     Args:
         recipe: its name.
-        way: "eager", "compile" or "graph".
+        way: "eager", "compile" or "cuda-graph".
         precision: "fp32", "bf16" or "auto".
         device: where.
         batch: instead of the recipe's.
@@ -21,6 +21,6 @@ def trial(recipe: str, way: str, precision: str, device: torch.device, batch: in
     Raises:
         CannotCompile: the step cannot be compiled.
     """
-    own = {"train.precision": precision} | ({} if batch is None else {"train.batch": batch})
+    own = {"train.precision": precision} | ({} if batch is None else {"train.batch_size": batch})
     config = resolve(recipe, own)
     return on_noise(config, SHAPES[config.data.source], device, way)

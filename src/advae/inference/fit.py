@@ -13,7 +13,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from advae.data import mix
 from advae.errors import NotFiniteError
 from advae.inference.critic_trainer import Game, under
 from advae.inference.ensemble import Stack
@@ -21,6 +20,7 @@ from advae.inference.families import maker, normal_log_prob
 from advae.inference.infer_options import InferOptions
 from advae.inference.preconditioner import Place, log_density, lost, runaway
 from advae.inference.target import Target
+from advae.random import mix_seeds
 from advae.training.optimizers import Player, rate_share
 from advae.training.train_options import TrainOptions
 
@@ -56,7 +56,7 @@ class Fit:
     def __init__(self, target: Target, options: InferOptions, seed: int) -> None:
         self.target, self.options, self.seed, self.step = target, options, seed, 0
         d, fits, where = target.space.dim, options.fits, (target.device, target.dtype)
-        reseed(mix(seed, 0), target.device)
+        reseed(mix_seeds(seed, 0), target.device)
         self.place = Place.start(fits, d, START * torch.randn(fits, d).to(*where))
         self.q = Stack(maker(options, d), fits).to(*where)
         self.average = {name: weight.detach().clone() for name, weight in self.q.weights.items()}
@@ -86,7 +86,7 @@ class Fit:
 
     def advance(self) -> None:
         """One step."""
-        reseed(mix(self.seed, 1, self.step), self.target.device)
+        reseed(mix_seeds(self.seed, 1, self.step), self.target.device)
         {"locate": self._locate, "fit": self._fit, "settle": self._settle}[self.phase]()
         self.step += 1
         if self.step == LOCATE + self.options.steps:
@@ -128,7 +128,7 @@ class Fit:
         with torch.set_grad_enabled(last):
             (u,) = self.q(n=self.draws)
             r = game.normals(u)
-            bar, log_r = r.standardised(u)
+            bar, log_r = r.standardized(u)
             log_p = log_density(self.target, self.place, u, power)
             if last:
                 game.follow(log_p, log_r, first=self.step == LOCATE)
@@ -144,7 +144,7 @@ class Fit:
         step, n, r = self.step - LOCATE - self.options.steps, 2 * self.draws, self.game.moments
         with torch.no_grad():
             (u,) = self.q(n=n, weights=self.average)
-            bar, log_r = r.standardised(u)
+            bar, log_r = r.standardized(u)
             known = self.game.known(log_density(self.target, self.place, u, 1.0), log_r)
         noise = self.game.noise(self.place, r, 1.0, n)
         self.game.learn(bar, known, *noise, CRITIC_END * (1 - step / self.settle))
@@ -153,7 +153,7 @@ class Fit:
     @torch.no_grad()
     def _begin_settling(self) -> None:
         if self.game is not None:
-            reseed(mix(self.seed, 2), self.target.device)
+            reseed(mix_seeds(self.seed, 2), self.target.device)
             self.game.moments = self.game.normals(self.q(n=MOMENT_DRAWS, weights=self.average)[0])
 
     # --- moves --------------------------------------------------------------------------------------------------
@@ -164,9 +164,9 @@ class Fit:
         o = self.options
         return TrainOptions(
             steps=o.steps,
-            rate=NORMAL_RATE if o.family in ("mean-field", "full-rank") else o.rate,
-            critic_rate=o.critic_rate,
-            schedule="cosine",
+            lr=NORMAL_RATE if o.family in ("mean-field", "full-rank") else o.rate,
+            critic_lr=o.critic_rate,
+            lr_schedule="cosine",
             beta1=BETA1 if o.has_critic else 0.9,
             critic_beta1=BETA1,
         )

@@ -27,7 +27,7 @@ FOLDER = "reproduced"  # in a run: what it was found worth when it was judged fo
 # What may differ between two configurations of the same run: names, where things are, how often it is looked at.
 NAMES = ("recipe", "description", "published", "device")
 DATA = ("source", "workers")
-TRAIN = ("step", "log_every", "samples_every", "checkpoint_every", "keep_every", "tensorboard")
+TRAIN = ("backend", "log_every", "samples_every", "checkpoint_every", "checkpoint_keep_every", "tensorboard")
 ANNEALED = ("ais", "bdmc")
 
 Record = dict[str, Any]

@@ -82,7 +82,7 @@ def shortened(config: Config, steps: int) -> Config:
         return config
     half = max(1, steps // 2)
     method = config.method | {"kl_warmup": min(config.method.get("kl_warmup", 0), half)}
-    train = replace(config.train, steps=steps, warmup=min(config.train.warmup, half))
+    train = replace(config.train, steps=steps, lr_warmup=min(config.train.lr_warmup, half))
     return replace(config, method=method, train=train)
 
 

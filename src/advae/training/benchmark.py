@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 
 from advae.config import Config
-from advae.data import Batches, Protocol, Split, mix
-from advae.data.preprocessing import make_protocol
+from advae.data import BatchLoader, Preprocessing, Split
+from advae.data.preprocessing import make_preprocessing
 from advae.methods import METHODS
 from advae.model import build_model, seeded
+from advae.random import mix_seeds
 from advae.training.backends.compiled import Compiled
 from advae.training.backends.cuda_graph import WARM_UP, Captured
 from advae.training.backends.select import CAPTURE_PAYS_AFTER, WAYS
@@ -38,8 +39,8 @@ class Trial:
     Args:
         step: what one step does.
         batches: where its batches come from.
-        protocol: how they are observed.
-        way: "eager", "compile" or "graph"; compiled, it is so before the first step.
+        preprocessing: how they are observed.
+        way: "eager", "compile" or "cuda-graph"; compiled, it is so before the first step.
         seed: of the run.
 
     Raises:
@@ -47,34 +48,34 @@ class Trial:
     """
 
     def __init__(
-        self, step: Step, batches: Batches, protocol: Protocol, way: str = "eager", seed: int = 0
+        self, step: Step, batches: BatchLoader, preprocessing: Preprocessing, way: str = "eager", seed: int = 0
     ) -> None:
         assert way in WAYS
-        self.step, self.protocol, self.seed, self.done = step, protocol, seed, 0
+        self.step, self.preprocessing, self.seed, self.done = step, preprocessing, seed, 0
         self.device, self._stream = step.fabric.device, batches.stream(0)
-        self._captured = Captured(step, batches, protocol.observe, _silent) if way == "graph" else None
+        self._captured = Captured(step, batches, preprocessing.apply, _silent) if way == "cuda-graph" else None
         if way == "compile":
             compiled = Compiled(step.fabric, step.model, step.method, step.players)
             for names in step.moves:
-                compiled.prepare(protocol.observe(batches(0)), names)
+                compiled.prepare(preprocessing.apply(batches(0)), names)
             step.take = compiled
 
     @property
     def way(self) -> str:
         """How steps are run; a captured one is eager until the capture has been made."""
         if self._captured is not None and self._captured.graph is not None:
-            return "graph"
+            return "cuda-graph"
         return "compile" if isinstance(self.step.take, Compiled) else "eager"
 
     def run(self, steps: int) -> None:
         """So many steps, each with its own seed."""
         with freed_memory_kept(), fast_products(self.step.fabric):
             for _ in range(steps):
-                reseed(mix(self.seed, self.done, 0), self.device)
+                reseed(mix_seeds(self.seed, self.done, 0), self.device)
                 if self._captured is not None:
                     self._captured(self.done, self._stream)
                 else:
-                    self.step(self.done, lambda i: self.protocol.observe(next(self._stream)))
+                    self.step(self.done, lambda i: self.preprocessing.apply(next(self._stream)))
                 self.done += 1
 
     def settle(self) -> None:
@@ -85,13 +86,13 @@ class Trial:
 def of_setup(setup: Setup) -> Trial:
     """The first steps of what a configuration amounts to; on a GPU captured, as in a run of some length."""
     config, device = setup.config, setup.fabric.device
-    wanted, long = config.train.step, config.train.steps >= CAPTURE_PAYS_AFTER
-    captured = device.type == "cuda" and (wanted == "graph" or (wanted == "auto" and long))
-    batches = Batches(
-        setup.data.train, config.train.batch, seed=config.seed, device=device, workers=config.data.workers
+    wanted, long = config.train.backend, config.train.steps >= CAPTURE_PAYS_AFTER
+    captured = device.type == "cuda" and (wanted == "cuda-graph" or (wanted == "auto" and long))
+    batches = BatchLoader(
+        setup.data.train, config.train.batch_size, seed=config.seed, device=device, workers=config.data.workers
     )
     step = Step(setup.fabric, setup.model.train(), setup.method, config.train)
-    return Trial(step, batches, setup.data.protocol, "graph" if captured else "eager", config.seed)
+    return Trial(step, batches, setup.data.preprocessing, "cuda-graph" if captured else "eager", config.seed)
 
 
 def on_noise(config: Config, shape: tuple[int, ...], device: torch.device, way: str) -> Trial:
@@ -103,8 +104,8 @@ def on_noise(config: Config, shape: tuple[int, ...], device: torch.device, way: 
         model = build_model(config.model, shape, method.critics)
         model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         step = Step(fabric, model.train(), method, config.train)
-        batches = Batches(split, config.train.batch, seed=config.seed, device=device)
-        return Trial(step, batches, make_protocol(config.data.protocol, split), way, config.seed)
+        batches = BatchLoader(split, config.train.batch_size, seed=config.seed, device=device)
+        return Trial(step, batches, make_preprocessing(config.data.preprocessing, split), way, config.seed)
 
 
 def _silent(line: str) -> None:

@@ -88,7 +88,7 @@ def accumulated(
 
 def terms_of(method: Method, losses: Losses, means: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What to record of a batch, as scalars: the means of the diagnostics, and of the losses."""
-    terms = {f"{owner(method, key)}:{key}": value.float().mean() for key, value in losses.report.items()}
+    terms = {f"{owner(method, key)}:{key}": value.float().mean() for key, value in losses.diagnostics.items()}
     return terms | {f"{name}:loss": mean.detach() for name, mean in means.items()}
 
 

@@ -94,8 +94,8 @@ class Terms:
         raise NotFiniteError(
             f"training stopped: {term} of player {player!r} is not finite at step {number}",
             expected="finite numbers; no weight was moved by it",
-            remedy="the last checkpoint stands: lower train.rate or train.critic_rate, set train.clip, raise a minimal"
-            " scale, or let train.skip such steps be left out, and go on with --resume",
+            remedy="the last checkpoint stands: lower train.lr or train.critic_lr, set train.grad_clip, raise a minimal"
+            " scale, or let train.max_skipped_steps such steps be left out, and go on with --resume",
         )
 
     def _first(self) -> tuple[str, str]:

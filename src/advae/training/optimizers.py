@@ -29,8 +29,8 @@ class Player:
     def __init__(
         self, name: str, parameters: list[nn.Parameter], options: TrainOptions, halt: Tensor
     ) -> None:
-        self.name, self.parameters, self.clip = name, parameters, options.clip
-        self.rate = options.rate if name == "model" else options.critic_rate
+        self.name, self.parameters, self.clip = name, parameters, options.grad_clip
+        self.rate = options.lr if name == "model" else options.critic_lr
         beta1 = options.beta1 if name == "model" else options.critic_beta1
         device = parameters[0].device
         # On a GPU the rate is a number there, so that a captured step reads the rate of the day.
@@ -97,8 +97,8 @@ def make_players(
 
 def rate_share(options: TrainOptions, step: int) -> float:
     """The learning rate at ``step`` (from 0) as a share of the full one."""
-    share = min(1.0, (step + 1) / options.warmup) if options.warmup else 1.0
-    if options.schedule == "cosine":
+    share = min(1.0, (step + 1) / options.lr_warmup) if options.lr_warmup else 1.0
+    if options.lr_schedule == "cosine":
         done = min(1.0, step / max(1, options.steps))
         share *= FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * done))
     return share

@@ -37,7 +37,7 @@ class Setup:
         self.data: Dataset = load_data(config.data) if data is None else data
         with seeded(config.seed, self.fabric.device):
             self.model = self._build()
-            check(self.data, support_of(self.model), config.train.batch)
+            check(self.data, support_of(self.model), config.train.batch_size)
             self.method.check(self.model)
             self._check_patience()
 

@@ -16,14 +16,14 @@ GAP = 1  # pixels between images
 SHEET = 640  # pixels across, about
 
 
-def write_sheet(path: Path, grey: Tensor) -> None:
+def write_sheet(path: Path, gray: Tensor) -> None:
     """Write images as one PNG, nearly square.
 
     Args:
         path: where to.
-        grey: ``[n, C, H, W]`` in grey levels, 0 to 255; channels other than 3 are shown by their mean.
+        gray: ``[n, C, H, W]`` in gray levels, 0 to 255; channels other than 3 are shown by their mean.
     """
-    images = grey.clamp(0, 255).round().byte().cpu().numpy()
+    images = gray.clamp(0, 255).round().byte().cpu().numpy()
     if images.shape[1] != 3:
         images = images.mean(1, keepdims=True).astype(np.uint8).repeat(3, 1)
     n, _, h, w = images.shape

@@ -28,7 +28,7 @@ class Speed:
         images: a second, in training.
         peak: FLOP a second of a product of square matrices, in float32.
         flop: of a step on one image, in the products of linear layers.
-        way: how steps were run, "eager" or "graph".
+        way: how steps were run, "eager" or "cuda-graph".
     """
 
     images: float
@@ -50,7 +50,7 @@ def check(recipe: str, device: torch.device, seconds: float) -> Speed:
         device: where.
         seconds: in all.
     """
-    way = "graph" if device.type == "cuda" else "eager"
+    way = "cuda-graph" if device.type == "cuda" else "eager"
     with seeded(0, device):
         trial = on_noise(resolve(recipe, {"train.precision": "fp32"}), SHAPE, device, way)
         trial.settle()
@@ -62,7 +62,7 @@ def check(recipe: str, device: torch.device, seconds: float) -> Speed:
             steps.append(rate(lambda: trial.run(AT_ONCE), device, turn) * AT_ONCE)
             with fast_products():
                 products.append(rate(lambda: torch.mm(a, b), device, turn))
-    images = sorted(steps)[TURNS // 2] * trial.step.options.batch
+    images = sorted(steps)[TURNS // 2] * trial.step.options.batch_size
     return Speed(images, sorted(products)[TURNS // 2] * 2 * side**3, products_of(trial.step.model), trial.way)
 
 

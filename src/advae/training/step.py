@@ -36,9 +36,9 @@ class Step:
 
     def __init__(self, fabric: Fabric, model: LatentModel, method: Method, options: TrainOptions) -> None:
         self.fabric, self.model, self.method, self.options = fabric, model, method, options
-        self.terms = Terms(fabric.device, options.skip)
+        self.terms = Terms(fabric.device, options.max_skipped_steps)
         self.players = make_players(model, method, options, self.terms.halt)
-        self.average = Average(model, options.ema)
+        self.average = Average(model, options.ema_decay)
         self.take: Take = Eager(fabric, model, method, self.players)
         self._begun = 0
 
@@ -51,7 +51,7 @@ class Step:
     def moves(self) -> list[tuple[str, ...]]:
         """The players of each move of a step, in order; each has a batch of its own."""
         extra = self.method.critic_steps if self.method.adversaries else 0
-        if self.method.order == "alternating":
+        if self.method.update_order == "alternating":
             return [self.method.adversaries] * extra + [("model",)]
         return [self.method.adversaries] * (extra - 1) + [tuple(self.method.players)]
 
@@ -92,10 +92,10 @@ class Step:
     def _gradients(self, x: Tensor, names: Sequence[str], kl_weight: float | Tensor) -> Taken:
         """Gradients at the whole batch: of its parts one after another, and of all processes."""
         parameters = [p for name in names for p in self.players[name].parameters]
-        if self.options.accumulate == 1:
+        if self.options.accumulation_steps == 1:
             taken = self.take(x, names, kl_weight)
         else:
-            taken = accumulated(self.take, x.chunk(self.options.accumulate), names, kl_weight, parameters)
+            taken = accumulated(self.take, x.chunk(self.options.accumulation_steps), names, kl_weight, parameters)
         return taken if self.fabric.world_size == 1 else averaged(self.fabric, taken, parameters)
 
     def raise_if_not_finite(self) -> None:

@@ -161,14 +161,14 @@ WHERE = ("device", "data.source", "data.workers")
 
 MAY_CHANGE = (
     "train.steps",
-    "train.rate",
-    "train.critic_rate",
-    "train.clip",
-    "train.skip",
-    "train.step",
+    "train.lr",
+    "train.critic_lr",
+    "train.grad_clip",
+    "train.max_skipped_steps",
+    "train.backend",
     *WHERE,
     "train.checkpoint_every",
-    "train.keep_every",
+    "train.checkpoint_keep_every",
 )
 
 

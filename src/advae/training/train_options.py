@@ -1,4 +1,4 @@
-"""Options of training, read without importing torch so that ``--help`` is quick."""
+"""Training options, importable without torch so that ``--help`` is quick."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from advae.errors import ConfigError
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How to train."""
+    """Training options."""
 
     steps: int = 10_000
-    """Updates of encoder and decoder."""
-    batch: int = 128
-    """Examples in a batch, of each process."""
-    accumulate: int = 1
-    """Parts in which a batch is taken, one after another, to need less memory; their gradients are averaged."""
-    rate: float = 1e-3
+    """Number of training steps, each of which updates encoder and decoder once."""
+    batch_size: int = 128
+    """Examples per batch and process."""
+    accumulation_steps: int = 1
+    """Number of equal chunks that a batch is split into to save memory; their gradients are averaged."""
+    lr: float = 1e-3
     """Adam's learning rate for encoder and decoder."""
-    critic_rate: float = 1e-3
+    critic_lr: float = 1e-3
     """Adam's learning rate for critics."""
     beta1: float = 0.9
     """Adam's β₁ for encoder and decoder."""
@@ -28,56 +28,70 @@ class TrainOptions:
     """Adam's β₁ for critics."""
     beta2: float = 0.999
     """Adam's β₂ for all players."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """How the rates go: constant, or down a half cosine to a hundredth at the last step."""
-    warmup: int = 0
-    """Steps over which the rates grow from zero."""
-    clip: float = 0.0
-    """Largest norm of each player's gradient; 0 for no limit."""
-    skip: int = 0
-    """How many updates may be left out because a loss or gradient was not finite; at the next one the run stops. For
-    flows, whose scales multiply: one draw of millions can overflow."""
-    ema: float = 0.999
-    """Decay of the average of the weights that evaluation uses; 0 for none."""
+    lr_schedule: Literal["constant", "cosine"] = "constant"
+    """Schedule of the learning rates: constant, or a half cosine that ends at 1 % of the rate."""
+    lr_warmup: int = 0
+    """Steps over which the learning rates increase linearly from zero."""
+    grad_clip: float = 0.0
+    """Maximum norm of each player's gradient; 0 for no clipping."""
+    max_skipped_steps: int = 0
+    """Maximum number of updates skipped because of non-finite losses or gradients before training stops. Meant for
+    flows: their scales multiply, and one sample of millions can overflow."""
+    ema_decay: float = 0.999
+    """Decay of the moving average of the weights, which evaluation uses; 0 for no averaging."""
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
-    """Arithmetic of the networks; likelihoods and log ratios stay in fp32. "auto" is bf16 where the machine has it."""
-    step: Literal["auto", "eager", "compile", "graph"] = "auto"
-    """How a step is run: eagerly; compiled; captured whole (on a GPU); or the fastest that pays for its start.
-    All give the same results within floating point; a run that goes on keeps the way it began with."""
+    """Precision of the networks; likelihoods and log ratios stay in fp32. "auto" is bf16 if the device supports it."""
+    backend: Literal["auto", "eager", "compile", "cuda-graph"] = "auto"
+    """How steps are executed: eagerly, compiled, or as a CUDA graph; "auto" selects by device, operation count and
+    number of steps. All give the same results within rounding. A resumed run keeps its backend."""
     log_every: int = 50
     """Steps between two lines of metrics."""
     validate_every: int = 500
     """Steps between two validations."""
     samples_every: int = 1000
-    """Steps between two sheets of samples; 0 for none."""
+    """Steps between two sample grids; 0 for none."""
     checkpoint_every: int = 1000
-    """Steps between two checkpoints to resume from."""
-    keep_every: int = 0
-    """Steps between two checkpoints that are kept for good; 0 for none."""
+    """Steps between two checkpoints."""
+    checkpoint_keep_every: int = 0
+    """Steps between two checkpoints that are never replaced; 0 for none."""
     patience: int = 0
-    """Stop after so many validations without a better one, and keep the best; 0 to train to the end. A validation
-    is better by its error or, of a method without critics, by its ELBO; before the warm-up has ended none counts."""
+    """Stop after this many validations without improvement, and keep the best weights; 0 for no early stopping. The
+    criterion is the ELBO for methods without critics, otherwise the reconstruction error. Validations during warm-up
+    do not count."""
     tensorboard: bool = False
-    """Write the metrics for TensorBoard as well (extra: tensorboard)."""
+    """Also write the metrics for TensorBoard (extra: tensorboard)."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "accumulate", "log_every", "validate_every", "checkpoint_every"):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("warmup", "clip", "skip", "samples_every", "keep_every", "patience"):
-            self._require(name, getattr(self, name) >= 0, "0 or more")
-        for name in ("rate", "critic_rate"):
-            self._require(name, getattr(self, name) > 0, "more than 0")
-        for name in ("beta1", "critic_beta1", "beta2", "ema"):
-            self._require(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
-
-        if self.batch % self.accumulate:
+        for name in (
+            "steps",
+            "batch_size",
+            "accumulation_steps",
+            "log_every",
+            "validate_every",
+            "checkpoint_every",
+        ):
+            self._check(name, getattr(self, name) >= 1, "at least 1")
+        for name in (
+            "lr_warmup",
+            "grad_clip",
+            "max_skipped_steps",
+            "samples_every",
+            "checkpoint_keep_every",
+            "patience",
+        ):
+            self._check(name, getattr(self, name) >= 0, "0 or more")
+        for name in ("lr", "critic_lr"):
+            self._check(name, getattr(self, name) > 0, "more than 0")
+        for name in ("beta1", "critic_beta1", "beta2", "ema_decay"):
+            self._check(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
+        if self.batch_size % self.accumulation_steps:
             raise ConfigError(
-                "train.batch must be a multiple of train.accumulate",
-                given=f"{self.batch} and {self.accumulate}",
+                "train.batch_size is not a multiple of train.accumulation_steps.",
+                given=f"{self.batch_size} and {self.accumulation_steps}",
             )
 
-    def _require(self, name: str, holds: bool, expected: str) -> None:
-        if not holds:
+    def _check(self, name: str, is_valid: bool, expected: str) -> None:
+        if not is_valid:
             raise ConfigError(
-                f"train.{name} has an impossible value", given=getattr(self, name), expected=expected
+                f"train.{name} is out of range.", given=getattr(self, name), expected=expected
             )

@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advae.data import Batches, mix
+from advae.data import BatchLoader
 from advae.io import held, write_json
 from advae.model import seeded
 from advae.progress import Progress
+from advae.random import mix_seeds
 from advae.run import Run
 from advae.training.backends.cuda_graph import Captured
 from advae.training.backends.select import choose
@@ -82,9 +83,9 @@ class Fit:
             self.fabric.barrier()  # all have read it before it is replaced
             if self.writes:
                 run.write_config(self.config.to_dict())
-        self.batches = Batches(
+        self.batches = BatchLoader(
             self.data.train,
-            self.options.batch,
+            self.options.batch_size,
             seed=self.config.seed,
             rank=self.fabric.global_rank,
             world=self.fabric.world_size,
@@ -144,23 +145,23 @@ class Fit:
         before = known.get("step", {}).get("step", "eager" if start else None)
         told = say if self.writes and not quiet else _silent
         with seeded(self.config.seed, self.device):
-            choice = choose(self.step, self.options.step, self._batch, steps - start, before, told)
-        if choice.step == "graph":
-            self.captured = Captured(self.step, self.batches, self.data.protocol.observe, say)
+            choice = choose(self.step, self.options.backend, self._batch, steps - start, before, told)
+        if choice.step == "cuda-graph":
+            self.captured = Captured(self.step, self.batches, self.data.preprocessing.apply, say)
         if choice.told:
             told(str(choice))
         if self.writes and (start == 0 or choice.step != before):
             write_json(self.run.path / "env.json", known | {"step": choice.record()})
 
     def _batch(self) -> Tensor:
-        return self.data.protocol.observe(self.batches(0))
+        return self.data.preprocessing.apply(self.batches(0))
 
     def _one(self, step: int, stream: Iterator[Tensor]) -> None:
-        reseed(mix(self.config.seed, step, self.fabric.global_rank), self.device)
+        reseed(mix_seeds(self.config.seed, step, self.fabric.global_rank), self.device)
         if self.captured is not None:
             self.captured(step, stream)
         else:
-            self.step(step, lambda i: self.data.protocol.observe(next(stream)))
+            self.step(step, lambda i: self.data.preprocessing.apply(next(stream)))
         self.position["step"] = step + 1
 
     def _after(self, done: int, log: Log | None, progress: Progress) -> bool:
@@ -183,7 +184,7 @@ class Fit:
             self._sheet(done)
         if done % self.options.checkpoint_every == 0:
             self._save(done)
-        if self.options.keep_every and done % self.options.keep_every == 0:
+        if self.options.checkpoint_keep_every and done % self.options.checkpoint_keep_every == 0:
             self._save(done, f"step-{done:06d}")
         progress.update(done, shown)
         return ended
@@ -206,7 +207,7 @@ class Fit:
         if len(self.model.x_shape) == 3 and self.writes:
             images = self.step.average.model.sample(SHEET_IMAGES, seed=self.config.seed)
             write_sheet(
-                self.run.path / "samples" / f"step-{done:06d}.png", self.data.protocol.to_grey(images)
+                self.run.path / "samples" / f"step-{done:06d}.png", self.data.preprocessing.to_gray(images)
             )
 
     def _save(self, done: int, name: str = "last") -> None:

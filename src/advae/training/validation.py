@@ -14,10 +14,11 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from advae.data import Dataset, mix
+from advae.data import Dataset
 from advae.errors import ConfigError
 from advae.methods import Method
 from advae.model import LatentModel, representative, seeded
+from advae.random import mix_seeds
 from advae.training.distributed import summed
 
 EXAMPLES = 2048  # enough for an error within about 2%; validation stays a small share of a run
@@ -36,7 +37,7 @@ class Validation:
 
     Args:
         data: whose validation split to use, the first ``EXAMPLES`` of it.
-        seed: of the observations' own noise (binarisation) and of the codes, the same every time.
+        seed: of the observations' own noise (binarization) and of the codes, the same every time.
         device: where to work.
         fabric: of several processes, which share the examples out.
     """
@@ -46,7 +47,7 @@ class Validation:
         count = min(EXAMPLES, len(data.validation))
         with seeded(seed, device):
             raw = data.validation.raw(torch.arange(count)).to(device)
-            self.x = data.protocol.observe(raw)
+            self.x = data.preprocessing.apply(raw)
         self.seed = seed
         self.variance = (self.x - self.x.mean(0)).square().sum() / count
 
@@ -62,7 +63,7 @@ class Validation:
         pieces, seed = self._pieces()
         with seeded(seed, model.device):
             for x in pieces:
-                found = method.losses(model, x).report
+                found = method.losses(model, x).diagnostics
                 if model.has_encoder:
                     found |= self._errors(model, x)
                 for key, value in found.items():
@@ -85,7 +86,7 @@ class Validation:
             raise ConfigError(
                 "too few validation examples for so many processes", given=f"{len(self.x)} for {world}"
             )
-        return own.chunk(math.ceil(len(own) / CHUNK)), mix(self.seed, rank)
+        return own.chunk(math.ceil(len(own) / CHUNK)), mix_seeds(self.seed, rank)
 
     def _errors(self, model: LatentModel, x: Tensor) -> dict[str, Tensor]:
         z = model.prior.rsample(x.shape[:1])

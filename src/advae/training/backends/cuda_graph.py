@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from advae.data import Batches
+from advae.data import BatchLoader
 from advae.training.step import Step
 
 WARM_UP = 3  # steps before the capture, which then finds every library's workspace in place
@@ -33,7 +33,7 @@ class Captured:
     def __init__(
         self,
         step: Step,
-        batches: Batches,
+        batches: BatchLoader,
         observe: Callable[[Tensor], Tensor],
         say: Callable[[str], None],
     ) -> None:

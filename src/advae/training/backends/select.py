@@ -30,7 +30,7 @@ PAYS_AFTER = 10_000
 CAPTURE_PAYS_AFTER = 200
 """Steps after which capturing a step has paid: it takes as long as a few steps do."""
 
-WAYS = ("eager", "compile", "graph")
+WAYS = ("eager", "compile", "cuda-graph")
 TRIALS, SECONDS = 12, 2.0  # of each way: at most so many steps, and so long
 CLOSE, CLOSE_IN_BF16 = (
     1e-3,
@@ -43,7 +43,7 @@ class Choice:
     """How steps are run.
 
     Attributes:
-        step: "eager", "compile" or "graph".
+        step: "eager", "compile" or "cuda-graph".
         why: in words.
         seconds: what compiling took, a compiled step and an eager one; empty where nothing was measured.
         told: whether a person should be told, as something was tried, or is not as it was asked for.
@@ -76,7 +76,7 @@ def choose(
 
     Args:
         step: is made to run so.
-        wanted: what ``train.step`` says.
+        wanted: what ``train.backend`` says.
         draw: gives a batch of observations to try with; weights, buffers and the random state are left as they are.
         steps: how many are to come.
         before: how an earlier sitting of the same run went; "auto" goes on so, for the same weights to the bit.
@@ -87,23 +87,23 @@ def choose(
         wanted, why = before, "as this run began"
     if wanted == "auto":
         wanted, why = _picked(step, steps)
-    if wanted == "graph":
+    if wanted == "cuda-graph":
         missing = _no_graph(step)
         if not missing:
-            return Choice("graph", why)
+            return Choice("cuda-graph", why)
         wanted, why = "compile", f"{missing}; this is the next best"
     if wanted == "eager":
         return Choice("eager", why, told=False)
     say(
-        "compiling a step: some seconds for small networks, minutes for large ones (--train.step eager goes without)"
+        "compiling a step: some seconds for small networks, minutes for large ones (--train.backend eager goes without)"
     )
-    return _compile(step, draw().chunk(step.options.accumulate)[0], why)
+    return _compile(step, draw().chunk(step.options.accumulation_steps)[0], why)
 
 
 def _picked(step: Step, steps: int) -> tuple[str, str]:
     """What "auto" stands for, and why; without a reason, compiling is to show that it is faster."""
     if not _no_graph(step) and steps >= CAPTURE_PAYS_AFTER:
-        return "graph", "on a GPU launching kernels one by one takes longer than most of them"
+        return "cuda-graph", "on a GPU launching kernels one by one takes longer than most of them"
     if steps < PAYS_AFTER:
         return "eager", f"compiling pays from {PAYS_AFTER:,} steps on"
     return "compile", ""
