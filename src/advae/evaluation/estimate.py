@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from advae.formatting import format_with_error
+
 Kind = Literal[
     "lower bound",
     "upper bound",
@@ -18,7 +20,7 @@ Kind = Literal[
     "adversarial estimate",
     "error",
     "score",
-    "yardstick",
+    "baseline",
     "diagnostic",
 ]
 Section = Literal["likelihood", "reconstruction", "posterior", "critics", "samples"]
@@ -33,11 +35,11 @@ class Estimate:
         value: the figure.
         stderr: its standard error over images.
         kind: how it stands to the truth. An "adversarial estimate" contains a critic's opinion: it is not a bound.
-            Of an "error" less is better, of a "score" more; a "yardstick" is what something other than the model
+            Of an "error" less is better, of a "score" more; a "baseline" is what something other than the model
             gets, to measure it by; a "diagnostic" is neither good nor bad by itself.
-        unit: "nats", "bits/dim", "grey levels"; empty for plain numbers.
+        unit: "nats", "bits/dim", "gray levels"; empty for plain numbers.
         n: number of images.
-        protocol: split, observation protocol, draws, seed: what another figure must share to be compared.
+        protocol: split, preprocessing, draws, seed: what another figure must share to be compared.
         section: of a report, where it belongs.
         interval: a 95 % confidence interval, where one was computed (by bootstrap).
         each: what was found for each image, by name, ``[N, …]``; from images, "value" is the figure itself.
@@ -52,14 +54,12 @@ class Estimate:
     protocol: dict[str, Any]
     section: Section = "likelihood"
     interval: tuple[float, float] | None = None
-    each: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    per_example: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def __str__(self) -> str:
         unit = f" {self.unit}" if self.unit else ""
-        known = math.isfinite(self.stderr) and self.stderr > 0
-        places = min(9, max(0, 1 - math.floor(math.log10(self.stderr)))) if known else 4
-        value, error = f"{self.value:.{places}f}", f" ± {self.stderr:.{places}f}" if known else ""
-        return f"{self.name} = {value}{error}{unit} ({self.kind}, n = {self.n})"
+        value = format_with_error(self.value, self.stderr, self.interval)
+        return f"{self.name} = {value}{unit} ({self.kind}, n = {self.n})"
 
     def scaled(self, factor: float, unit: str) -> Estimate:
         """The same in another unit, for each image too; a negative factor turns a lower bound into an upper one."""
@@ -73,13 +73,13 @@ class Estimate:
             kind=kind,
             unit=unit,
             interval=None,
-            each={"value": factor * self.each["value"]} if "value" in self.each else {},
+            per_example={"value": factor * self.per_example["value"]} if "value" in self.per_example else {},
         )
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values, without what was found for each image."""
         return asdict(
-            replace(self, each={}), dict_factory=lambda pairs: {k: v for k, v in pairs if k != "each"}
+            replace(self, per_example={}), dict_factory=lambda pairs: {k: v for k, v in pairs if k != "each"}
         )
 
 
@@ -98,7 +98,7 @@ class Remark:
     warning: bool = False
 
 
-class Estimates(list[Estimate]):
+class EvaluationResult(list[Estimate]):
     """The figures of one evaluation.
 
     Args:
@@ -115,7 +115,7 @@ class Estimates(list[Estimate]):
     def add(self, more: Iterable[Estimate]) -> None:
         """Append figures, with their remarks."""
         self.extend(more)
-        self.remarks += more.remarks if isinstance(more, Estimates) else []
+        self.remarks += more.remarks if isinstance(more, EvaluationResult) else []
 
     def named(self, name: str) -> Estimate:
         """The figure called ``name``; KeyError if there is none."""
@@ -135,7 +135,7 @@ class Estimates(list[Estimate]):
         return "\n".join([*map(str, self), *(remark.text for remark in self.remarks)])
 
 
-def file_name(name: str) -> str:
+def file_stem(name: str) -> str:
     """A figure's name as a file is called.
 
     >>> file_name("FID[digits-classifier]"), file_name("elbo (bits/dim)")
@@ -144,7 +144,7 @@ def file_name(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
-def mean_and_error(values: Tensor) -> tuple[float, float]:
+def mean_and_stderr(values: Tensor) -> tuple[float, float]:
     """The mean of per-image ``values [N]`` and its standard error, in float64."""
     values = values.double()
     n = len(values)
@@ -152,7 +152,7 @@ def mean_and_error(values: Tensor) -> tuple[float, float]:
     return float(values.mean()), error
 
 
-def from_images(
+def from_per_example(
     values: Tensor,
     name: str,
     kind: Kind,
@@ -162,6 +162,6 @@ def from_images(
     each: Mapping[str, Tensor] | None = None,
 ) -> Estimate:
     """The estimate that per-image ``values [N]`` amount to; ``each`` is what else was found for them."""
-    value, stderr = mean_and_error(values)
+    value, stderr = mean_and_stderr(values)
     found = {"value": values, **(each or {})}
-    return Estimate(name, value, stderr, kind, unit, len(values), protocol, section, each=found)
+    return Estimate(name, value, stderr, kind, unit, len(values), protocol, section, per_example=found)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 from torch import Tensor
 
-from advae.data import protocol_from
+from advae.data import preprocessing_from_dict
 from advae.errors import AdvaeError
 from advae.io import write_atomically, write_json
 from advae.report.comparison_page import compare
@@ -65,7 +65,7 @@ def write_comparison(runs: Sequence[Run], out: Path) -> Path:
 
 
 def gather_samples(runs: Sequence[Run], names: Sequence[str]) -> tuple[dict[str, NDArray[Any]], list[str]]:
-    """Samples of each run whose data are images, in grey levels; and the reasons why others have none."""
+    """Samples of each run whose data are images, in gray levels; and the reasons why others have none."""
     samples: dict[str, NDArray[Any]] = {}
     silent = []
     for run, name in zip(runs, names, strict=True):
@@ -77,18 +77,18 @@ def gather_samples(runs: Sequence[Run], names: Sequence[str]) -> tuple[dict[str,
         if len(model.x_shape) != 3:
             silent.append(f"{name}: its data are not images")
             continue
-        protocol = (run.env.get("data") or model.info.get("data") or {}).get("protocol")
-        samples[name] = to_levels(model.sample(SAMPLES, seed=0, mean=model.latent > 0), protocol)
+        preprocessing = (run.env.get("data") or model.info.get("data") or {}).get("preprocessing")
+        samples[name] = to_levels(model.sample(SAMPLES, seed=0, mean=model.latent > 0), preprocessing)
     return samples, silent
 
 
 def to_levels(x: Tensor, description: Mapping[str, Any] | None) -> NDArray[Any]:
-    """Observations in the model's space to grey levels 0..255, by the description of their protocol.
+    """Observations in the model's space to gray levels 0..255, by the description of their preprocessing.
 
     If that is missing, they are stretched so that they fill the scale.
     """
     try:
-        return protocol_from(dict(description or {})).to_grey(x).cpu().numpy()
+        return preprocessing_from_dict(dict(description or {})).to_gray(x).cpu().numpy()
     except (AdvaeError, KeyError):
         low, high = float(x.min()), float(x.max())
         return ((x - low) * (255.0 / max(high - low, 1e-12))).cpu().numpy()

@@ -17,9 +17,9 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from advae.formatting import as_interval, common_items, join_items
 from advae.report.estimate_table import arranged, in_order, letter, notes, section_of, settings, title_of
 from advae.report.kinds import kind_text
-from advae.report.number_format import ends, listed, shared
 from advae.report.per_image import values_of
 from advae.report.ranking import Cell, difference, direction, mark_best
 
@@ -171,16 +171,16 @@ def compare(runs: Sequence[Run], names: Sequence[str] = ()) -> Comparison:
         ]
         for key in keys
     ]
-    common = shared([cell.protocol for row in cells for cell in row if cell])
+    common = common_items([cell.protocol for row in cells for cell in row if cell])
     protocols, lines = dict[str, dict[str, str]](), list[Line]()
     order = arranged(first)
     for section in in_order(map(section_of, first)):
         rows = [i for i in order if section_of(first[i]) == section]
-        all_alike = shared([cell.protocol for i in rows for cell in cells[i] if cell])
+        all_alike = common_items([cell.protocol for i in rows for cell in cells[i] if cell])
         title = "" if untitled else title_of(section)
         protocols[title] = {k: v for k, v in all_alike.items() if k not in common}
         lines += [compare_line(*keys[i], cells[i], names, all_alike, title) for i in rows]
-    return Comparison(names, [str(run.path) for run in runs], lines, listed(common), protocols)
+    return Comparison(names, [str(run.path) for run in runs], lines, join_items(common), protocols)
 
 
 def compare_line(
@@ -194,11 +194,11 @@ def compare_line(
     """One row, its best marked where figures can be compared at all; ``known`` is said of all rows together."""
     present = [cell for cell in cells if cell]
     kinds = list(dict.fromkeys(cell.kind for cell in present))
-    own = {k: v for k, v in shared([cell.protocol for cell in present]).items() if k not in known}
+    own = {k: v for k, v in common_items([cell.protocol for cell in present]).items() if k not in known}
     differs = difference(name, cells, runs)
     if not differs and len(present) > 1:
         cells = mark_best(cells, direction(name, unit, kinds[0]))
-    return Line(name, unit, ", ".join(map(kind_text, kinds)), cells, listed(own), differs, section, own)
+    return Line(name, unit, ", ".join(map(kind_text, kinds)), cells, join_items(own), differs, section, own)
 
 
 def run_names(runs: Sequence[Run]) -> list[str]:
@@ -223,4 +223,4 @@ def cell_of(run: Run, estimate: Mapping[str, Any]) -> Cell:
     value, stderr, n = (estimate.get(key) for key in ("value", "stderr", "n"))
     kind = str(estimate.get("kind") or "unknown kind")
     each = values_of(run, estimate)
-    return Cell(value, stderr, kind, n, protocol, ends(estimate.get("interval")), each=each)
+    return Cell(value, stderr, kind, n, protocol, as_interval(estimate.get("interval")), each=each)

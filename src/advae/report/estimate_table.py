@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from advae.formatting import common_items, flatten, format_count, format_interval, join_items, round_to_error
 from advae.report.kinds import ADVERSARIAL, YARDSTICK, kind_text
-from advae.report.number_format import flat, grouped, interval_text, listed, rounded, shared
 from advae.report.ranking import direction
 
 Record = Mapping[str, Any]
@@ -84,7 +84,7 @@ def sections(estimates: Sequence[Record], remarks: Sequence[Record] = ()) -> tup
     A remark that is about no figure and no section stands in a last one without rows.
     """
     ordered = [estimates[i] for i in arranged(estimates)]
-    common = shared([settings(estimate) for estimate in ordered])
+    common = common_items([settings(estimate) for estimate in ordered])
     places = [_place(str(remark.get("about", "")), ordered) for remark in remarks]
     names = in_order([*map(section_of, ordered), *places])
     untitled = not any(estimate.get("section") for estimate in estimates)
@@ -97,13 +97,13 @@ def sections(estimates: Sequence[Record], remarks: Sequence[Record] = ()) -> tup
         )
         for name in names
     ]
-    return made, listed(common)
+    return made, join_items(common)
 
 
 def _section(title: str, estimates: list[Record], remarks: list[Record], known: Mapping[str, str]) -> Section:
     """One table; ``known`` is said for all tables."""
     protocols = [settings(estimate) for estimate in estimates]
-    common = shared(protocols)
+    common = common_items(protocols)
     names = [str(estimate.get("name", "")) for estimate in estimates]
     owns = [{k: v for k, v in protocol.items() if k not in common} for protocol in protocols]
     above, borne = notes({k: v for k, v in common.items() if k not in known}, owns, names)
@@ -137,13 +137,13 @@ def notes(
     together: dict[tuple[int, ...], dict[str, str]] = {}
     for (name, text), rows in _having(owns).items():
         together.setdefault(rows, {})[name] = text
-    above, below = [listed(common)] if common else [], dict[tuple[int, ...], str]()
+    above, below = [join_items(common)] if common else [], dict[tuple[int, ...], str]()
     for rows, own in together.items():
         without = [names[i] for i in range(len(names)) if i not in rows]
         if len(without) <= FEW and len(names) >= MANY * len(without):
-            above.append(f"all but {' and '.join(without)}: {listed(own)}")
+            above.append(f"all but {' and '.join(without)}: {join_items(own)}")
         else:
-            below[rows] = listed(own)
+            below[rows] = join_items(own)
     return "; ".join(above), below
 
 
@@ -157,15 +157,15 @@ def _having(owns: Sequence[Mapping[str, str]]) -> dict[tuple[str, str], tuple[in
 
 
 def _row(estimate: Record, note: str) -> Row:
-    value, stderr = rounded(*(estimate.get(key) for key in ("value", "stderr", "interval")))
+    value, stderr = round_to_error(*(estimate.get(key) for key in ("value", "stderr", "interval")))
     return Row(
         name=str(estimate.get("name", "")),
         value=value,
         stderr=stderr,
-        interval=interval_text(estimate.get("interval"), estimate.get("stderr")),
+        interval=format_interval(estimate.get("interval"), estimate.get("stderr")),
         unit=str(estimate.get("unit") or ""),
         kind=kind_text(estimate.get("kind")),
-        n=grouped(estimate.get("n")),
+        n=format_count(estimate.get("n")),
         note=note,
         adversarial=estimate.get("kind") == ADVERSARIAL,
         yardstick=estimate.get("kind") == YARDSTICK,
@@ -177,7 +177,7 @@ def arranged(estimates: Sequence[Record]) -> list[int]:
 
     Of one name (and different units) they stand under each other.
 
-    >>> names = ("rmse", "error"), ("psnr", "score"), ("rmse (PCA-8)", "yardstick")
+    >>> names = ("rmse", "error"), ("psnr", "score"), ("rmse (PCA-8)", "baseline")
     >>> arranged([{"name": name, "kind": kind} for name, kind in names])
     [0, 2, 1]
     """
@@ -225,7 +225,7 @@ def title_of(section: str) -> str:
 
 def settings(estimate: Record) -> dict[str, str]:
     """The protocol of an estimate as names and texts."""
-    return flat(estimate.get("protocol") or {})
+    return flatten(estimate.get("protocol") or {})
 
 
 def _place(about: str, estimates: Sequence[Record]) -> str:

@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from advae.evaluation.eval_data import Observed
+from advae.evaluation.eval_data import EvalData
 from advae.evaluation.posterior_grid import posterior_grid
+from advae.random import seeded
 from advae.report.figures.image_grid import columns_for
 from advae.report.figures.posteriors import Posteriors
 
@@ -31,7 +32,7 @@ POSTERIORS = 6  # observations whose true posterior is drawn
 
 @dataclass(frozen=True)
 class Study:
-    """Arrays for the figures: images in grey levels 0..255 [n, C, H, W], vectors in their own units [n, k].
+    """Arrays for the figures: images in gray levels 0..255 [n, C, H, W], vectors in their own units [n, k].
 
     Attributes:
         images: whether observations are images; else they are shown as vectors.
@@ -65,7 +66,7 @@ def study(model: LatentModel, data: Dataset) -> Study:
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad(), _seeded(_device(model)):
+        with torch.no_grad(), seeded(SEED, _device(model)):
             return _study(model, data)
     finally:
         model.train(was_training)
@@ -139,21 +140,21 @@ def _posteriors(model: LatentModel, data: Dataset, x: Tensor) -> Posteriors | No
     x = x.to(_device(model))
     if model.latent != 2 or not model.decode(model.encode(x).rsample()).has_log_prob:
         return None
-    found = posterior_grid(model, x, bins=Observed(data).scores_bins(model), seed=SEED)
+    found = posterior_grid(model, x, bins=EvalData(data).uses_discretized_likelihood(model), seed=SEED)
     shown = _shown(data, x) if len(data.x_shape) == 3 else None
     return Posteriors(found.axes.numpy(), found.log_density.numpy(), found.samples.numpy(), shown)
 
 
 def _shown(data: Dataset, x: Tensor) -> Array:
-    """Observations in the model's space to what the eye is shown: grey levels, or vectors [n, k]."""
-    greys = data.protocol.to_grey(x.detach().float().cpu())
-    return (greys if len(data.x_shape) == 3 else greys.flatten(1)).numpy()
+    """Observations in the model's space to what the eye is shown: gray levels, or vectors [n, k]."""
+    grays = data.preprocessing.to_gray(x.detach().float().cpu())
+    return (grays if len(data.x_shape) == 3 else grays.flatten(1)).numpy()
 
 
 def _observe(data: Dataset, split: Split, indices: NDArray[np.int64]) -> Tensor:
     """Observations under the data's protocol, on the CPU: the same ones at each call."""
     raw = split.raw(torch.from_numpy(np.ascontiguousarray(indices))).cpu()
-    return data.protocol.observe(raw, torch.Generator().manual_seed(SEED))
+    return data.preprocessing.apply(raw, torch.Generator().manual_seed(SEED))
 
 
 def _interpolate(model: LatentModel, data: Dataset, x: Tensor, labels: Array | None) -> tuple[Array, Array]:
@@ -173,15 +174,3 @@ def _device(model: LatentModel) -> torch.device:
     return torch.device("cpu") if parameter is None else parameter.device
 
 
-class _seeded:
-    """Fixed draws inside the block; the global random state is put back after it."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.fork = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-
-    def __enter__(self) -> None:
-        self.fork.__enter__()
-        torch.manual_seed(SEED)
-
-    def __exit__(self, *error: Any) -> None:
-        self.fork.__exit__(*error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-ADVERSARIAL, YARDSTICK = "adversarial estimate", "yardstick"
+ADVERSARIAL, YARDSTICK = "adversarial estimate", "baseline"
 MEANINGS = {
     "lower bound": "in expectation not above the true figure",
     "upper bound": "in expectation not below the true figure (bits/dim are those of −log p(x))",

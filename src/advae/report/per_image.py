@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from advae.evaluation.estimate import file_name
+from advae.evaluation.estimate import file_stem
 
 if TYPE_CHECKING:
     from advae.run import Run

@@ -11,13 +11,13 @@ import numpy as np
 import yaml
 
 from advae.errors import CheckpointError
+from advae.formatting import format_count, format_duration, round_to_error
 from advae.io import read_json, write_atomically
 from advae.report.estimate_table import sections
 from advae.report.figures.marginals import MOST, bounds, marginals, pairs
 from advae.report.figures.style import FloatArray
 from advae.report.html import Plate, plate, render
 from advae.report.kinds import meanings
-from advae.report.number_format import duration, grouped, rounded
 from advae.report.run_summary import environment
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def write_inference_report(run: Run) -> Path:
         raise CheckpointError(
             "this run holds no finished posterior",
             given=run.path,
-            remedy=f"go on with it: advae infer --resume {quote(str(run.path))}",
+            fix=f"go on with it: advae infer --resume {quote(str(run.path))}",
         )
     found, config = read_json(run.path / "summary.json"), run.config
     names = list(config["parameters"])
@@ -99,10 +99,10 @@ def title(config: dict[str, Any]) -> str:
 def abstract(config: dict[str, Any], found: dict[str, Any]) -> str:
     """The posterior in three sentences."""
     options, count = config["inference"], len(found["parameters"])
-    value, error = rounded(found["log_evidence"]["value"], found["log_evidence"]["stderr"])
+    value, error = round_to_error(found["log_evidence"]["value"], found["log_evidence"]["stderr"])
     return (
         f"A posterior over {count} numbers, by {options['fits']} independent fits of the family"
-        f" {options['family']}, in {duration(found['seconds'])}. The log evidence by annealing is {value}"
+        f" {options['family']}, in {format_duration(found['seconds'])}. The log evidence by annealing is {value}"
         f"{' ± ' + error if error else ''} nats. {found['verdict']}"
     )
 
@@ -122,7 +122,7 @@ def facts(config: dict[str, Any], found: dict[str, Any]) -> list[tuple[str, str]
         ("family", f"{o['family']}, networks of {', '.join(map(str, o['hidden']))}"),
         ("critic", critic),
         ("fits", str(o["fits"])),
-        ("steps", f"{grouped(o['steps'])} of {o['batch']} draws a fit"),
+        ("steps", f"{format_count(o['steps'])} of {o['batch']} draws a fit"),
         ("seed", str(config["seed"])),
         ("source", str(config["source"].get("file", ""))),
     ]
@@ -137,10 +137,10 @@ def parameter_rows(
     rows = []
     for j, label in enumerate(labels):
         row = found["parameters"][label]
-        cells = [rounded(row[key])[0] for key in ("mean", "sd", "5%", "50%", "95%")]
+        cells = [round_to_error(row[key])[0] for key in ("mean", "sd", "5%", "50%", "95%")]
         cells.append(f"{row['rhat']:.3f}" if row["rhat"] == row["rhat"] else "—")
         if reference is not None:
-            cells += [rounded(float(reference[:, j].mean()))[0], rounded(float(reference[:, j].std()))[0]]
+            cells += [round_to_error(float(reference[:, j].mean()))[0], round_to_error(float(reference[:, j].std()))[0]]
         rows.append((label, cells))
     return rows
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from advae.formatting import common_items, format_count, format_interval, round_to_error
 from advae.report.kinds import kind_text
-from advae.report.number_format import grouped, interval_text, rounded, shared
 
 # Figures that differ in these compare; the last was found with the figure, and is no setting.
 INCIDENTAL = {"seed", "device", "batch", "batch_size", "time"}
@@ -51,8 +51,8 @@ class Cell:
 
     @property
     def text(self) -> str:
-        value, error = rounded(self.value, self.stderr, self.interval)
-        interval = interval_text(self.interval)
+        value, error = round_to_error(self.value, self.stderr, self.interval)
+        interval = format_interval(self.interval)
         return f"{value} ± {error}" if error else f"{value} {interval}".rstrip()
 
     @property
@@ -73,8 +73,8 @@ def difference(name: str, cells: Sequence[Cell | None], runs: Sequence[str]) -> 
         return f"not comparable: different kinds ({each})"
     if SIMULATED.match(name.lower()) and len(having) > 1:
         return "not comparable: on images that each model made itself"
-    protocols = [{**_essential(cell.protocol), "n": grouped(cell.n)} for _, cell in having]
-    common = shared(protocols)
+    protocols = [{**_essential(cell.protocol), "n": format_count(cell.n)} for _, cell in having]
+    common = common_items(protocols)
     keys = sorted({key for protocol in protocols for key in protocol} - set(common))
     if not keys:
         return ""

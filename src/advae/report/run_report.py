@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from matplotlib.figure import Figure
 
+from advae.formatting import format_count, round_to_error
 from advae.io import write_atomically
 from advae.report.estimate_table import headlines, sections
 from advae.report.figure_data import Array, Study, study
@@ -20,7 +21,6 @@ from advae.report.figures.style import Theme
 from advae.report.figures.vectors import vector_reconstructions, vectors
 from advae.report.html import Plate, plate, render
 from advae.report.kinds import meanings
-from advae.report.number_format import grouped, rounded
 from advae.report.run_summary import describe_method, environment, facts, kind_of_model, protocol_text
 
 ERRORS = " Errors of x and z are the shares of variance that x → z → x′ and z → x → z′ leave unexplained."
@@ -80,8 +80,8 @@ def abstract(run: Run, data: Dataset, estimates: list[dict[str, Any]]) -> str:
     steps = max((m["step"] for m in run.metrics() if m.get("step")), default=None)
     sentences = [
         f"{kind_of_model(run.config)} trained by {method.name or 'an unnamed method'} on {data.name}:"
-        f" {grouped(len(data.train))} observations of shape {shape}, observed as {protocol_text(described)}"
-        + (f", for {grouped(steps)} steps." if steps else ".")
+        f" {format_count(len(data.train))} observations of shape {shape}, observed as {protocol_text(described)}"
+        + (f", for {format_count(steps)} steps." if steps else ".")
     ]
     figures = [
         f"{row.name} {row.value}{' ± ' + row.stderr if row.stderr else ''} {row.unit}".rstrip()
@@ -178,7 +178,7 @@ def vector_plates(seen: Study, folder: Path) -> dict[str, Plate]:
 def latent_plates(seen: Study, found: Array, data: Dataset, folder: Path) -> dict[str, Plate]:
     """The codes ``found`` in two dimensions, and the prior against the aggregated posterior."""
     each = "one draw" if seen.draws == 1 else f"{seen.draws} draws"
-    what = f"{each} from q(z|x) for each of {grouped(seen.encoded)} observations of the {seen.split} split"
+    what = f"{each} from q(z|x) for each of {format_count(seen.encoded)} observations of the {seen.split} split"
     flat = "" if found.shape[1] == 2 else ", projected on their principal directions"
     colour = (
         "Left: coloured by label, a class's name at its median. Right" if seen.labels is not None else "Right"
@@ -222,7 +222,7 @@ def latent_plates(seen: Study, found: Array, data: Dataset, folder: Path) -> dic
 def last_values(metrics: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
     """Each quantity with its last value in training and in validation."""
     return [
-        (name, *(rounded(splits[s][1][-1])[0] if s in splits else "" for s in ("train", "validation")))  # type: ignore[misc]
+        (name, *(round_to_error(splits[s][1][-1])[0] if s in splits else "" for s in ("train", "validation")))  # type: ignore[misc]
         for name, splits in collect(metrics).items()
     ]
 

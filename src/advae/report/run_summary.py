@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from advae.errors import AdvaeError
-from advae.report.number_format import component, duration, flat, grouped, listed
+from advae.formatting import describe_component, flatten, format_count, format_duration, join_items
 
 if TYPE_CHECKING:
     from advae.model import LatentModel
@@ -76,7 +76,7 @@ def method_facts(config: Mapping[str, Any]) -> Facts:
     return [
         ("method", f"{method.name}{paper}{': ' if method.summary else ''}{method.summary}"),
         ("players", "; ".join(players)),
-        ("method options", listed(flat(options))),
+        ("method options", join_items(flatten(options))),
     ]
 
 
@@ -87,14 +87,14 @@ def network_facts(config: Mapping[str, Any], model: LatentModel) -> Facts:
     critics: Mapping[str, nn.Module] = getattr(model, "critics", None) or {}
     rows = [("latent", f"d = {model.latent}, prior N(0, I)" if model.latent else "none")]
     for part, head in (("encoder", "posterior"), ("decoder", "likelihood")):
-        made = [component(spec[key]) for key in (part, head) if spec.get(key)]
+        made = [describe_component(spec[key]) for key in (part, head) if spec.get(key)]
         if made[:1] == ["none"]:
             rows.append((part, "none"))
             continue
         rows.append((part, "; ".join([" → ".join(made)] * bool(made) + [size_text(getattr(model, part))])))
     for role, critic in critics.items():
         label = role if role.startswith("critic") else f"critic {role}"
-        made = [component(spec["critic"])] if spec.get("critic") else []
+        made = [describe_component(spec["critic"])] if spec.get("critic") else []
         rows.append((label, "; ".join([*made, size_text(critic)])))
     return rows
 
@@ -116,12 +116,12 @@ def kind_of_model(config: Mapping[str, Any]) -> str:
 def size_text(module: object) -> str:
     """How many parameters a module has; an encoder or decoder that is no module has none of its own."""
     parameters = module.parameters() if isinstance(module, nn.Module) else ()
-    return f"{grouped(sum(p.numel() for p in parameters))} parameters"
+    return f"{format_count(sum(p.numel() for p in parameters))} parameters"
 
 
 def data_facts(data: Mapping[str, Any]) -> Facts:
     sizes = data.get("sizes")
-    counts = [f"{grouped(n)} {split}" for split, n in sizes.items()] if isinstance(sizes, Mapping) else []
+    counts = [f"{format_count(n)} {split}" for split, n in sizes.items()] if isinstance(sizes, Mapping) else []
     shape = " × ".join(str(n) for n in data.get("shape") or ())
     classes = f"{data['classes']} classes" if data.get("classes") else ""
     checksum = f"checksum {data['checksum']}" if data.get("checksum") else ""
@@ -133,11 +133,11 @@ def data_facts(data: Mapping[str, Any]) -> Facts:
 
 
 def protocol_text(data: Mapping[str, Any]) -> str:
-    """The observation protocol: its name, and its settings in brackets."""
-    protocol = data.get("protocol")
-    if isinstance(protocol, Mapping):
-        protocol = {key: value for key, value in protocol.items() if key not in ("support", "unit")}
-    return component(protocol) if protocol else ""
+    """The observation preprocessing: its name, and its settings in brackets."""
+    preprocessing = data.get("preprocessing")
+    if isinstance(preprocessing, Mapping):
+        preprocessing = {key: value for key, value in preprocessing.items() if key not in ("support", "unit")}
+    return describe_component(preprocessing) if preprocessing else ""
 
 
 def training_text(run: Run, config: Mapping[str, Any], model: LatentModel) -> str:
@@ -148,15 +148,15 @@ def training_text(run: Run, config: Mapping[str, Any], model: LatentModel) -> st
     steps = max((m["step"] for m in metrics if m.get("step")), default=model.info.get("step"))
     seconds = max((m["time"] for m in metrics if m.get("time")), default=None)
     batch = next((train[key] for key in ("batch_size", "batch") if train.get(key)), None)
-    parts = [f"{grouped(steps)} steps" if steps else "", f"of {grouped(batch)}" if batch else ""]
+    parts = [f"{format_count(steps)} steps" if steps else "", f"of {format_count(batch)}" if batch else ""]
     text = " ".join(part for part in parts if part)
-    return f"{text}, {duration(seconds)}" if seconds and text else text
+    return f"{text}, {format_duration(seconds)}" if seconds and text else text
 
 
 def device_text(device: object) -> str:
-    return listed(flat(device)) if isinstance(device, Mapping) else str(device or "")
+    return join_items(flatten(device)) if isinstance(device, Mapping) else str(device or "")
 
 
 def environment(env: Mapping[str, Any]) -> Facts:
     """Versions, device and what else was recorded, without the data, which have rows of their own."""
-    return list(flat({key: value for key, value in env.items() if key != "data"}).items())
+    return list(flatten({key: value for key, value in env.items() if key != "data"}).items())

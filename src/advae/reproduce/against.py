@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from advae.formatting import format_count, format_with_error
 from advae.report.comparison_page import cell_of
-from advae.report.number_format import grouped, rounded
 from advae.report.ranking import Cell, difference, gap
 from advae.reproduce.details import Judged, markdown
 from advae.reproduce.jobs import Record
@@ -61,7 +61,7 @@ def section(made: Record) -> list[str]:
     if not lines:
         return []
     counts = {found["n"] for row in made["rows"] for found in _differences(row).values()}
-    of = " or ".join(grouped(n) for n in sorted(counts))
+    of = " or ".join(format_count(n) for n in sorted(counts))
     return [
         f"## {TITLE}",
         f"Differences on the same test images, {of} of them, where both figures are of one kind. Some images are harder"
@@ -94,6 +94,5 @@ def _differences(row: Record) -> dict[str, Record]:
 def _text(found: Record | None) -> str:
     if found is None:
         return "–"
-    value, error = rounded(found["value"], found["stderr"])
-    sign = "" if value.startswith("−") else "+"
-    return f"{sign}{value} ± {error}" if error else f"{sign}{value}"
+    text = format_with_error(found["value"], found["stderr"])
+    return text if text.startswith("−") else f"+{text}"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from advae.formatting import format_count, format_with_error
 from advae.report.kinds import ADVERSARIAL, MEANINGS, kind_text
-from advae.report.number_format import grouped, rounded
 from advae.reproduce.details import escaped, markdown
 from advae.reproduce.jobs import Record
 
@@ -85,8 +85,7 @@ def ours_text(row: Record, name: str, made: Record) -> str:
     figure = row["figures"][name]
     if figure is None:
         return absent(row["runs"], made["needs"][name])
-    value, error = rounded(figure["value"], figure["stderr"])
-    text = f"{value} ± {error}" if error else value
+    text = format_with_error(figure["value"], figure["stderr"])
     said = [] if figure["kind"] in PLAIN else [kind_text(figure["kind"])]
     if len(names_of(made, name)) > 1:
         named = short_name(figure)
@@ -112,7 +111,7 @@ def yardsticks(made: Record, told: Sequence[str]) -> list[list[str]]:
     for name in made["columns"]:
         found = [row["yardsticks"].get(name) for row in made["rows"]]
         each = {y["name"]: y for y in found if y}
-        texts = [small(rounded(y["value"], y["stderr"])[0], escaped(y["name"])) for y in each.values()]
+        texts = [small(format_with_error(y["value"]), escaped(y["name"])) for y in each.values()]
         cells += [ABSENT] if name in told else []
         cells.append("<br>".join(texts) or ABSENT)
     return [cells] if set(cells[1:]) - {ABSENT} else []
@@ -130,7 +129,7 @@ def reading(made: Record) -> list[str]:
     ]
     counts: dict[str, dict[str, None]] = {}
     for title, figure in figures:
-        counts.setdefault(grouped(figure["n"]), {})[title.partition(",")[0]] = None
+        counts.setdefault(format_count(figure["n"]), {})[title.partition(",")[0]] = None
     of = "; ".join(f"{', '.join(titles)}: {n} images" for n, titles in counts.items())
     kinds = {figure["kind"] for _, figure in figures}
     said = [

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from advae.formatting import format_count, format_duration, format_with_error
 from advae.io import write_atomically
 from advae.report.figures.image_grid import sheets_beside
 from advae.report.figures.style import png
-from advae.report.number_format import duration, grouped, rounded
 from advae.reproduce import against
 from advae.reproduce.beside import ABSENT, main_table, reading
 from advae.reproduce.details import details, escaped, markdown
@@ -91,9 +91,9 @@ def data_text(runs: Iterable[Record]) -> str:
     seen = {}
     for run in runs:
         if data := run.get("data"):
-            sizes = ", ".join(f"{grouped(n)} {part}" for part, n in data["sizes"].items())
-            seen[data["checksum"], data["protocol"]["name"]] = (
-                f"{data_name(data['name'])} ({sizes}), observed as {data['protocol']['name']}"
+            sizes = ", ".join(f"{format_count(n)} {part}" for part, n in data["sizes"].items())
+            seen[data["checksum"], data["preprocessing"]["name"]] = (
+                f"{data_name(data['name'])} ({sizes}), observed as {data['preprocessing']['name']}"
             )
     return f"Data: {'; '.join(seen.values())}." if seen else ""
 
@@ -117,8 +117,8 @@ def steps_notice(runs: Sequence[Record], budget: float | None) -> list[str]:
     short = {name: of for name, of in rows.items() if of[0] < of[1]}
     if not short:
         return []
-    each = ", ".join(f"{name} {grouped(n)} of {grouped(full)}" for name, (n, full) in short.items())
-    why = f"all of them in about {duration(budget)}" if budget else "by request"
+    each = ", ".join(f"{name} {format_count(n)} of {format_count(full)}" for name, (n, full) in short.items())
+    why = f"all of them in about {format_duration(budget)}" if budget else "by request"
     return [
         f"**Trained for fewer steps than the recipes say**, {why}: {each}. What is printed here is what so short a"
         " training gives, and says little of the methods."
@@ -152,12 +152,12 @@ def runs_table(rows: Sequence[Record]) -> str:
 
 def trained_cells(run: Record) -> list[str]:
     """Steps, time, milliseconds a step, parameters and device of a run."""
-    steps = f"{grouped(run['steps'])} of {grouped(run['recipe_steps'])}"
+    steps = f"{format_count(run['steps'])} of {format_count(run['recipe_steps'])}"
     steps += " (stopped early)" if run["steps"] < run["planned_steps"] else ""
     critics = sum(n for name, n in run["parameters"].items() if name.startswith("critic"))
-    weights = grouped(sum(run["parameters"].values()) - critics)
-    weights += f" + {grouped(critics)} in critics" if critics else ""
-    return [steps, duration(run["seconds"]), rounded(run["ms_per_step"])[0], weights, run["device"]]
+    weights = format_count(sum(run["parameters"].values()) - critics)
+    weights += f" + {format_count(critics)} in critics" if critics else ""
+    return [steps, format_duration(run["seconds"]), format_with_error(run["ms_per_step"]), weights, run["device"]]
 
 
 # --- the sheets ---------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from advae.evaluation.critics.kl_bounds import NATS, OWN, PRIOR_KL, SURE, Floor
 from advae.evaluation.estimate import Estimate, Remark
+from advae.formatting import format_nats, format_percent
 
 BINS = 20  # of equally many pairs
 SHARE = 0.05  # a fault of a probability, or of an accuracy: one pair in twenty
@@ -101,8 +102,8 @@ class Evidence:
     def said(self, floor: Floor) -> str:
         """The claim that a floor is of."""
         if floor.of == PRIOR_KL and self.kl is not None:
-            return f"KL to the prior of {nats(self.kl.value)}"
-        return f"KL of {nats(self.claim.value)}"
+            return f"KL to the prior of {format_nats(self.kl.value)}"
+        return f"KL of {format_nats(self.claim.value)}"
 
 
 def verdict(about: str, e: Evidence) -> Remark:
@@ -115,9 +116,9 @@ def verdict(about: str, e: Evidence) -> Remark:
     c = e.calibration
     return Remark(
         about,
-        f"{e.name} can be trusted here: it is right for {percent(e.accuracy.value)} of the pairs and"
-        f" {percent(c.confidence)} sure on average (calibration error {c.error:.3f}, by chance {c.chance:.3f}),"
-        f" {percent(e.saturation.value)} of its pairs from P are saturated, and its {agreement(e)}.",
+        f"{e.name} can be trusted here: it is right for {format_percent(e.accuracy.value)} of the pairs and"
+        f" {format_percent(c.confidence)} sure on average (calibration error {c.error:.3f}, by chance {c.chance:.3f}),"
+        f" {format_percent(e.saturation.value)} of its pairs from P are saturated, and its {agreement(e)}.",
     )
 
 
@@ -125,12 +126,12 @@ def found_faults(e: Evidence) -> list[str]:
     """Why it must not be trusted."""
     found = []
     if e.saturation.value > SATURATED_SHARE:
-        share = f"{percent(e.saturation.value)} of its pairs from P are saturated (beyond ±10 nats)"
+        share = f"{format_percent(e.saturation.value)} of its pairs from P are saturated (beyond ±10 nats)"
         found.append(f"{share}, where a log ratio can hardly be learned or checked")
     if e.calibration.faulty:
         found.append(miscalibration(e.calibration, e.accuracy.value))
     if e.trained is not None and learned_by_heart(e.trained, e.accuracy):
-        seen, unseen = percent(e.trained.value), percent(e.accuracy.value)
+        seen, unseen = format_percent(e.trained.value), format_percent(e.accuracy.value)
         found.append(
             f"it knows its training images by heart: right for {seen} of their pairs, and {unseen} of others"
         )
@@ -152,9 +153,9 @@ def miscalibration(c: Calibration, accuracy: float) -> str:
     size = f"(calibration error {c.error:.2f}, by chance {c.chance:.2f})"
     if abs(c.lean) > abs(c.confidence - accuracy):
         side = "P" if c.lean > 0 else "Q"
-        return f"it leans to {side}: it takes {percent(0.5 + c.lean)} of the pairs to be from P, where half are {size}"
-    way, sure = "surer" if c.confidence > accuracy else "less sure", percent(c.confidence)
-    return f"it is {way} than it should be: {sure} sure on average, right for {percent(accuracy)} {size}"
+        return f"it leans to {side}: it takes {format_percent(0.5 + c.lean)} of the pairs to be from P, where half are {size}"
+    way, sure = "surer" if c.confidence > accuracy else "less sure", format_percent(c.confidence)
+    return f"it is {way} than it should be: {sure} sure on average, right for {format_percent(accuracy)} {size}"
 
 
 def contradiction(e: Evidence) -> list[str]:
@@ -162,20 +163,20 @@ def contradiction(e: Evidence) -> list[str]:
     against = [f for f in e.floors if f.contradicts and f.value > 0 and f.kind != "diagnostic"]
     if not against:
         negative = e.claim.value < -SURE * e.claim.stderr
-        return [f"its KL of {nats(e.claim.value)} is below zero, which no KL is"] if negative else []
+        return [f"its KL of {format_nats(e.claim.value)} is below zero, which no KL is"] if negative else []
     floor = max(against, key=lambda f: abs(f.short))
     side, way = ("below", "high") if floor.short > 0 else ("above", "low")
-    text = f"its {e.said(floor)} is {side} the {nats(floor.value)} that {floor.text}"
+    text = f"its {e.said(floor)} is {side} the {format_nats(floor.value)} that {floor.text}"
     least = "" if floor.kind == "unbiased" else "at least "
-    wrong = f", so the ELBO it claims is {least}{nats(abs(floor.short))} too {way}"
+    wrong = f", so the ELBO it claims is {least}{format_nats(abs(floor.short))} too {way}"
     return [text + wrong if e.bound else text]
 
 
 def unsure_contradictions(e: Evidence) -> list[str]:
     """What the claim contradicts, if that is not itself too low."""
     return [
-        f"its {e.said(f)} is below the {nats(f.value)} that {f.text}, so either the ELBO it claims is"
-        f" {nats(f.short)} too high or {f.name} as much too low"
+        f"its {e.said(f)} is below the {format_nats(f.value)} that {f.text}, so either the ELBO it claims is"
+        f" {format_nats(f.short)} too high or {f.name} as much too low"
         for f in e.floors
         if f.kind == "diagnostic" and f.contradicts
     ]
@@ -190,7 +191,7 @@ def found_doubts(e: Evidence) -> list[str]:
         )
     if e.claim.value > most and not any(floor.kind == "unbiased" for floor in e.floors):
         found.append(
-            f"its KL of {nats(e.claim.value)} is more than the {nats(most)} that {e.pairs:,} pairs can show"
+            f"its KL of {format_nats(e.claim.value)} is more than the {format_nats(most)} that {e.pairs:,} pairs can show"
         )
     return found
 
@@ -203,23 +204,6 @@ def agreement(e: Evidence) -> str:
     if floor.kind == "unbiased":
         relation = "agrees with"
     else:
-        relation = "is not contradicted by" if floor.short <= 0 else f"lies only {nats(floor.short)} below"
+        relation = "is not contradicted by" if floor.short <= 0 else f"lies only {format_nats(floor.short)} below"
     alone = "" if others else "; a better critic may find more, as nothing else is known of it"
-    return f"{e.said(floor)} {relation} the {nats(floor.value)} that {floor.text}{alone}"
-
-
-def nats(value: float) -> str:
-    """
-    >>> nats(24.31), nats(-0.018)
-    ('24.3 nats', '−0.02 nats')
-    """
-    text = f"{value:.1f} nats" if abs(value) >= 1 else f"{value:.2f} nats"
-    return text.replace("-", "−")
-
-
-def percent(share: float) -> str:
-    """
-    >>> percent(0.9972), percent(0.5), percent(0)
-    ('99.7 %', '50 %', '0 %')
-    """
-    return f"{100 * share:.1f}".removesuffix(".0") + " %"
+    return f"{e.said(floor)} {relation} the {format_nats(floor.value)} that {floor.text}{alone}"

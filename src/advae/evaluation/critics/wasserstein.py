@@ -12,8 +12,9 @@ from typing import Any
 
 from torch import Tensor
 
-from advae.evaluation.critics.verdict import learned_by_heart, percent
-from advae.evaluation.estimate import Estimate, Estimates, Remark, from_images
+from advae.evaluation.critics.verdict import learned_by_heart
+from advae.evaluation.estimate import Estimate, EvaluationResult, Remark, from_per_example
+from advae.formatting import format_percent
 from advae.methods import Method
 
 FIGURES = ("accuracy", "distance", "slope")
@@ -25,7 +26,7 @@ def potential(
     seen: Mapping[str, Tensor],
     trained: Mapping[str, Tensor],
     protocol: Mapping[str, Any],
-) -> Estimates:
+) -> EvaluationResult:
     """The figures of one critic, and a sentence on what they mean.
 
     Args:
@@ -40,12 +41,12 @@ def potential(
 
     def figure(name: str, found: Mapping[str, Tensor], **more: str) -> Estimate:
         of = f"{name}[{role}]{' on train' if more else ''}"
-        return from_images(found[f"{role}/{name}"].mean(1), of, "diagnostic", "", {**said, **more}, "critics")
+        return from_per_example(found[f"{role}/{name}"].mean(1), of, "diagnostic", "", {**said, **more}, "critics")
 
     held = {name: figure(name, seen) for name in FIGURES if f"{role}/{name}" in seen}
     heart = figure("accuracy", trained, split="train") if f"{role}/accuracy" in trained else None
     figures = [held.get("accuracy"), heart, held.get("distance"), held.get("slope")]
-    return Estimates([e for e in figures if e is not None], [sentence(method, role, held, heart)])
+    return EvaluationResult([e for e in figures if e is not None], [sentence(method, role, held, heart)])
 
 
 def sentence(method: Method, role: str, held: Mapping[str, Estimate], heart: Estimate | None) -> Remark:
@@ -55,9 +56,9 @@ def sentence(method: Method, role: str, held: Mapping[str, Estimate], heart: Est
     if "accuracy" not in held:
         return Remark(role, text)
     P, Q = method.sides.get(role, ("P", "Q"))
-    text += f" Of a draw of {P} and one of {Q} it puts the first higher in {percent(held['accuracy'].value)} of cases"
+    text += f" Of a draw of {P} and one of {Q} it puts the first higher in {format_percent(held['accuracy'].value)} of cases"
     if heart is None or not learned_by_heart(heart, held["accuracy"]):
         return Remark(role, f"{text}.")
     return Remark(
-        role, f"{text}, and in {percent(heart.value)} on its training images, which it knows by heart.", True
+        role, f"{text}, and in {format_percent(heart.value)} on its training images, which it knows by heart.", True
     )

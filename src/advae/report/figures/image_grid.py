@@ -1,6 +1,6 @@
 """Sheets of images: every value of the data is one square of whole pixels, never smoothed.
 
-Images are grey or colour levels 0..255, [n, C, H, W]. One channel is drawn in grey, three or more as
+Images are gray or colour levels 0..255, [n, C, H, W]. One channel is drawn in gray, three or more as
 red, green and blue (the first three), two as their mean. Gaps between tiles are transparent.
 """
 

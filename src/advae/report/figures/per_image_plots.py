@@ -16,12 +16,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from advae.evaluation.estimate import file_name
+from advae.evaluation.estimate import file_stem
+from advae.formatting import format_count
 from advae.report.figures.image_grid import columns_for, image_pairs
 from advae.report.figures.style import LIGHT, WIDTH, FloatArray, Theme, corner_name, finite_rows, new_figure
 from advae.report.html import Plate, plate
 from advae.report.kinds import ADVERSARIAL
-from advae.report.number_format import grouped
 from advae.report.per_image import Arrays, arrays_of
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def judged_plates(run: Run, estimates: Sequence[Mapping[str, Any]], folder: Path
     drawn: dict[str, Plate] = {}
     for estimate in estimates:
         arrays, n = arrays_of(run, estimate), estimate.get("n")
-        stem = file_name(str(estimate.get("name", "")))
+        stem = file_stem(str(estimate.get("name", "")))
         if stem.startswith("inference-gap") and _rows(arrays, n, "value"):
             drawn[stem] = gap_plate(arrays, estimate, folder / f"{stem}.png")
         elif stem == "ais" and _rows(arrays, n, "ess", "acceptance"):
@@ -70,7 +70,7 @@ def gap_plate(arrays: Arrays, estimate: Mapping[str, Any], file: Path) -> Plate:
         lambda theme: spread(values, "log p(x) − ELBO, nats", theme=theme),
         "Inference gap.",
         f"How many nats of log p(x) the encoder gives away, by image: {log_prob} less {bound} of"
-        f" {grouped(len(values))} images. An encoder that gives the true posterior has no gap."
+        f" {format_count(len(values))} images. An encoder that gives the true posterior has no gap."
         + reserve.get(str(estimate.get("kind")), ""),
         file=file,
     )
@@ -79,7 +79,7 @@ def gap_plate(arrays: Arrays, estimate: Mapping[str, Any], file: Path) -> Plate:
 def annealing_plate(arrays: Arrays, estimate: Mapping[str, Any], file: Path) -> Plate:
     """Whether annealing can be believed: its effective sample sizes, and its acceptance."""
     chains = (estimate.get("protocol") or {}).get("chains")
-    count = f"the {grouped(chains)} chains" if chains else "the chains"
+    count = f"the {format_count(chains)} chains" if chains else "the chains"
     return plate(
         lambda theme: annealing(arrays["ess"], arrays["acceptance"], chains, theme=theme),
         "Annealed importance sampling, image by image.",
@@ -126,7 +126,7 @@ def annealing(ess: ArrayLike, acceptance: ArrayLike, chains: int | None, *, them
 
 
 def neighbours(samples: ArrayLike, nearest: ArrayLike, *, theme: Theme = LIGHT) -> Figure:
-    """Samples [n, C, H, W], grey levels, and under each the training image nearest to it."""
+    """Samples [n, C, H, W], gray levels, and under each the training image nearest to it."""
     columns = next(n for n in NEIGHBOURS if n <= columns_for(np.shape(samples)[-1]))
     return image_pairs(samples, nearest, ("sample", "nearest"), columns=columns, theme=theme)
 
@@ -149,7 +149,7 @@ def _histogram(axes: Axes, values: FloatArray, limits: tuple[float, float] | Non
     outside = int(((values < low) | (values > high)).sum())
     if outside:
         axes.set_title(
-            f"{grouped(outside)} {'image' if outside == 1 else 'images'} outside",
+            f"{format_count(outside)} {'image' if outside == 1 else 'images'} outside",
             loc="right",
             fontsize=7.5,
             color=theme.muted,

@@ -32,7 +32,7 @@ class Posteriors:
         axes: of the grids, ``[B, 2, points]``.
         log_density: log p(z|x), ``[B, points, points]``: ``[b, i, j]`` at ``(axes[b, 0, i], axes[b, 1, j])``.
         draws: from q(z|x), ``[B, S, 2]``.
-        shown: the observations as images in grey levels ``[B, C, H, W]``, or None.
+        shown: the observations as images in gray levels ``[B, C, H, W]``, or None.
     """
 
     axes: FloatArray

@@ -1,0 +1,176 @@
+"""Numbers, durations and nested settings as text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+MISSING = "—"
+MAX_DECIMALS = 6
+MAX_SETTING_LENGTH = 80  # characters; longer values of a setting are cut in a table
+
+
+def format_with_error(value: Any, stderr: Any = None, interval: Any = None) -> str:
+    """Return a value to the second significant digit of its standard error, with that error.
+
+    Without an error, the decimals follow the confidence interval if there is one, else 4 significant digits are shown.
+
+    >>> format_with_error(-84.1234, 0.213), format_with_error(3.14159), format_with_error(None)
+    ('−84.12 ± 0.21', '3.142', '—')
+    >>> format_with_error(float("nan"), 0.1), format_with_error(12345.6)
+    ('not finite', '12,346')
+    """
+    number = _as_float(value)
+    if number is None:
+        return MISSING
+    if not math.isfinite(number):
+        return "not finite"
+    decimals = _decimals(stderr)
+    if decimals is not None:
+        return f"{_fixed(number, decimals)} ± {_fixed(float(stderr), decimals)}"
+    decimals = _interval_decimals(interval)
+    return _significant(number) if decimals is None else _fixed(number, decimals)
+
+
+def format_interval(interval: Any, stderr: Any = None) -> str:
+    """Return a confidence interval with the decimals of the standard error, or of a quarter of its width.
+
+    >>> format_interval([-84.5612, -83.7089], 0.213), format_interval((0.00121, 0.00163)), format_interval(None)
+    ('[−84.56, −83.71]', '[0.00121, 0.00163]', '')
+    """
+    bounds = as_interval(interval)
+    if bounds is None:
+        return ""
+    decimals = _decimals(stderr)
+    decimals = _interval_decimals(bounds) if decimals is None else decimals
+    low, high = (_significant(b) if decimals is None else _fixed(b, decimals) for b in bounds)
+    return f"[{low}, {high}]"
+
+
+def as_interval(interval: Any) -> tuple[float, float] | None:
+    """Return both ends of an interval, or None unless there are two finite ones."""
+    ends = [_as_float(end) for end in interval] if isinstance(interval, (list, tuple)) else []
+    finite = [end for end in ends if end is not None and math.isfinite(end)]
+    return (finite[0], finite[1]) if len(finite) == len(ends) == 2 else None
+
+
+def format_count(count: Any) -> str:
+    """
+    >>> format_count(10000), format_count(None)
+    ('10,000', '—')
+    """
+    number = _as_float(count)
+    return MISSING if number is None or not math.isfinite(number) else _fixed(number, 0)
+
+
+def format_duration(seconds: float) -> str:
+    """
+    >>> format_duration(42.3), format_duration(125), format_duration(7300)
+    ('42 s', '2 min 5 s', '2 h 1 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def format_nats(value: float) -> str:
+    """
+    >>> format_nats(24.31), format_nats(-0.018)
+    ('24.3 nats', '−0.02 nats')
+    """
+    return _fixed(value, 1 if abs(value) >= 1 else 2) + " nats"
+
+
+def format_percent(share: float) -> str:
+    """
+    >>> format_percent(0.9972), format_percent(0.5), format_percent(0)
+    ('99.7 %', '50 %', '0 %')
+    """
+    return _fixed(100 * share, 1).removesuffix(".0") + " %"
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return a nested mapping as dotted names and texts, without entries that are None or empty.
+
+    >>> flatten({"data": {"name": "digits", "shape": [1, 8, 8]}, "chains": None})
+    {'data.name': 'digits', 'data.shape': '1 × 8 × 8'}
+    """
+    items: dict[str, str] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            items |= flatten(value, f"{name}.")
+        elif isinstance(value, (list, tuple)):
+            separator = " × " if key == "shape" or str(key).endswith("_shape") else ", "
+            items |= {name: separator.join(map(_setting, value))} if value else {}
+        elif isinstance(value, bool):
+            items[name] = "yes" if value else "no"
+        elif value is not None and value != "":
+            items[name] = _setting(value)
+    return items
+
+
+def common_items(mappings: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Return the entries that all mappings share."""
+    first, *others = mappings or [{}]
+    return {key: text for key, text in first.items() if all(m.get(key) == text for m in others)}
+
+
+def join_items(items: Mapping[str, str]) -> str:
+    """
+    >>> join_items({"split": "test", "k": "64"})
+    'split test · k 64'
+    """
+    short = {
+        key: text if len(text) <= MAX_SETTING_LENGTH else text[: MAX_SETTING_LENGTH - 1] + "…"
+        for key, text in items.items()
+    }
+    return " · ".join(f"{key} {text}" for key, text in short.items())
+
+
+def describe_component(spec: object) -> str:
+    """Return the name of a registered component with its options in parentheses.
+
+    >>> describe_component({"name": "mlp", "hidden": [256, 256], "dropout": 0.0})
+    'mlp (hidden 256, 256 · dropout 0)'
+    """
+    if not isinstance(spec, Mapping):
+        return str(spec)
+    options = join_items(flatten({key: value for key, value in spec.items() if key != "name"}))
+    return f"{spec.get('name', 'unnamed')} ({options})" if options else str(spec.get("name", "unnamed"))
+
+
+def _as_float(value: Any) -> float | None:
+    try:
+        return None if value is None or isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _decimals(stderr: Any) -> int | None:
+    """Decimals up to the second significant digit of an error; None without an error."""
+    number = _as_float(stderr)
+    if number is None or not math.isfinite(number) or number <= 0:
+        return None
+    return min(MAX_DECIMALS, max(0, 1 - math.floor(math.log10(number))))
+
+
+def _interval_decimals(interval: Any) -> int | None:
+    bounds = as_interval(interval)
+    return None if bounds is None else _decimals((bounds[1] - bounds[0]) / 4)
+
+
+def _fixed(number: float, decimals: int) -> str:
+    return f"{number:,.{decimals}f}".replace("-", "−")
+
+
+def _significant(number: float) -> str:
+    return f"{number:,.4g}".replace("-", "−") if abs(number) < 1e4 else _fixed(number, 0)
+
+
+def _setting(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
