@@ -11,8 +11,9 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from advae.data import Batches, DataOptions, Dataset, Split, load_data, mix
+from advae.data import BatchLoader, DataOptions, Dataset, Split, load_data
 from advae.errors import ConfigError, DataError
+from advae.random import mix_seeds
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -33,28 +34,28 @@ def load(source: Path, **options: object) -> Dataset:
 
 
 def test_mix_spreads_and_minds_the_order() -> None:
-    seeds = {mix(a, b) for a in range(100) for b in range(100)}
+    seeds = {mix_seeds(a, b) for a in range(100) for b in range(100)}
     assert len(seeds) == 10_000 and all(0 <= seed < 2**63 for seed in seeds)
     # Each bit is on for half of them: standard deviation of the count is sqrt(10,000 / 4) = 50; 5 of them.
     counts = [sum(seed >> bit & 1 for seed in seeds) for bit in range(63)]
     assert max(abs(count - 5000) for count in counts) < 250
-    assert mix(1, 2) != mix(2, 1) and mix(0) != mix(0, 0) and mix(-1) != mix(1)
+    assert mix_seeds(1, 2) != mix_seeds(2, 1) and mix_seeds(0) != mix_seeds(0, 0) and mix_seeds(-1) != mix_seeds(1)
     # splitmix64 from state 0 begins with this number (Vigna's reference program); ours drops its lowest bit.
-    assert mix(0) == 0xE220A8397B1DCDAF >> 1
+    assert mix_seeds(0) == 0xE220A8397B1DCDAF >> 1
 
 
 def test_batch_is_a_pure_function_of_seed_and_step(split: Split) -> None:
-    first, second = Batches(split, 10, seed=3), Batches(split, 10, seed=3)
+    first, second = BatchLoader(split, 10, seed=3), BatchLoader(split, 10, seed=3)
     wanted = [first(step) for step in range(25)]
     for step in (24, 0, 7, 13, 7):  # in any order, on a fresh object
         assert torch.equal(second(step), wanted[step])
     torch.manual_seed(99)
     assert torch.equal(second(3), wanted[3])
-    assert not torch.equal(Batches(split, 10, seed=4)(0), wanted[0])
+    assert not torch.equal(BatchLoader(split, 10, seed=4)(0), wanted[0])
 
 
 def test_epoch_holds_each_example_at_most_once_and_drops_its_tail(split: Split) -> None:
-    batches = Batches(split, 10, seed=0)
+    batches = BatchLoader(split, 10, seed=0)
     assert batches.steps_per_epoch == 10
     epochs = [torch.cat([batches(10 * e + i) for i in range(10)])[:, 0].tolist() for e in range(3)]
     assert all(len(set(epoch)) == 100 for epoch in epochs)
@@ -62,15 +63,15 @@ def test_epoch_holds_each_example_at_most_once_and_drops_its_tail(split: Split) 
 
 
 def test_ranks_share_out_the_batch_of_one(split: Split) -> None:
-    whole = Batches(split, 20, seed=1)
-    ranks = [Batches(split, 5, seed=1, rank=rank, world=4) for rank in range(4)]
+    whole = BatchLoader(split, 20, seed=1)
+    ranks = [BatchLoader(split, 5, seed=1, rank=rank, world=4) for rank in range(4)]
     assert ranks[0].steps_per_epoch == whole.steps_per_epoch == 5
     for step in range(12):
         assert torch.equal(torch.cat([batches(step) for batches in ranks]), whole(step))
 
 
 def test_stream_resumes_where_it_is_told(split: Split) -> None:
-    batches = Batches(split, 10, seed=0)
+    batches = BatchLoader(split, 10, seed=0)
     for step, batch in enumerate(islice(batches.stream(8), 15), start=8):
         assert torch.equal(batch, batches(step))
 
@@ -81,8 +82,8 @@ def test_streamed_batches_equal_resident_ones(parquet: Callable[..., Path], work
     resident, stream = load(path), load(path, storage="stream", workers=workers)
     assert stream.train.values is None and len(stream.train) == len(resident.train)
     assert torch.equal(stream.train.labels, resident.train.labels)  # type: ignore[arg-type]
-    wanted = Batches(resident.train, 8, seed=5)
-    batches = Batches(stream.train, 8, seed=5, workers=workers)
+    wanted = BatchLoader(resident.train, 8, seed=5)
+    batches = BatchLoader(stream.train, 8, seed=5, workers=workers)
     before = torch.get_rng_state()
     streamed = batches.stream(4)
     for step in range(4, 16):  # over two ends of epochs
@@ -116,18 +117,18 @@ def test_image_that_breaks_while_streaming_is_named(folder: Callable[..., Path])
     for path in root.iterdir():
         path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(DataError, match="4 of 4 images cannot be read") as caught:
-        next(Batches(data.train, 4, seed=0, workers=1).stream(0))
+        next(BatchLoader(data.train, 4, seed=0, workers=1).stream(0))
     assert "Traceback" not in str(caught.value) and "png" in str(caught.value)
 
 
 def test_batch_larger_than_the_data(split: Split) -> None:
-    assert Batches(split, 103, seed=0).steps_per_epoch == 1
-    with pytest.raises(DataError, match=r"train.batch 104, 103 train examples"):
-        Batches(split, 104, seed=0)
+    assert BatchLoader(split, 103, seed=0).steps_per_epoch == 1
+    with pytest.raises(DataError, match=r"train.batch_size 104, 103 train examples"):
+        BatchLoader(split, 104, seed=0)
     with pytest.raises(DataError, match="at most 51"):
-        Batches(split, 52, seed=0, world=2)
+        BatchLoader(split, 52, seed=0, world=2)
     with pytest.raises(ConfigError, match="1 or more"):
-        Batches(split, 0, seed=0)
+        BatchLoader(split, 0, seed=0)
 
 
 def test_split_moves_to_a_device(split: Split) -> None:
@@ -143,6 +144,6 @@ def test_batches_on_a_gpu_are_those_of_the_cpu(split: Split, tmp_path: Path) -> 
     np.save(tmp_path / "a.npy", noise(50, 6))
     stream = load(tmp_path / "a.npy", storage="stream").train
     for source in (split, stream):
-        cpu, gpu = (Batches(source, 10, seed=2, device=device) for device in ("cpu", "cuda"))
+        cpu, gpu = (BatchLoader(source, 10, seed=2, device=device) for device in ("cpu", "cuda"))
         for step, batch in enumerate(islice(gpu.stream(0), 12)):
             assert batch.device.type == "cuda" and torch.equal(batch.cpu(), cpu(step))

@@ -190,9 +190,9 @@ def test_images_are_resized_cropped_and_converted(folder: Callable[..., Path]) -
     image = next(raw for raw in everything(data) if raw[1:].max() == 0)
     # The centre square of a 10 × 20 image has its edge in the middle: black, then red.
     assert image[0, :, 0].max() < 30 and image[0, :, -1].min() > 225
-    grey = load(folder(files), image_size=5, channels=1)
-    assert grey.x_shape == (1, 5, 5)
-    assert int(everything(grey).reshape(10, -1).max(1).values.min()) in range(70, 82)  # red is 0.299 of white
+    gray = load(folder(files), image_size=5, channels=1)
+    assert gray.x_shape == (1, 5, 5)
+    assert int(everything(gray).reshape(10, -1).max(1).values.min()) in range(70, 82)  # red is 0.299 of white
 
 
 def test_sixteen_bits_alpha_palette_and_orientation(tmp_path: Path) -> None:
@@ -301,8 +301,8 @@ def bad_npz(path: Path) -> None:
         ("a.npy", lambda p: np.save(p, np.array(["a", "b"])), "real numbers"),
         ("a.npy", lambda p: np.save(p, np.array([[1.0, np.nan]] * 9)), "NaN(.*\n)*.*first in example 0"),
         ("a.npy", lambda p: np.save(p, np.array([[1.0, np.inf]] * 9)), "NaN, infinite"),
-        ("a.npy", lambda p: np.save(p, np.linspace(-1, 1, 40)[:, None]), "8-bit(.*\n)*.*standardise"),
-        ("a.npy", lambda p: np.save(p, np.linspace(0, 1, 40)[:, None]), "between(.*\n)*.*standardise"),
+        ("a.npy", lambda p: np.save(p, np.linspace(-1, 1, 40)[:, None]), "8-bit(.*\n)*.*standardize"),
+        ("a.npy", lambda p: np.save(p, np.linspace(0, 1, 40)[:, None]), "between(.*\n)*.*standardize"),
         ("a.npy", lambda p: np.save(p, np.full((9, 2), 300)), "8-bit"),
         ("a.npy", lambda p: np.save(p, noise(2, 4)), "too few"),
         ("a.npy", lambda p: p.write_bytes(b""), "cannot be read|no array"),

@@ -55,13 +55,13 @@ def test_split_seed_alone_decides(numbered: Path) -> None:
     first = numbers(load(numbered))
     assert numbers(load(numbered)) == first
     torch.manual_seed(123)
-    assert numbers(load(numbered, binarise_seed=5, protocol="grey")) == first
+    assert numbers(load(numbered, binarize_seed=5, preprocessing="gray")) == first
     assert numbers(load(numbered, split_seed=1)) != first
 
 
 def test_loading_moves_no_random_state(numbered: Path) -> None:
     before = torch.get_rng_state()
-    load(numbered, protocol="binarise-static")
+    load(numbered, preprocessing="binarize-static")
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -125,7 +125,7 @@ def test_checksum_follows_content_and_not_the_protocol(tmp_path: Path) -> None:
     pixels = noise(60, 4, 4)
     np.save(tmp_path / "a.npy", pixels)
     first = load(tmp_path / "a.npy").checksum
-    assert load(tmp_path / "a.npy", protocol="binarise-static").checksum == first
+    assert load(tmp_path / "a.npy", preprocessing="binarize-static").checksum == first
     pixels[59, 3, 3] ^= 1
     np.save(tmp_path / "b.npy", pixels)
     assert load(tmp_path / "b.npy").checksum != first
@@ -137,14 +137,14 @@ def test_checksum_follows_content_and_not_the_protocol(tmp_path: Path) -> None:
 def test_describe_is_json(numbered: Path) -> None:
     import json
 
-    described = json.loads(json.dumps(load(numbered, protocol="standardise").describe()))
+    described = json.loads(json.dumps(load(numbered, preprocessing="standardize").describe()))
     assert described["sizes"] == {"train": 81, "validation": 9, "test": 10} and described["shape"] == [1]
-    assert described["protocol"]["name"] == "standardise" and described["storage"] == "resident"
+    assert described["preprocessing"]["name"] == "standardize" and described["storage"] == "resident"
 
 
 @pytest.mark.parametrize(
     "options",
-    [{"channels": 2}, {"image_size": 0}, {"storage": "disk"}, {"workers": -1}, {"protocol": "binarize"}],
+    [{"channels": 2}, {"image_size": 0}, {"storage": "disk"}, {"workers": -1}, {"preprocessing": "binarize"}],
 )
 def test_options_without_meaning(options: dict[str, object]) -> None:
     with pytest.raises(ConfigError):

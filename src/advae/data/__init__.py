@@ -1,4 +1,4 @@
-"""Data: sources, splits, observation protocols and batches.
+"""Data: sources, splits, observation preprocessings and batches.
 
 >>> from advae.data import DataOptions, load_data
 >>> data = load_data(DataOptions(source="digits"))
@@ -16,38 +16,34 @@ from advae.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from advae.data.compatibility import check
     from advae.data.data_options import DataOptions
-    from advae.data.dataset import Dataset, Protocol, Source, Split
-    from advae.data.loader import Batches
-    from advae.data.preprocessing import make_protocol, protocol_from
+    from advae.data.dataset import Dataset, Preprocessing, Source, Split
+    from advae.data.loader import BatchLoader
+    from advae.data.preprocessing import make_preprocessing, preprocessing_from_dict
 
 __all__ = [
-    "Batches",
+    "BatchLoader",
     "DataOptions",
     "Dataset",
-    "Protocol",
+    "Preprocessing",
     "Split",
     "check",
     "load_data",
     "load_part",
-    "make_protocol",
-    "mix",
-    "protocol_from",
+    "make_preprocessing",
+    "preprocessing_from_dict",
 ]
 
-GOLDEN = 0x9E3779B97F4A7C15  # 2⁶⁴ / golden ratio: the increment of splitmix64 (Steele, Lea and Flood 2014)
-MULTIPLIERS = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # of its output function
-_MASK = (1 << 64) - 1
 LARGEST = 1024  # side that images can be resized to
 
 _HOME = {  # loaded on first use, so that the options alone do not import torch
-    "Batches": "loader",
+    "BatchLoader": "loader",
     "DataOptions": "data_options",
     "Dataset": "dataset",
-    "Protocol": "dataset",
+    "Preprocessing": "dataset",
     "Split": "dataset",
     "check": "compatibility",
-    "make_protocol": "preprocessing",
-    "protocol_from": "preprocessing",
+    "make_preprocessing": "preprocessing",
+    "preprocessing_from_dict": "preprocessing",
 }
 
 
@@ -61,34 +57,19 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-def mix(*values: int) -> int:
-    """One well-spread 63-bit seed from several numbers, by splitmix64; the order of the numbers matters.
-
-    >>> mix(0, 1) == mix(0, 1), mix(0, 1) == mix(1, 0)
-    (True, False)
-    """
-    state = 0
-    for value in values:
-        state = ((state ^ (value & _MASK)) + GOLDEN) & _MASK
-        state = ((state ^ (state >> 30)) * MULTIPLIERS[0]) & _MASK
-        state = ((state ^ (state >> 27)) * MULTIPLIERS[1]) & _MASK
-        state ^= state >> 31
-    return state >> 1
-
-
 def load_data(options: DataOptions) -> Dataset:
     """Open, cut, read and fix the data that the options describe.
 
     Raises:
         ConfigError: an option that has no meaning.
-        DataError: data that cannot be found, read, or brought to what the protocol needs.
+        DataError: data that cannot be found, read, or brought to what the preprocessing needs.
     """
-    from advae.data import preprocessing as protocol
+    from advae.data import preprocessing as preprocessing
     from advae.data import splits
     from advae.data.dataset import Dataset
     from advae.data.labels import class_ids
 
-    kind = protocol.protocol_class(options.protocol)
+    kind = preprocessing.preprocessing_class(options.preprocessing)
     _check_options(options)
     source = _opened(options, kind.eight_bit)
     sizes = {part: len(rows) for part, rows in source.parts.items()}
@@ -105,7 +86,7 @@ def load_data(options: DataOptions) -> Dataset:
         options.storage == "auto" and splits.bytes_of(cut) <= splits.RESIDENT_BYTES
     )
     held = splits.loaded(cut) if resident else splits.scanned(cut)
-    observed = protocol.make_protocol(options.protocol, held[0], options.binarise_seed)
+    observed = preprocessing.make_preprocessing(options.preprocessing, held[0], options.binarize_seed)
     train, validation, test = (observed.fixed(split, ordinal) for ordinal, split in enumerate(held))
     return Dataset(
         name=source.name,
@@ -114,19 +95,19 @@ def load_data(options: DataOptions) -> Dataset:
         train=train,
         validation=validation,
         test=test,
-        protocol=observed,
+        preprocessing=observed,
         checksum=splits.checksum(held),
         classes=1 + max(int(ids.max()) for ids in labels.values()) if labels else None,
         class_names=class_names or source.class_names,
     )
 
 
-def load_part(options: DataOptions, protocol: Protocol, part: str | None = None) -> tuple[str, Split]:
+def load_part(options: DataOptions, preprocessing: Preprocessing, part: str | None = None) -> tuple[str, Split]:
     """Every example of a source in its order, not cut into splits; and the source's name.
 
     Args:
         options: of which the source and how images are fitted matter.
-        protocol: that the examples will be observed by.
+        preprocessing: that the examples will be observed by.
         part: which part, where the source has several; its test part by default.
 
     Raises:
@@ -138,7 +119,7 @@ def load_part(options: DataOptions, protocol: Protocol, part: str | None = None)
     from advae.data.dataset import Split, Subset
     from advae.data.labels import class_ids
 
-    source = _opened(options, protocol.eight_bit)
+    source = _opened(options, preprocessing.eight_bit)
     name = part or (next(iter(source.parts)) if len(source.parts) == 1 else "test")
     if name not in source.parts:
         raise DataError(
@@ -150,7 +131,7 @@ def load_part(options: DataOptions, protocol: Protocol, part: str | None = None)
     labels, _ = class_ids(source.labels, {key: len(held) for key, held in source.parts.items()})
     split = Split(name, None, labels.get(name), Subset(rows, np.arange(len(rows))))
     read = splits.loaded if splits.bytes_of([split]) <= splits.RESIDENT_BYTES else splits.scanned
-    return source.name, protocol.fixed(read([split])[0], 2)
+    return source.name, preprocessing.fixed(read([split])[0], 2)
 
 
 def _opened(options: DataOptions, eight_bit: bool) -> Source:
@@ -198,5 +179,5 @@ def _only_for_images(options: DataOptions) -> None:
                 f"data.{name} applies to encoded images only",
                 given=f"data.source {options.source}",
                 expected="a folder of images, Parquet, or a hub id",
-                remedy=f"leave data.{name} out, or convert the array itself",
+                fix=f"leave data.{name} out, or convert the array itself",
             )

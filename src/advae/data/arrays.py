@@ -1,6 +1,6 @@
 """Sources that are arrays: the embedded digits, ``.npy`` and ``.npz``. Nothing pickled is ever loaded.
 
-An array is laid out by its number of axes: [N, n] vectors, [N, H, W] grey images, [N, C, H, W] or
+An array is laid out by its number of axes: [N, n] vectors, [N, H, W] gray images, [N, C, H, W] or
 [N, H, W, C] images (channels last if the last axis is at most 4 and the second is larger); any other shape
 stays as it is.
 """
@@ -80,7 +80,7 @@ def laid_out(shape: tuple[int, ...]) -> tuple[tuple[int, ...], bool]:
 
 
 def open_digits() -> Source:
-    """The 1,797 handwritten digits of scikit-learn, 8 × 8 grey, values 0..16 brought to 0..255."""
+    """The 1,797 handwritten digits of scikit-learn, 8 × 8 gray, values 0..16 brought to 0..255."""
     from sklearn.datasets import load_digits
 
     found = load_digits()
@@ -92,7 +92,7 @@ def open_arrays(path: Path, name: str, eight_bit: bool) -> Source:
     """Open a ``.npy`` or ``.npz`` file.
 
     Args:
-        eight_bit: whether the protocol needs values that can be stored as uint8.
+        eight_bit: whether the preprocessing needs values that can be stored as uint8.
 
     Raises:
         DataError: not readable, pickled, empty, of unknown keys, not finite, or not storable as uint8.
@@ -128,7 +128,7 @@ def _load(path: Path) -> dict[str, Array]:
             raise DataError(
                 "this file holds pickled objects, or no array at all; pickled code is never loaded",
                 given=path,
-                remedy="save plain arrays of numbers, of one shape for all examples, with numpy.save",
+                fix="save plain arrays of numbers, of one shape for all examples, with numpy.save",
             ) from None
         raise DataError("this array file cannot be read", given=f"{path}: {error}") from None
 
@@ -163,23 +163,23 @@ def _common_scale(parts: Mapping[str, Array], path: Path, eight_bit: bool) -> in
     low, high = _range(parts, path)
     if not eight_bit:
         return None
-    remedy = "set data.protocol to standardise, or save the examples as uint8 from 0 to 255"
+    fix = "set data.preprocessing to standardize, or save the examples as uint8 from 0 to 255"
     if low < 0 or high > 255:
         raise DataError(
-            "these values cannot be read as 8-bit grey levels",
+            "these values cannot be read as 8-bit gray levels",
             given=f"{path}: from {low:g} to {high:g}",
             expected="0 to 255, or 0 to 1 in steps of 1/255",
-            remedy=remedy,
+            fix=fix,
         )
     scale = 255 if high <= 1 else 1  # 0 and 1 alone are black and white, in whatever type they come
     worst = max(_off_lattice(chunk, scale) for array in parts.values() for chunk in _chunks(array))
-    # A value from 0 to 1 stored in float16 is off by up to 2⁻¹² of itself, which is 0.06 of a grey level.
+    # A value from 0 to 1 stored in float16 is off by up to 2⁻¹² of itself, which is 0.06 of a gray level.
     if worst > 0.1:
         raise DataError(
-            "these values lie between the 256 grey levels of 8 bits",
+            "these values lie between the 256 gray levels of 8 bits",
             given=f"{path}: from {low:g} to {high:g}, up to {worst:.2g} of a level off",
             expected="whole numbers from 0 to 255, or 0 to 1 in steps of 1/255",
-            remedy=remedy,
+            fix=fix,
         )
     return scale
 
@@ -196,14 +196,14 @@ def _range(parts: Mapping[str, Array], path: Path) -> tuple[float, float]:
                 raise DataError(
                     "the data hold NaN, infinite or too large values",
                     given=f"{path}, {key}: first in example {first}, {int(bad.sum())} in its block",
-                    remedy="remove or fill these values",
+                    fix="remove or fill these values",
                 )
             low, high = min(low, least), max(high, greatest)
     return low, high
 
 
 def _off_lattice(chunk: Array, scale: int) -> float:
-    """The greatest distance of a value from a grey level, in grey levels."""
+    """The greatest distance of a value from a gray level, in gray levels."""
     if chunk.dtype.kind != "f":
         return 0.0
     levels = chunk.astype(np.float32) * scale

@@ -8,9 +8,9 @@ from torch import Tensor
 from advae.data.dataset import Dataset, Split, check_batch_size
 from advae.errors import ConfigError, DataError, nearest
 
-LOOKED_AT = 256  # examples observed as a last proof that the protocol keeps its range
+LOOKED_AT = 256  # examples observed as a last proof that the preprocessing keeps its range
 
-# What each support of a likelihood can score, among the supports of the protocols. A Bernoulli also scores
+# What each support of a likelihood can score, among the supports of the preprocessings. A Bernoulli also scores
 # probabilities; a likelihood of real numbers scores anything.
 ACCEPTED = {
     "binary": ("binary", "unit"),
@@ -20,10 +20,10 @@ ACCEPTED = {
     "real": ("binary", "unit", "8-bit", "real"),
 }
 REMEDY = {
-    "binary": "set data.protocol to binarise-dynamic, binarise-static or grey",
-    "unit": "set data.protocol to grey, binarise-dynamic or binarise-static",
-    "8-bit": "set data.protocol to dequantise",
-    "interval": "set model.likelihood.squash to none, or data.protocol to dequantise",
+    "binary": "set data.preprocessing to binarize-dynamic, binarize-static or gray",
+    "unit": "set data.preprocessing to gray, binarize-dynamic or binarize-static",
+    "8-bit": "set data.preprocessing to dequantize",
+    "interval": "set model.likelihood.squash to none, or data.preprocessing to dequantize",
 }
 OTHER_LIKELIHOOD = {
     "binary": "a Bernoulli likelihood",
@@ -42,7 +42,7 @@ def check(dataset: Dataset, likelihood_support: str, batch_size: int) -> None:
 
     Raises:
         ConfigError: an unknown support, or a batch size below 1.
-        DataError: a protocol that the likelihood cannot score, values out of range or not finite, no
+        DataError: a preprocessing that the likelihood cannot score, values out of range or not finite, no
             examples, or fewer than a batch.
     """
     _check_support(dataset, likelihood_support)
@@ -55,14 +55,14 @@ def check(dataset: Dataset, likelihood_support: str, batch_size: int) -> None:
 
 def _check_support(dataset: Dataset, wanted: str) -> None:
     if wanted not in ACCEPTED:
-        raise ConfigError("unknown support of a likelihood", given=wanted, remedy=nearest(wanted, ACCEPTED))
-    protocol = dataset.protocol
-    if protocol.support not in ACCEPTED[wanted]:
+        raise ConfigError("unknown support of a likelihood", given=wanted, fix=nearest(wanted, ACCEPTED))
+    preprocessing = dataset.preprocessing
+    if preprocessing.support not in ACCEPTED[wanted]:
         raise DataError(
-            "the likelihood cannot score what the data protocol gives",
-            given=f"data.protocol {protocol.name} gives {protocol.support} values",
+            "the likelihood cannot score what the data preprocessing gives",
+            given=f"data.preprocessing {preprocessing.name} gives {preprocessing.support} values",
             expected=f"{' or '.join(ACCEPTED[wanted])} values",
-            remedy=f"{REMEDY[wanted]}, or choose {OTHER_LIKELIHOOD[protocol.support]}",
+            fix=f"{REMEDY[wanted]}, or choose {OTHER_LIKELIHOOD[preprocessing.support]}",
         )
 
 
@@ -81,20 +81,20 @@ def _check_split(split: Split, dataset: Dataset) -> None:
                 raise DataError(
                     "the data hold NaN or infinite values",
                     given=f"{dataset.name}, {split.name}, near example {number * len(chunk)}",
-                    remedy="remove or fill these values",
+                    fix="remove or fill these values",
                 )
 
 
 def _check_observed(split: Split, dataset: Dataset) -> None:
     """Observe some examples; the generator is ours, so that the run's own is not moved."""
     raw = split.raw(range(min(LOOKED_AT, len(split))))
-    x = dataset.protocol.observe(raw, torch.Generator(raw.device).manual_seed(0))
-    if not _within(x, dataset.protocol.support):
+    x = dataset.preprocessing.apply(raw, torch.Generator(raw.device).manual_seed(0))
+    if not _within(x, dataset.preprocessing.support):
         raise DataError(
-            f"observations of {split.name} leave the range of data.protocol {dataset.protocol.name}",
+            f"observations of {split.name} leave the range of data.preprocessing {dataset.preprocessing.name}",
             given=f"from {x.min().item():g} to {x.max().item():g}",
-            expected=f"{dataset.protocol.support} values",
-            remedy="set data.protocol to standardise, or save the examples as uint8 from 0 to 255",
+            expected=f"{dataset.preprocessing.support} values",
+            fix="set data.preprocessing to standardize, or save the examples as uint8 from 0 to 255",
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-ProtocolName = Literal["binarise-dynamic", "binarise-static", "grey", "dequantise", "standardise"]
+PreprocessingName = Literal["binarize-dynamic", "binarize-static", "gray", "dequantize", "standardize"]
 Storage = Literal["auto", "resident", "stream"]
 
 
@@ -17,10 +17,10 @@ class DataOptions:
     """The data: `digits` (embedded handwritten digits), a .npy or .npz file, a folder of images, a Parquet
     file, folder or glob, or a data set of the hub as OWNER/NAME."""
 
-    protocol: ProtocolName = "dequantise"
-    """How a stored example becomes an observation: `binarise-dynamic` (pixels drawn anew at each look),
-    `binarise-static` (drawn once), `grey` (pixel / 255, the probability of a one), `dequantise` (8 bits plus
-    uniform noise, in [0, 1)) or `standardise` (mean 0, standard deviation 1 over the training examples)."""
+    preprocessing: PreprocessingName = "dequantize"
+    """How a stored example becomes an observation: `binarize-dynamic` (pixels drawn anew at each look),
+    `binarize-static` (drawn once), `gray` (pixel / 255, the probability of a one), `dequantize` (8 bits plus
+    uniform noise, in [0, 1)) or `standardize` (mean 0, standard deviation 1 over the training examples)."""
 
     validation: float | None = None
     """Validation examples, a share in (0, 1) or a count: of the source's own validation split the first so
@@ -35,15 +35,15 @@ class DataOptions:
     """Seed of the shuffle before cutting, for sources without an order of their own. Parquet, hub and .npz
     sources with a test split keep their order, unless it goes class by class."""
 
-    binarise_seed: int = 0
-    """Seed of the draws of `binarise-static`."""
+    binarize_seed: int = 0
+    """Seed of the draws of `binarize-static`."""
 
     image_size: int | None = None
     """Resize the shorter side to this, at most 1024, and crop the centre square (folders, Parquet, hub). By default
     the size is kept, and must then be the same for all images."""
 
     channels: int | None = None
-    """Convert images (folders, Parquet, hub) to 1 channel (grey) or 3 (RGB). By default as the first."""
+    """Convert images (folders, Parquet, hub) to 1 channel (gray) or 3 (RGB). By default as the first."""
 
     limit: int | None = None
     """Use only the first so many training examples (for trials)."""

@@ -1,4 +1,4 @@
-"""The vocabulary of the data floor: rows to read, a source of parts, splits, protocols, a data set."""
+"""The vocabulary of the data floor: rows to read, a source of parts, splits, preprocessings, a data set."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Problems:
             raise DataError(
                 f"{len(self.unreadable)} of {total} images cannot be read",
                 given=named,
-                remedy="remove or replace these images",
+                fix="remove or replace these images",
             )
         if len(self.sizes) > 1:
             common = ", ".join(f"{size} ({count})" for size, count in self.sizes.most_common(4))
@@ -67,7 +67,7 @@ class Problems:
                 f"the images have {len(self.sizes)} different sizes",
                 given=f"height × width (images): {common}",
                 expected="one size",
-                remedy="set data.image_size, e.g. --data.image_size 64, to resize and crop them",
+                fix="set data.image_size, e.g. --data.image_size 64, to resize and crop them",
             )
 
 
@@ -186,45 +186,45 @@ class Split:
         return replace(self, values=values, labels=labels)
 
 
-class Protocol(ABC):
-    """How a stored example becomes an observation ``x``, and how ``x`` goes back to grey levels.
+class Preprocessing(ABC):
+    """How a stored example becomes an observation ``x``, and how ``x`` goes back to gray levels.
 
     ``support`` says where the observations live: ``binary`` {0, 1}, ``unit`` [0, 1], ``8-bit`` (bins of width
-    1/256 in [0, 1)) or ``real``. ``unit`` of :meth:`to_grey` is ``grey levels``, or ``data units`` where the
+    1/256 in [0, 1)) or ``real``. ``unit`` of :meth:`to_gray` is ``gray levels``, or ``data units`` where the
     examples are no images.
     """
 
     name: ClassVar[str]
     support: ClassVar[str]
     eight_bit: ClassVar[bool] = True  # whether it needs examples stored as uint8
-    unit: str = "grey levels"
+    unit: str = "gray levels"
 
     @abstractmethod
-    def observe(self, raw: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def apply(self, raw: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Observations, float32 [B, *shape] on the device of ``raw``; a new draw each call where random."""
 
     @abstractmethod
-    def to_grey(self, x: Tensor) -> Tensor:
+    def to_gray(self, x: Tensor) -> Tensor:
         """Observations or decoder means on the scale 0 to 255, float32; not clamped (figures clamp)."""
 
-    def raw_grey(self, raw: Tensor) -> Tensor:
-        """Stored examples on the scale of :meth:`to_grey`, without noise, float32 [B, *shape]."""
+    def raw_to_gray(self, raw: Tensor) -> Tensor:
+        """Stored examples on the scale of :meth:`to_gray`, without noise, float32 [B, *shape]."""
         return raw.to(torch.float32)
 
     def fixed(self, split: Split, ordinal: int) -> Split:
-        """A split after what the protocol does once, before training: nothing, for most."""
+        """A split after what the preprocessing does once, before training: nothing, for most."""
         return split
 
     def describe(self) -> dict[str, Any]:
-        """The name and every number needed to observe in the same way again; JSON."""
+        """The name and every number needed to apply in the same way again; JSON."""
         return {"name": self.name, "support": self.support, "unit": self.unit}
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Three splits and the protocol by which they are observed.
+    """Three splits and the preprocessing by which they are observed.
 
-    ``checksum`` is a short SHA-256 over shape, values and labels of the three splits, before the protocol; of
+    ``checksum`` is a short SHA-256 over shape, values and labels of the three splits, before the preprocessing; of
     streamed data over evenly spaced examples, and it then begins with ``sampled-``.
     """
 
@@ -234,7 +234,7 @@ class Dataset:
     train: Split
     validation: Split
     test: Split
-    protocol: Protocol
+    preprocessing: Preprocessing
     checksum: str
     classes: int | None = None
     class_names: tuple[str, ...] | None = None
@@ -252,7 +252,7 @@ class Dataset:
             "shape": list(self.x_shape),
             "sizes": {split.name: len(split) for split in self.splits},
             "classes": self.classes,
-            "protocol": self.protocol.describe(),
+            "preprocessing": self.preprocessing.describe(),
             "storage": "resident" if self.train.resident else "stream",
             "checksum": self.checksum,
         }
@@ -266,12 +266,12 @@ def check_batch_size(split: Split, batch_size: int, world: int = 1) -> None:
         DataError: a batch larger than the split.
     """
     if batch_size < 1:
-        raise ConfigError("the batch size must be 1 or more (train.batch)", given=batch_size)
+        raise ConfigError("the batch size must be 1 or more (train.batch_size)", given=batch_size)
     if batch_size * world > len(split):
         processes = f" on each of {world} processes" if world > 1 else ""
         raise DataError(
             "a batch is larger than the data",
-            given=f"train.batch {batch_size}{processes}, {len(split)} {split.name} examples",
+            given=f"train.batch_size {batch_size}{processes}, {len(split)} {split.name} examples",
             expected=f"at most {len(split) // world}",
-            remedy=f"set train.batch to {max(1, len(split) // world)} or less, or give more data",
+            fix=f"set train.batch_size to {max(1, len(split) // world)} or less, or give more data",
         )

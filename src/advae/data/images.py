@@ -160,16 +160,16 @@ def decode(cell: Mapping[str, Any], channels: int, image_size: int | None = None
 
 
 def channels_of(image: Image.Image) -> int:
-    """1 for grey images, with or without transparency; 3 for colour, which a palette counts as."""
+    """1 for gray images, with or without transparency; 3 for colour, which a palette counts as."""
     return 1 if image.mode in ("1", "L", "LA", "La") or image.mode.startswith(("I", "F")) else 3
 
 
 def converted(image: Image.Image, channels: int) -> Image.Image:
-    """The image as 8-bit grey or RGB; transparency is dropped, and 16 bits become 8."""
+    """The image as 8-bit gray or RGB; transparency is dropped, and 16 bits become 8."""
     from PIL import Image
 
     if image.mode == "F":
-        raise ValueError("32-bit float pixels have no 8-bit grey levels")
+        raise ValueError("32-bit float pixels have no 8-bit gray levels")
     if image.mode.startswith("I"):  # 16 bits, which convert() would cut off at 255
         image = Image.fromarray(np.rint(np.asarray(image) / 257).clip(0, 255).astype(np.uint8))
     mode = "L" if channels == 1 else "RGB"

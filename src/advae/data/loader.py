@@ -9,16 +9,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from advae.data import mix
 from advae.data.dataset import Split, check_batch_size
 from advae.errors import DataError
-
-__all__ = ["Batches", "mix"]
+from advae.random import mix_seeds
 
 PREFETCH = 4  # batches that each worker reads ahead
 
 
-class Batches:
+class BatchLoader:
     """Shuffled batches of a split, epoch after epoch; the tail of an epoch that fills no batch is dropped.
 
     Args:
@@ -71,7 +69,7 @@ class Batches:
     def _permutation(self, epoch: int) -> Tensor:
         """The shuffle of an epoch; drawn on the CPU, so that it is the same on every device, and kept."""
         if self._order[0] != epoch:
-            generator = torch.Generator().manual_seed(mix(self.seed, epoch))
+            generator = torch.Generator().manual_seed(mix_seeds(self.seed, epoch))
             order = torch.randperm(len(self.split), generator=generator)
             self._order = epoch, order.to(self.device) if self.split.resident else order
         return self._order[1]
@@ -108,7 +106,7 @@ class Batches:
 class _Steps:
     """The indices of one step after another, without end, as the loader asks for them."""
 
-    def __init__(self, batches: Batches, start: int) -> None:
+    def __init__(self, batches: BatchLoader, start: int) -> None:
         self.batches, self.start = batches, start
 
     def __iter__(self) -> Iterator[list[int]]:

@@ -91,7 +91,7 @@ def _check_parquet(file: Path) -> None:
         whole = head == handle.read(4) == PARQUET_MAGIC
     if not whole:
         raise DataError(
-            "this is no Parquet file, or it was cut short", given=file, remedy="fetch or write it again"
+            "this is no Parquet file, or it was cut short", given=file, fix="fetch or write it again"
         )
 
 
@@ -136,7 +136,7 @@ def _image_column(features: Mapping[str, Any]) -> str:
             "no column of this table holds images",
             given=", ".join(features),
             expected="a column image: {bytes, path}, with encoded images",
-            remedy="save plain numbers as a .npy or .npz file instead",
+            fix="save plain numbers as a .npy or .npz file instead",
         )
     return next((name for name in IMAGE_COLUMNS if name in found), found[0])
 
@@ -176,10 +176,10 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _explained(what: str, remedy: str | None = None) -> Iterator[None]:
+def _explained(what: str, fix: str | None = None) -> Iterator[None]:
     """Turn whatever ``datasets`` and the hub's client raise into one DataError with its first line."""
     try:
         yield
     except Exception as error:  # their errors share no class: of HTTP, Arrow, files, and their own
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise DataError(f"cannot read {what}", given=lines[0], remedy=remedy) from error
+        raise DataError(f"cannot read {what}", given=lines[0], fix=fix) from error

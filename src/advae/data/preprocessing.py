@@ -1,13 +1,13 @@
-"""Observation protocols: what a stored example becomes before a model sees it. Each runs where the data are.
+"""Observation preprocessings: what a stored example becomes before a model sees it. Each runs where the data are.
 
 v    stored example, 0..255, or real numbers    [B, ...]
 x    observation                                [B, ...]
 
-binarise-dynamic    x ~ Bernoulli(v / 255), drawn anew at each call
-binarise-static     x ~ Bernoulli(v / 255), drawn once: a function of seed, split and place in the split
-grey                x = v / 255, read by a Bernoulli likelihood as the probability of a one
-dequantise          x = (v + u) / 256, u ~ Uniform[0, 1)
-standardise         x = (v - mean) / std, of the training examples: one pair for images, one a feature
+binarize-dynamic    x ~ Bernoulli(v / 255), drawn anew at each call
+binarize-static     x ~ Bernoulli(v / 255), drawn once: a function of seed, split and place in the split
+gray                x = v / 255, read by a Bernoulli likelihood as the probability of a one
+dequantize          x = (v + u) / 256, u ~ Uniform[0, 1)
+standardize         x = (v - mean) / std, of the training examples: one pair for images, one a feature
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from advae.data import GOLDEN, MULTIPLIERS, mix
-from advae.data.dataset import CHUNK, Indices, Problems, Protocol, Rows, Split
+from advae.data.dataset import CHUNK, Indices, Preprocessing, Problems, Rows, Split
 from advae.errors import ConfigError, DataError, nearest
+from advae.random import SPLITMIX_INCREMENT, SPLITMIX_MULTIPLIERS, mix_seeds
 
-__all__ = ["PROTOCOLS", "Protocol", "make_protocol", "protocol_from"]
+__all__ = ["PREPROCESSINGS", "Preprocessing", "make_preprocessing", "preprocessing_from_dict"]
 
 Moments = float | Sequence[float]  # one for all, or one a feature
 LAST_STEP = (
@@ -33,42 +33,42 @@ LAST_STEP = (
 SAMPLE = 20_000  # streamed examples that the mean and standard deviation are taken from
 
 
-class _Of255(Protocol):
-    """What the three protocols for a Bernoulli likelihood share: x counts in units of 255 grey levels."""
+class _Of255(Preprocessing):
+    """What the three preprocessings for a Bernoulli likelihood share: x counts in units of 255 gray levels."""
 
-    def observe(self, raw: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def apply(self, raw: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return raw.to(torch.float32) / 255
 
-    def to_grey(self, x: Tensor) -> Tensor:
+    def to_gray(self, x: Tensor) -> Tensor:
         return 255 * x.to(torch.float32)
 
 
-class Grey(_Of255):
+class Gray(_Of255):
     """x = v / 255."""
 
-    name, support = "grey", "unit"
+    name, support = "gray", "unit"
 
 
-class BinariseDynamic(_Of255):
+class BinarizeDynamic(_Of255):
     """x ~ Bernoulli(v / 255), drawn anew at each call."""
 
-    name, support = "binarise-dynamic", "binary"
+    name, support = "binarize-dynamic", "binary"
 
-    def observe(self, raw: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def apply(self, raw: Tensor, generator: torch.Generator | None = None) -> Tensor:
         u = torch.rand(raw.shape, generator=generator, device=raw.device)
         return (255 * u < raw).to(torch.float32)  # 255 u < 255 for every float32 u < 1: white is always on
 
 
-class BinariseStatic(_Of255):
+class BinarizeStatic(_Of255):
     """x ~ Bernoulli(v / 255), drawn once for each example: the splits then hold 0 and 255 only."""
 
-    name, support = "binarise-static", "binary"
+    name, support = "binarize-static", "binary"
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
 
     def fixed(self, split: Split, ordinal: int) -> Split:
-        drawn = Binarised(split.source, mix(self.seed, ordinal))
+        drawn = Binarized(split.source, mix_seeds(self.seed, ordinal))
         if split.values is None:
             return Split(split.name, None, split.labels, drawn)
         values = torch.empty_like(split.values)
@@ -81,33 +81,33 @@ class BinariseStatic(_Of255):
         return super().describe() | {"seed": self.seed}
 
 
-class Dequantise(Protocol):
+class Dequantize(Preprocessing):
     """x = (v + u) / 256 with u ~ Uniform[0, 1); ⌊256 x⌋ is always v again."""
 
-    name, support = "dequantise", "8-bit"
+    name, support = "dequantize", "8-bit"
 
-    def observe(self, raw: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def apply(self, raw: Tensor, generator: torch.Generator | None = None) -> Tensor:
         u = torch.rand(raw.shape, generator=generator, device=raw.device)
         return (raw + u.clamp_(max=LAST_STEP)) / 256
 
-    def to_grey(self, x: Tensor) -> Tensor:
+    def to_gray(self, x: Tensor) -> Tensor:
         return 256 * x.to(torch.float32) - 0.5  # the middle of the noise
 
 
-class Standardise(Protocol):
+class Standardize(Preprocessing):
     """x = (v - mean) / std.
 
     Args:
         mean, std: scalars, or one a feature, in the units of the stored examples.
-        grey: (low, high), the stored values that stand for grey levels 0 and 255; None for plain vectors.
+        gray: (low, high), the stored values that stand for gray levels 0 and 255; None for plain vectors.
     """
 
-    name, support, eight_bit = "standardise", "real", False
+    name, support, eight_bit = "standardize", "real", False
 
-    def __init__(self, mean: Moments, std: Moments, grey: tuple[float, float] | None = None) -> None:
+    def __init__(self, mean: Moments, std: Moments, gray: tuple[float, float] | None = None) -> None:
         self.mean, self.std = torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32)
-        self.low, self.step = (grey[0], (grey[1] - grey[0]) / 255) if grey else (0.0, 1.0)
-        self.grey, self.unit = grey, "grey levels" if grey else "data units"
+        self.low, self.step = (gray[0], (gray[1] - gray[0]) / 255) if gray else (0.0, 1.0)
+        self.gray, self.unit = gray, "gray levels" if gray else "data units"
         self._placed: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def _moments(self, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -116,24 +116,24 @@ class Standardise(Protocol):
             self._placed[like.device] = self.mean.to(like.device), self.std.to(like.device)
         return self._placed[like.device]
 
-    def observe(self, raw: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def apply(self, raw: Tensor, generator: torch.Generator | None = None) -> Tensor:
         mean, std = self._moments(raw)
         return (raw.to(torch.float32) - mean) / std
 
-    def to_grey(self, x: Tensor) -> Tensor:
+    def to_gray(self, x: Tensor) -> Tensor:
         mean, std = self._moments(x)
-        return self.raw_grey(x.to(torch.float32) * std + mean)
+        return self.raw_to_gray(x.to(torch.float32) * std + mean)
 
-    def raw_grey(self, raw: Tensor) -> Tensor:
+    def raw_to_gray(self, raw: Tensor) -> Tensor:
         return (raw.to(torch.float32) - self.low) / self.step
 
     def describe(self) -> dict[str, Any]:
-        grey = list(self.grey) if self.grey else None
-        return super().describe() | {"mean": self.mean.tolist(), "std": self.std.tolist(), "grey": grey}
+        gray = list(self.gray) if self.gray else None
+        return super().describe() | {"mean": self.mean.tolist(), "std": self.std.tolist(), "gray": gray}
 
     @classmethod
-    def fitted(cls, train: Split) -> Standardise:
-        """Mean, standard deviation and grey scale of the training examples (streamed: of 20,000 of them).
+    def fitted(cls, train: Split) -> Standardize:
+        """Mean, standard deviation and gray scale of the training examples (streamed: of 20,000 of them).
 
         Raises:
             DataError: a feature is so large that its square overflows.
@@ -143,11 +143,11 @@ class Standardise(Protocol):
         constant = variance <= (1e-7 * np.abs(mean)) ** 2
         std = np.sqrt(np.where(constant, 1.0, variance))
         if not (np.isfinite(mean).all() and np.isfinite(std.astype(np.float32)).all()):
-            raise DataError("the training examples are too large to standardise", remedy="rescale the data")
-        return cls(mean.tolist(), std.tolist(), _grey_range(train, low, high))
+            raise DataError("the training examples are too large to standardize", fix="rescale the data")
+        return cls(mean.tolist(), std.tolist(), _gray_range(train, low, high))
 
 
-class Binarised(Rows):
+class Binarized(Rows):
     """Rows of uint8 values drawn to 0 or 255, each by its place and a key."""
 
     def __init__(self, source: Tensor | Rows, key: int) -> None:
@@ -176,15 +176,15 @@ def hashed_bits(key: int, indices: Indices, width: int) -> npt.NDArray[np.uint64
     Returns:
         Integers in [0, 2²⁴), shape [B, width]: a function of key, index and place.
     """
-    places = np.arange(1, width + 1, dtype=np.uint64) * np.uint64(GOLDEN)
-    starts = _scrambled(indices.astype(np.uint64) * np.uint64(GOLDEN) + np.uint64(key))
+    places = np.arange(1, width + 1, dtype=np.uint64) * np.uint64(SPLITMIX_INCREMENT)
+    starts = _scrambled(indices.astype(np.uint64) * np.uint64(SPLITMIX_INCREMENT) + np.uint64(key))
     return _scrambled(starts[:, None] + places[None, :]) >> np.uint64(40)
 
 
 def _scrambled(state: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """The output function of splitmix64, elementwise; array arithmetic wraps at 2⁶⁴."""
-    state = (state ^ (state >> np.uint64(30))) * np.uint64(MULTIPLIERS[0])
-    state = (state ^ (state >> np.uint64(27))) * np.uint64(MULTIPLIERS[1])
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(SPLITMIX_MULTIPLIERS[0])
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(SPLITMIX_MULTIPLIERS[1])
     return state ^ (state >> np.uint64(31))
 
 
@@ -207,7 +207,7 @@ def _moments_of(train: Split) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.f
     return np.asarray(mean), np.asarray(squares / count), float(low), float(high)
 
 
-def _grey_range(train: Split, low: float, high: float) -> tuple[float, float] | None:
+def _gray_range(train: Split, low: float, high: float) -> tuple[float, float] | None:
     """The stored values that stand for black and white: 0..255, 0..1, or the range of the training images."""
     if len(train.shape) != 3:
         return None
@@ -218,38 +218,38 @@ def _grey_range(train: Split, low: float, high: float) -> tuple[float, float] | 
     return low, high
 
 
-PROTOCOLS: dict[str, type[Protocol]] = {
-    kind.name: kind for kind in (BinariseDynamic, BinariseStatic, Grey, Dequantise, Standardise)
+PREPROCESSINGS: dict[str, type[Preprocessing]] = {
+    kind.name: kind for kind in (BinarizeDynamic, BinarizeStatic, Gray, Dequantize, Standardize)
 }
 
 
-def protocol_class(name: str) -> type[Protocol]:
-    """The class of a protocol.
+def preprocessing_class(name: str) -> type[Preprocessing]:
+    """The class of a preprocessing.
 
     Raises:
-        ConfigError: no protocol has this name.
+        ConfigError: no preprocessing has this name.
     """
-    if name not in PROTOCOLS:
-        raise ConfigError("unknown protocol (data.protocol)", given=name, remedy=nearest(name, PROTOCOLS))
-    return PROTOCOLS[name]
+    if name not in PREPROCESSINGS:
+        raise ConfigError("unknown preprocessing (data.preprocessing)", given=name, fix=nearest(name, PREPROCESSINGS))
+    return PREPROCESSINGS[name]
 
 
-def make_protocol(name: str, train: Split, binarise_seed: int = 0) -> Protocol:
-    """The named protocol, fitted to the training examples where it has something to fit."""
-    kind = protocol_class(name)
-    if kind is Standardise:
-        return Standardise.fitted(train)
-    return BinariseStatic(binarise_seed) if kind is BinariseStatic else kind()
+def make_preprocessing(name: str, train: Split, binarize_seed: int = 0) -> Preprocessing:
+    """The named preprocessing, fitted to the training examples where it has something to fit."""
+    kind = preprocessing_class(name)
+    if kind is Standardize:
+        return Standardize.fitted(train)
+    return BinarizeStatic(binarize_seed) if kind is BinarizeStatic else kind()
 
 
-def protocol_from(description: dict[str, Any]) -> Protocol:
-    """The protocol that gave this :meth:`Protocol.describe`, without its data.
+def preprocessing_from_dict(description: dict[str, Any]) -> Preprocessing:
+    """The preprocessing that gave this :meth:`Preprocessing.describe`, without its data.
 
     Raises:
-        ConfigError: no protocol has this name.
+        ConfigError: no preprocessing has this name.
     """
-    kind = protocol_class(description["name"])
-    if kind is Standardise:
-        grey = description["grey"]
-        return Standardise(description["mean"], description["std"], tuple(grey) if grey else None)
-    return BinariseStatic(description["seed"]) if kind is BinariseStatic else kind()
+    kind = preprocessing_class(description["name"])
+    if kind is Standardize:
+        gray = description["gray"]
+        return Standardize(description["mean"], description["std"], tuple(gray) if gray else None)
+    return BinarizeStatic(description["seed"]) if kind is BinarizeStatic else kind()

@@ -77,7 +77,7 @@ def locate(source: str) -> Located:
     if _is_hub_id(source):
         return Located("hub", source)
     raise DataError(
-        "no such file or folder (data.source)", given=source, expected=KINDS, remedy=_hint(source, path)
+        "no such file or folder (data.source)", given=source, expected=KINDS, fix=_hint(source, path)
     )
 
 
@@ -101,7 +101,7 @@ def _file(path: Path) -> Located:
             "this kind of file may hold pickled code, and is never loaded",
             given=path,
             expected=KINDS,
-            remedy="save the arrays with numpy.save or numpy.savez",
+            fix="save the arrays with numpy.save or numpy.savez",
         )
     raise DataError("this file is of no kind that can be read as data", given=path, expected=KINDS)
 
@@ -115,7 +115,7 @@ def _glob(source: str, path: Path) -> Located:
         raise DataError(
             "a pattern may match Parquet files only",
             given=f"{source} matches {strange[0]}",
-            remedy="end the pattern with .parquet; for images give their folder",
+            fix="end the pattern with .parquet; for images give their folder",
         )
     return Located("parquet", files[0].resolve().parent.name, _sorted_out(files))
 
@@ -136,7 +136,7 @@ def _sorted_out(files: Sequence[Path]) -> dict[str, list[Path]]:
             "these Parquet files do not say which split they belong to",
             given=", ".join(file.name for file in list(files)[:6]),
             expected="names that begin with train, validation or test",
-            remedy="rename them, or give a pattern that matches one split",
+            fix="rename them, or give a pattern that matches one split",
         )
     parts: dict[str, list[Path]] = {}
     for file, part in named.items():
@@ -186,7 +186,7 @@ def _split_folders(root: Path) -> dict[Path, str]:
         raise DataError(
             "this folder has images or folders beside its train and test folders",
             given=f"{root}: {', '.join(path.name for path in strange[:5])}",
-            remedy="move them into train or test, or out of the folder",
+            fix="move them into train or test, or out of the folder",
         )
     return named
 

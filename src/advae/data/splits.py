@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advae.data import mix
 from advae.data.dataset import CHUNK, Indices, Problems, Rows, Source, Split, Subset
 from advae.errors import ConfigError, DataError
+from advae.random import mix_seeds
 
 LARGE = (
     50_000  # training examples from which on validation is a count: the size of CIFAR-10, MNIST has 60,000
@@ -51,11 +51,11 @@ def cut(
         raise ConfigError("data.limit must be 1 or more", given=limit)
     total = len(source.parts["train"])
     as_given = source.ordered and "test" in source.parts and not by_class(labels.get("train"))
-    order = torch.arange(total) if as_given else shuffled(total, mix(seed, 0))
+    order = torch.arange(total) if as_given else shuffled(total, mix_seeds(seed, 0))
     cuts: dict[str, Split] = {}
     for ordinal, (name, wanted) in enumerate((("test", test), ("validation", validation)), start=1):
         if name in source.parts:
-            kept = _own_order(len(source.parts[name]), name, wanted, source.ordered, mix(seed, ordinal))
+            kept = _own_order(len(source.parts[name]), name, wanted, source.ordered, mix_seeds(seed, ordinal))
             cuts[name] = _split(name, source.parts[name], labels.get(name), kept)
             continue
         if wanted is None:
@@ -91,7 +91,7 @@ def _too_few(total: int, wanted: str) -> None:
     raise DataError(
         "there are too few examples for train, validation and test",
         given=f"{total} examples, {wanted}",
-        remedy="give more data, or set data.validation and data.test to smaller counts",
+        fix="give more data, or set data.validation and data.test to smaller counts",
     )
 
 
