@@ -17,7 +17,7 @@ MLP: dict[str, Any] = {"name": "mlp", "hidden": [5]}
 def generator(latent: int = 3, encoder: str = "none") -> LatentModel:
     """Draws, or scores, images of 1×2×3."""
     spec = {
-        "latent": latent,
+        "latent_dim": latent,
         "encoder": {"name": encoder},
         "posterior": {"name": "normal"},
         "decoder": MLP,

@@ -1,9 +1,9 @@
-"""The configuration of a run: a recipe and overrides, resolved into one typed tree.
+"""Recipes and overrides, resolved to a typed configuration.
 
-A recipe is YAML with the keys below. Components are chosen by ``name``, and their options are the arguments of
-the class of that name, so a user's class gets typed options as ours do. ``base: other-recipe`` starts from
-another recipe, ``base: [one, other]`` from several, each laid on those before it; a recipe then states only what
-differs.
+A recipe is YAML with the sections ``data``, ``model``, ``method`` and ``train``. A component is chosen by ``name``;
+its options are the arguments of the class of that name, so that a user's own class has typed options too.
+``base: other-recipe`` starts from another recipe, ``base: [one, other]`` from several, each overriding those before it,
+and a recipe then states only what differs.
 """
 
 from __future__ import annotations
@@ -15,22 +15,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from jsonargparse import ArgumentParser, set_parsing_settings
 
 from advae.data.data_options import DataOptions
-from advae.errors import ConfigError, nearest
+from advae.errors import ConfigError, first_line, nearest
+from advae.formatting import flatten
+from advae.io import PathLike
 from advae.registry import Registry
 from advae.training.train_options import TrainOptions
 
-SECTIONS = ("data", "model", "method", "train")
-PLAIN = {"recipe": "", "description": "", "published": "", "seed": 0, "device": "auto"}
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
 
-DEFAULTS: dict[str, Any] = {
+SECTIONS = ("data", "model", "method", "train")
+TOP_LEVEL_DEFAULTS = {"recipe": "", "description": "", "published": "", "seed": 0, "device": "auto"}
+COMPONENT_DEFAULTS: dict[str, Any] = {
     "model": {
-        "latent": 8,
+        "latent_dim": 8,
         "encoder": {"name": "mlp"},
         "posterior": {"name": "normal"},
         "decoder": {"name": "mlp"},
@@ -39,22 +42,30 @@ DEFAULTS: dict[str, Any] = {
     },
     "method": {"name": "vae"},
 }
+_PARSER_ERROR = re.compile(r'Parser key "([^"]+)":\s*(.*)', re.DOTALL)
+_TYPE_NAMES = {
+    "int": "an integer",
+    "float": "a number",
+    "bool": "true or false",
+    "Sequence": "a list",
+    "NoneType": "null",
+}
 
 
 @dataclass(frozen=True)
 class Config:
-    """A resolved configuration; ``to_dict`` of it is what ``config.yaml`` holds.
+    """A resolved configuration, as saved in ``config.yaml``.
 
     Attributes:
         recipe: name of the recipe it came from.
-        description: what it trains, in a sentence.
-        published: the published figure it stands beside, if any.
-        seed: of everything random.
+        description: what it trains, in one sentence.
+        published: the published result to compare with, if any.
+        seed: seed of all random numbers.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        data: where the data are and how they are observed.
+        data: data and preprocessing.
         model: see :func:`advae.model.build_model`.
         method: name and options of the method.
-        train: how to train.
+        train: training options.
     """
 
     recipe: str
@@ -69,98 +80,55 @@ class Config:
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
-            raise ConfigError("seed has an impossible value", given=self.seed, expected="0 to 2⁶³ − 1")
+            raise ConfigError("Option seed is out of range.", given=self.seed, expected="0 to 2⁶³ − 1")
         if not re.fullmatch(r"(?!\.)[^/\\\x00-\x1f]*", self.recipe):
             raise ConfigError(
-                "recipe is a name, of which the folder of its runs is called",
+                "Option recipe must be usable as the name of a folder.",
                 given=repr(self.recipe),
-                expected="no slash, no line break, no dot at its beginning",
+                expected="no slash, no line break, no leading dot",
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for YAML."""
+        """Return the configuration as plain values, ready for YAML."""
         return asdict(self)
 
 
-def recipes() -> list[str]:
-    """Names of the recipes that ship, sorted."""
-    return sorted(name for name in _files() if not name.startswith("_"))
+RecipeSource = PathLike | Mapping[str, Any]
+"""A recipe's name, a YAML file, or a mapping."""
 
 
-def _files() -> list[str]:
-    """Recipes and, with a leading underscore, what several of them share."""
-    folder = resources.files("advae") / "recipes"
-    return [file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml")]
-
-
-def read_recipe(
-    source: str | os.PathLike[str] | Mapping[str, Any], above: Sequence[str] = ()
-) -> dict[str, Any]:
-    """A recipe as a tree of plain values: by name, from a YAML file, or a tree already.
+def resolve(source: RecipeSource | Config, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Return the configuration of a recipe with overrides, complete and checked.
 
     Args:
-        source: which. A file that a file names as its base is looked for beside that file.
-        above: the recipes that this is a base of.
+        source: a recipe's name, a YAML file, a mapping, or a resolved configuration.
+        overrides: options by dotted name: ``{"train.steps": 100, "model.encoder": "conv"}``. Naming another component
+            resets its options to their defaults.
 
     Raises:
-        ConfigError: there is no such recipe, the file is not YAML, or it is a base of itself.
+        ConfigError: a recipe, component or option is unknown (with the nearest name), or a value is invalid.
     """
-    name = ""
-    if isinstance(source, Mapping):
-        tree = dict(source)
-    else:
-        name = str(source)
-        if name in above:
-            raise ConfigError("a recipe is its own base", given=" → ".join([*above, name]))
-        if name.endswith((".yaml", ".yml")):
-            text, label = _read_text(Path(name)), Path(name).stem
-        elif name in _files():
-            text, label = (resources.files("advae") / "recipes" / f"{name}.yaml").read_text(), name
-        else:
-            raise ConfigError(
-                f"there is no recipe called {name!r}",
-                remedy=nearest(name, recipes()) + "; your own recipe: --config FILE.yaml",
-            )
-        tree = _parse_yaml(text, name)
-        tree.setdefault("recipe", label)
-    if "base" in tree:
-        bases = tree.pop("base")
-        below: dict[str, Any] = {}
-        for base in bases if isinstance(bases, list) else [bases]:
-            below = merge(below, read_recipe(_beside(base, name), [*above, name]))
-        tree = merge(below, tree)
-    return tree
-
-
-def resolve(
-    source: str | os.PathLike[str] | Mapping[str, Any], overrides: Mapping[str, Any] | None = None
-) -> Config:
-    """The configuration of a recipe with dotted overrides, every option filled in and checked.
-
-    Args:
-        source: see :func:`read_recipe`.
-        overrides: by dotted name: ``{"train.steps": 100, "model.encoder": "conv"}``. Naming a component
-            chooses it anew, with its own default options.
-
-    Raises:
-        ConfigError: an unknown recipe, component or option (with the nearest name), or a wrong value.
-    """
-    tree = merge(DEFAULTS, read_recipe(source))
-    chosen = {key.removesuffix(".name"): value for key, value in (overrides or {}).items()}
-    for key in sorted(chosen, key=lambda key: key.count(".")):  # components before their options
-        tree = merge(tree, _nested(key, chosen[key]))
-    parser = typed_parser(tree)
+    if isinstance(source, Config):
+        if not overrides:
+            return source
+        source = source.to_dict()
+    tree = merge(COMPONENT_DEFAULTS, read_recipe(source))
+    by_name = {key.removesuffix(".name"): value for key, value in (overrides or {}).items()}
+    for key in sorted(by_name, key=lambda key: key.count(".")):  # components before their options
+        tree = merge(tree, _nested(key, by_name[key]))
+    parser = option_parser(tree)
     _check_names(tree, parser)
     try:
-        parsed = parser.parse_object(tree, defaults=True)
-        plain = _plain(parsed.as_dict())
+        values = _with_lists(parser.parse_object(tree, defaults=True).as_dict())
     except ConfigError:
         raise
-    except Exception as error:  # jsonargparse raises several kinds; each says which key and why
-        raise ConfigError("an option has a wrong value", given=_first_lines(str(error))) from None
-    sections = {key: plain.pop(key) for key in SECTIONS}
+    except (
+        Exception
+    ) as error:  # jsonargparse raises several types; each message names the option and the reason
+        raise _value_error(error, tree, parser) from None
+    sections = {key: values.pop(key) for key in SECTIONS}
     return Config(
-        **plain,
+        **values,
         data=DataOptions(**sections["data"]),
         model=sections["model"],
         method=sections["method"],
@@ -168,64 +136,139 @@ def resolve(
     )
 
 
-def typed_parser(tree: Mapping[str, Any], *, docs: bool = False) -> ArgumentParser:
-    """A parser of every option that a configuration with these components has, with types.
+def recipes() -> list[str]:
+    """Return the names of the built-in recipes, sorted."""
+    return sorted(name for name in _built_in_files() if not name.startswith("_"))
+
+
+def _built_in_files() -> list[str]:
+    """Names of recipes and, with a leading underscore, of what several recipes share."""
+    folder = resources.files("advae") / "recipes"
+    return [file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml")]
+
+
+def read_recipe(source: RecipeSource, derived: Sequence[str] = ()) -> dict[str, Any]:
+    """Read a recipe and its bases as nested plain values.
 
     Args:
-        tree: a configuration, of which the names of its components matter.
-        docs: with the docs of fields as help. Reading them from source takes longer than all the rest.
+        source: a recipe's name, a YAML file, or a mapping. The path of a base is relative to the file that names it.
+        derived: the recipes that this one is a base of.
+
+    Raises:
+        ConfigError: the recipe does not exist, is not valid YAML, or is its own base.
     """
+    name = ""
+    if isinstance(source, Mapping):
+        tree = dict(source)
+    else:
+        name = str(source)
+        if name in derived:
+            raise ConfigError("Recipe is its own base.", given=" → ".join([*derived, name]))
+        tree = _read_recipe_file(name)
+    if "base" not in tree:
+        return tree
+    bases = tree.pop("base")
+    merged: dict[str, Any] = {}
+    for base in bases if isinstance(bases, list) else [bases]:
+        if _is_file(base) and _is_file(name):
+            base = os.path.normpath(Path(name).parent / base)
+        merged = merge(merged, read_recipe(base, [*derived, name]))
+    return merge(merged, tree)
+
+
+def _is_file(name: object) -> bool:
+    return isinstance(name, str) and name.endswith((".yaml", ".yml"))
+
+
+def _read_recipe_file(name: str) -> dict[str, Any]:
+    if _is_file(name):
+        try:
+            text, label = Path(name).read_text(), Path(name).stem
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError("Recipe cannot be read.", given=error) from None
+    elif name in _built_in_files():
+        text, label = (resources.files("advae") / "recipes" / f"{name}.yaml").read_text(), name
+    else:
+        raise ConfigError(
+            f"Unknown recipe {name!r}.",
+            fix=nearest(name, recipes()) + "; your own recipe: --config FILE.yaml",
+        )
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError("Recipe is not valid YAML.", given=f"{name}: {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError("Recipe is not a mapping of options.", given=f"{name}: a {type(tree).__name__}")
+    try:
+        json.dumps(tree, default=str)
+    except ValueError:  # an anchor inside itself
+        raise ConfigError("Recipe contains itself.", given=name) from None
+    return {"recipe": label} | tree
+
+
+def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with ``override`` merged into it, section by section.
+
+    A section that names another component replaces the old one with all its options.
+    """
+    merged = dict(base)
+    for key, value in override.items():
+        old = merged.get(key)
+        if isinstance(old, Mapping) and "name" in old and isinstance(value, str):
+            value = {"name": value}
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            is_other = "name" in value and "name" in old and value["name"] != old["name"]
+            value = dict(value) if is_other else merge(old, value)
+        merged[key] = value
+    return merged
+
+
+def option_parser(tree: Mapping[str, Any], *, docs: bool = False) -> ArgumentParser:
+    """Return a parser of all options, with their types, of a configuration with these components.
+
+    Args:
+        tree: a configuration; only the names of its components matter.
+        docs: whether to read help texts, which is slow.
+    """
+    from jsonargparse import ArgumentParser, set_parsing_settings
+
     set_parsing_settings(docstring_parse_attribute_docstrings=docs)
     parser = ArgumentParser(exit_on_error=False, prog="advae train RECIPE", add_help=False)
-    for key, default in PLAIN.items():
+    for key, default in TOP_LEVEL_DEFAULTS.items():
         parser.add_argument(f"--{key}", type=type(default), default=default)
     parser.add_class_arguments(DataOptions, "data", instantiate=False)
     parser.add_class_arguments(TrainOptions, "train", instantiate=False)
-    parser.add_argument("--model.latent", type=int, help="length of a code, d")
-    for key, registry, skip in slots():
-        spec = _lookup(tree, key)
-        cls = registry.find(spec["name"])
-        parser.add_argument(f"--{key}.name", type=str, help=f"the {registry.kind}: a name, or an import path")
-        parser.add_class_arguments(cls, key, skip=skip & set(registry.options(cls)), instantiate=False)
+    parser.add_argument("--model.latent_dim", type=int, help="latent dimension, d")
+    for key, registry, computed in component_slots():
+        cls = registry.find(_component(tree, key)["name"])
+        parser.add_argument(f"--{key}.name", type=str, help=f"{registry.kind}: a name, or an import path")
+        parser.add_class_arguments(cls, key, skip=computed & set(registry.options(cls)), instantiate=False)
     return parser
 
 
-def slots() -> Iterator[tuple[str, Registry[Any], set[str]]]:
-    """Where components go: dotted key, registry, and the arguments that the house fills in."""
+def component_slots() -> Iterator[tuple[str, Registry[Any], set[str]]]:
+    """Yield where components are chosen: dotted name, registry, and the arguments that are computed."""
     from advae.distributions import HEADS
     from advae.methods import METHODS
     from advae.networks import CRITICS, NETWORKS
 
     yield "method", METHODS, set()
-    yield "model.encoder", NETWORKS, {"in_shape", "out_shape", "noise"}
+    yield "model.encoder", NETWORKS, {"in_shape", "out_shape", "noise_dim"}
     yield "model.posterior", HEADS, {"event_shape"}
-    yield "model.decoder", NETWORKS, {"in_shape", "out_shape", "noise"}
+    yield "model.decoder", NETWORKS, {"in_shape", "out_shape", "noise_dim"}
     yield "model.likelihood", HEADS, {"event_shape"}
     yield "model.critic", CRITICS, {"x_shape", "z_shape"}
 
 
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with ``over`` laid on it, branch by branch.
-
-    A branch that names another component than before replaces the old one whole, with its options.
-    """
-    out = dict(base)
-    for key, value in over.items():
-        old = out.get(key)
-        if isinstance(old, Mapping) and "name" in old and isinstance(value, str):
-            value = {"name": value}
-        if isinstance(old, Mapping) and isinstance(value, Mapping):
-            another = "name" in value and "name" in old and value["name"] != old["name"]
-            value = dict(value) if another else merge(old, value)
-        out[key] = value
-    return out
-
-
-def _plain(value: Any) -> Any:
-    """The value as YAML has it: lists for tuples."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+def _component(tree: Mapping[str, Any], dotted: str) -> Mapping[str, Any]:
+    value: Any = tree
+    for part in dotted.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    if not isinstance(value, Mapping) or "name" not in value:
+        raise ConfigError(
+            f"{dotted} must name a component.", given=value, expected="{name: …, option: value}"
+        )
+    return value
 
 
 def _nested(dotted: str, value: Any) -> dict[str, Any]:
@@ -234,62 +277,37 @@ def _nested(dotted: str, value: Any) -> dict[str, Any]:
     return value
 
 
-def _lookup(tree: Mapping[str, Any], dotted: str) -> Any:
-    value: Any = tree
-    for part in dotted.split("."):
-        value = value[part] if isinstance(value, Mapping) and part in value else None
-    if not isinstance(value, Mapping) or "name" not in value:
-        raise ConfigError(f"{dotted} must name a component", given=value, expected="{name: …, option: value}")
-    return value
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"
+def _with_lists(value: Any) -> Any:
+    """The value as YAML has it: lists for tuples."""
+    if isinstance(value, dict):
+        return {key: _with_lists(item) for key, item in value.items()}
+    return [_with_lists(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _check_names(tree: Mapping[str, Any], parser: ArgumentParser) -> None:
     for section in SECTIONS:
         if not isinstance(tree.get(section, {}), Mapping):
-            raise ConfigError(f"{section!r} is a section of options", given=repr(tree[section]))
+            raise ConfigError(f"{section!r} must be a section of options.", given=repr(tree[section]))
     known = {action.dest for action in parser._actions}
-    for key in _leaves(tree):
+    for key in flatten(tree):
         if key not in known:
             section = key.rpartition(".")[0]
             siblings = sorted(k for k in known if k.rpartition(".")[0] == section) or sorted(known)
-            raise ConfigError(f"there is no option {key!r}", remedy=nearest(key, siblings))
+            raise ConfigError(f"Unknown option {key!r}.", fix=nearest(key, siblings))
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("the recipe cannot be read", given=error) from None
-
-
-def _beside(base: Any, name: str) -> Any:
-    """A base as it is to be read: a file's path from the folder of the file that names it."""
-    if isinstance(base, str) and base.endswith((".yaml", ".yml")) and name.endswith((".yaml", ".yml")):
-        return os.path.normpath(Path(name).parent / base)
-    return base
-
-
-def _parse_yaml(text: str, name: str) -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError("the recipe is not valid YAML", given=f"{name}: {error}") from None
-    if not isinstance(tree, dict):
-        raise ConfigError("a recipe is a tree of options", given=f"{name} holds {type(tree).__name__}")
-    try:
-        json.dumps(tree, default=str)
-    except ValueError:  # an anchor within itself
-        raise ConfigError("a recipe is a tree of options", given=f"{name} contains itself") from None
-    return tree
-
-
-def _first_lines(text: str) -> str:
-    return " ".join(line.strip() for line in text.splitlines()[:4])
+def _value_error(error: Exception, tree: Mapping[str, Any], parser: ArgumentParser) -> ConfigError:
+    """A clear error for a value that jsonargparse rejects, with the nearest value if there is a choice."""
+    match = _PARSER_ERROR.search(str(error))
+    if match is None:
+        return ConfigError("An option has an invalid value.", given=first_line(error))
+    key, reason = match.groups()
+    given = flatten(tree).get(key)
+    choices = re.search(r"Literal\[('[^\]]*')\]", reason)
+    if choices is not None:
+        names = re.findall(r"'([^']*)'", choices[1])
+        return ConfigError(f"Option {key} has no value {given!r}.", fix=nearest(str(given), names))
+    expected = re.search(r"(?:Expected an? |Subtypes: )(.*?)(?:\. Got value| Errors:|$)", reason, re.DOTALL)
+    types = re.findall(r"<class '(?:[\w.]*\.)?(\w+)'>", expected[1]) if expected else []
+    text = " or ".join(_TYPE_NAMES.get(name, name) for name in types)
+    return ConfigError(f"Option {key} has an invalid value.", given=repr(given), expected=text or reason)

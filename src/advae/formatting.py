@@ -93,19 +93,29 @@ def format_percent(share: float) -> str:
     return _fixed(100 * share, 1).removesuffix(".0") + " %"
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return a nested mapping as dotted names and texts, without entries that are None or empty.
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of nested mappings by dotted name.
 
     >>> flatten({"data": {"name": "digits", "shape": [1, 8, 8]}, "chains": None})
+    {'data.name': 'digits', 'data.shape': [1, 8, 8], 'chains': None}
+    """
+    items: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        items |= flatten(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return items
+
+
+def format_settings(tree: Mapping[str, Any]) -> dict[str, str]:
+    """Return the leaves of nested mappings as texts by dotted name, without those that are None or empty.
+
+    >>> format_settings({"data": {"name": "digits", "shape": [1, 8, 8]}, "chains": None})
     {'data.name': 'digits', 'data.shape': '1 × 8 × 8'}
     """
     items: dict[str, str] = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            items |= flatten(value, f"{name}.")
-        elif isinstance(value, (list, tuple)):
-            separator = " × " if key == "shape" or str(key).endswith("_shape") else ", "
+    for name, value in flatten(tree).items():
+        if isinstance(value, (list, tuple)):
+            separator = " × " if name.endswith("shape") else ", "
             items |= {name: separator.join(map(_setting, value))} if value else {}
         elif isinstance(value, bool):
             items[name] = "yes" if value else "no"
@@ -140,7 +150,7 @@ def describe_component(spec: object) -> str:
     """
     if not isinstance(spec, Mapping):
         return str(spec)
-    options = join_items(flatten({key: value for key, value in spec.items() if key != "name"}))
+    options = join_items(format_settings({key: value for key, value in spec.items() if key != "name"}))
     return f"{spec.get('name', 'unnamed')} ({options})" if options else str(spec.get("name", "unnamed"))
 
 

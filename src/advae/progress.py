@@ -1,4 +1,4 @@
-"""What a person sees while training: a bar on a terminal, plain lines in a pipe, nothing when quiet."""
+"""Progress bars: on a terminal a bar, in a pipe plain lines, if quiet nothing."""
 
 from __future__ import annotations
 
@@ -7,23 +7,25 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
+from typing import Any
 
 SECONDS_BETWEEN_LINES = 5.0
-SHOWN = ("reconstruction", "kl", "error", "bound")
+SHOWN_METRICS = ("reconstruction", "kl", "error", "bound")
 
-Stage = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-"""Opened with what is being done and of how many ticks it is; it gives what is told of ticks as they pass."""
+StageProgress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+"""Called with a label and a number of ticks; the function that it yields reports ticks as they are done."""
 
 
 class Progress:
-    """Steps done, rate, time left and a few figures.
+    """Steps done, speed, time left and some metrics.
 
     Args:
-        total: steps in all.
+        total: number of steps.
         start: steps done before.
         quiet: show nothing.
         label: what is being done.
-        passing: one of several stages: nothing stays of its bar, nor is said if it takes no time to speak of.
+        transient: one of several stages: its bar disappears at the end, and a fast stage prints no line.
+        delay: seconds before the bar appears, for work that is usually fast.
     """
 
     def __init__(
@@ -32,17 +34,24 @@ class Progress:
         start: int = 0,
         quiet: bool = False,
         label: str = "training",
-        passing: bool = False,
+        transient: bool = False,
+        delay: float = 0.0,
     ) -> None:
         self.total, self.start, self.step, self.quiet, self.label = total, start, start, quiet, label
-        self.passing = passing
-        self._said: int | None = None
+        self.transient, self.delay = transient, delay
         self.terminal = sys.stderr.isatty() and not quiet
-        self._began = self._line = time.monotonic()
-        self._text = ""
+        self._printed_step: int | None = None
+        self._start_time = self._print_time = time.monotonic()
+        self._metrics = ""
+        self._bar: Any = None
 
     def __enter__(self) -> Progress:
-        if self.terminal:
+        if self.delay == 0:
+            self._start_bar()
+        return self
+
+    def _start_bar(self) -> None:
+        if self.terminal and self._bar is None:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
@@ -51,71 +60,77 @@ class Progress:
                 TextColumn(self.label),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[pace]}"),
+                TextColumn("{task.fields[speed]}"),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[figures]}"),
+                TextColumn("{task.fields[metrics]}"),
                 console=Console(stderr=True),
-                transient=self.passing,
+                transient=self.transient,
             )
             self._bar.start()
             self._task = self._bar.add_task(
-                "", total=self.total, completed=self.start, pace="– steps/s", figures=""
+                "", total=self.total, completed=self.start, speed="– steps/s", metrics=""
             )
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.terminal:
+        if self._bar is not None:
             self._bar.stop()
-        elif not self.quiet and kind is None and not (self.passing and self._said in (None, self.step)):
-            self._print()
+        elif not (self.quiet or self.terminal) and kind is None:
+            if not (self.transient and self._printed_step in (None, self.step)):
+                self._print()
 
     @property
-    def rate(self) -> float:
-        """Steps a second since the start."""
-        return (self.step - self.start) / max(1e-9, time.monotonic() - self._began)
+    def steps_per_second(self) -> float:
+        """Mean speed since the start."""
+        return (self.step - self.start) / max(1e-9, time.monotonic() - self._start_time)
 
     def update(self, step: int, metrics: dict[str, float]) -> None:
-        """Show that ``step`` steps are done, with the newest figures."""
+        """Show that ``step`` steps are done, with the latest metrics."""
         self.step = step
-        shown = [f"{key} {metrics[key]:.4g}" for key in SHOWN if key in metrics]
-        if shown:
-            self._text = "  ".join(shown)
-        if self.terminal:
-            self._bar.update(self._task, completed=step, pace=pace(self.rate), figures=self._text)
-        elif not self.quiet and time.monotonic() - self._line > SECONDS_BETWEEN_LINES:
+        texts = [f"{key} {metrics[key]:.4g}" for key in SHOWN_METRICS if key in metrics]
+        if texts:
+            self._metrics = "  ".join(texts)
+        if time.monotonic() - self._start_time > self.delay:
+            self._start_bar()
+        if self._bar is not None:
+            speed = format_speed(self.steps_per_second)
+            self._bar.update(self._task, completed=step, speed=speed, metrics=self._metrics)
+        elif (
+            not (self.quiet or self.terminal) and time.monotonic() - self._print_time > SECONDS_BETWEEN_LINES
+        ):
             self._print()
 
     def _print(self) -> None:
-        self._line, self._said = time.monotonic(), self.step
-        left = (self.total - self.step) / max(1e-9, self.rate)
-        minutes, seconds = divmod(round(left), 60)
-        what = f"{self.label}: " if self.passing else ""
+        self._print_time, self._printed_step = time.monotonic(), self.step
+        speed = self.steps_per_second
+        minutes, seconds = divmod(round((self.total - self.step) / max(1e-9, speed)), 60)
+        label = f"{self.label}: " if self.transient else ""
         print(
-            f"{what}step {self.step}/{self.total}  {pace(self.rate)}  {minutes}:{seconds:02d} left  {self._text}",
+            f"{label}step {self.step}/{self.total}  {format_speed(speed)}  {minutes}:{seconds:02d} left"
+            f"  {self._metrics}",
             file=sys.stderr,
             flush=True,
         )
 
 
-def pace(rate: float) -> str:
-    """A rate for people; below one step a second as the time of a step.
+def format_speed(steps_per_second: float) -> str:
+    """Return a speed as text; below one step per second as seconds per step.
 
-    >>> pace(256.3), pace(3.14), pace(0.25)
+    >>> format_speed(256.3), format_speed(3.14), format_speed(0.25)
     ('256 steps/s', '3.1 steps/s', '4.0 s/step')
     """
-    if 0 < rate < 1:
-        return f"{1 / rate:.1f} s/step"
-    return f"{rate:.0f} steps/s" if rate >= 10 else f"{rate:.1f} steps/s"
+    if 0 < steps_per_second < 1:
+        return f"{1 / steps_per_second:.1f} s/step"
+    return f"{steps_per_second:.0f} steps/s" if steps_per_second >= 10 else f"{steps_per_second:.1f} steps/s"
 
 
-def stages(quiet: bool) -> Stage:
-    """A bar for each stage of what comes beside training, such as an evaluation's."""
+def stage_progress(quiet: bool) -> StageProgress:
+    """Return a function that shows one bar per stage of a task with several stages, such as an evaluation."""
 
     @contextmanager
-    def stage(label: str, total: int) -> Iterator[Callable[[int], None]]:
-        with Progress(total, quiet=quiet, label=label, passing=True) as progress:
-            yield lambda n: progress.update(progress.step + n, {})
+    def show_stage(label: str, total: int) -> Iterator[Callable[[int], None]]:
+        with Progress(total, quiet=quiet, label=label, transient=True) as progress:
+            yield lambda ticks: progress.update(progress.step + ticks, {})
 
-    return stage
+    return show_stage

@@ -1,4 +1,4 @@
-"""Components by name: the ones that ship, found by walking a package, and a user's own, by import path."""
+"""Registries: built-in components by name, a user's own by import path."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ import sys
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from advae.errors import ConfigError, nearest
+from advae.errors import ConfigError, first_line, nearest
 
 T = TypeVar("T", bound=type)
 
-_allowed: set[str] = {"advae"}
+_allowed_packages: set[str] = {"advae"}
 
 
 def allow(*packages: str) -> None:
     """Let saved models and recipes import classes from these packages.
 
-    A file from disk or the hub may name a class by import path. Importing runs that package's code, so it
-    happens only for packages that the user has named here (the command's ``--allow``) or imported already.
+    A file from disk or the hub may name a class by import path. Importing it runs the package's code, which happens
+    only for packages that the user has named here (the command's ``--allow``) or imported already.
     """
-    _allowed.update(packages)
+    _allowed_packages.update(packages)
 
 
 class Registry(Generic[T]):
     """A table from short names to classes.
 
     Args:
-        kind: what the classes are, for messages ("network").
-        package: the package whose modules register themselves when imported.
-        base: what every class here is a subclass of; no other is ever called.
+        kind: what the classes are, for error messages ("network").
+        package: the package whose modules register classes when imported.
+        base: the base class of all classes here; no other class is instantiated.
     """
 
     def __init__(self, kind: str, package: str, base: type) -> None:
@@ -39,11 +39,11 @@ class Registry(Generic[T]):
         self._classes: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Class decorator: make the class known as ``name``."""
+        """Return a class decorator that registers the class as ``name``."""
 
         def add(cls: T) -> T:
             if name in self._classes:
-                raise ValueError(f"two {self.kind}s are called {name!r}")
+                raise ValueError(f"The {self.kind} {name!r} is registered twice.")
             self._classes[name] = cls
             cls.name = name  # type: ignore[attr-defined]
             return cls
@@ -51,67 +51,68 @@ class Registry(Generic[T]):
         return add
 
     def names(self) -> list[str]:
-        """All registered names, sorted."""
+        """Return all registered names, sorted, after importing the modules of the package."""
         package = importlib.import_module(self.package)
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{self.package}.{module.name}")
         return sorted(self._classes)
 
     def find(self, name: str) -> T:
-        """The class called ``name``, or at that import path (``my_package.nets.MyEncoder``).
+        """Return the class called ``name``, or at that import path (``my_package.nets.MyEncoder``).
 
         Raises:
-            ConfigError: there is none; the message has the nearest name.
+            ConfigError: the name is unknown, or its package is not allowed.
         """
         if not isinstance(name, str):
-            raise ConfigError(f"a {self.kind} is chosen by its name", given=repr(name))
+            raise ConfigError(f"A {self.kind} is chosen by its name.", given=repr(name))
         if name in self._classes or name in self.names():
             return self._classes[name]
         if "." in name:
             return _import_class(name, self.kind, self.base)
-        raise ConfigError(f"there is no {self.kind} called {name!r}", remedy=nearest(name, self.names()))
+        raise ConfigError(f"Unknown {self.kind} {name!r}.", fix=nearest(name, self.names()))
 
     def build(self, spec: dict[str, Any], /, **required: Any) -> Any:
-        """An instance from ``{"name": …, option: value, …}``; ``required`` are the arguments the house adds."""
+        """Return an instance from ``{"name": …, option: value, …}`` and the arguments that the caller computes."""
         options = {key: value for key, value in spec.items() if key != "name"}
         cls = self.find(spec["name"])
         known = self.options(cls)
         for key in options:
             if key not in known:
                 raise ConfigError(
-                    f"the {self.kind} {spec['name']!r} has no option {key!r}", remedy=nearest(key, known)
+                    f"The {self.kind} {spec['name']!r} has no option {key!r}.", fix=nearest(key, known)
                 )
         try:
             return cls(**required, **options)
         except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            first = (str(error).strip().splitlines() or [""])[0]
             raise ConfigError(
-                f"the {self.kind} {spec['name']!r} cannot be made of its options",
-                given=f"{options}, and it says: {type(error).__name__}: {first}",
+                f"The {self.kind} {spec['name']!r} cannot be built from its options.",
+                given=f"{options}: {first_line(error)}",
             ) from error
 
     @staticmethod
     def options(cls: type) -> list[str]:
-        """Names of the arguments that ``cls`` takes."""
+        """Return the names of the arguments that ``cls`` takes."""
         return [p for p in inspect.signature(cls).parameters if p != "self"]
 
 
 def _import_class(path: str, kind: str, base: type) -> Any:
     module_name, _, attribute = path.rpartition(".")
     package = module_name.partition(".")[0]
-    if package not in _allowed and module_name not in sys.modules:
+    if package not in _allowed_packages and module_name not in sys.modules:
         raise ConfigError(
-            f"the {kind} {path!r} is outside advae, and loading it would run its code",
-            remedy=f"if you trust it, pass --allow {package} (or call advae.allow({package!r}) first)",
+            f"The {kind} {path!r} is not part of advae, and importing it would run its code.",
+            fix=f"if you trust the package, pass --allow {package} (or call advae.allow({package!r}))",
         )
     try:
         cls = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
         raise ConfigError(
-            f"the {kind} {path!r} cannot be imported",
+            f"The {kind} {path!r} cannot be imported.",
             given=str(error),
-            remedy="check the path, and that its package is installed or on PYTHONPATH",
+            fix="check the path, and that its package is installed or on PYTHONPATH",
         ) from error
     if not isinstance(cls, type) or not issubclass(cls, base):
-        raise ConfigError(f"{path!r} is no {kind}", given=cls, expected=f"a subclass of {base.__qualname__}")
+        raise ConfigError(
+            f"{path!r} is not a {kind}.", given=cls, expected=f"a subclass of {base.__qualname__}"
+        )
     return cls

@@ -1,23 +1,23 @@
-"""A run directory: what one training left behind, and how to read it.
+"""Run directories: what a training run writes, and how to read it.
 
-config.yaml     the resolved configuration; trains again as it stands
-command.txt     the command that was given
+config.yaml     the resolved configuration; it can be trained again
+command.txt     the command
 env.json        versions, device, checksum of the data
-metrics.jsonl   one flat object a line; the same as metrics.csv
-samples/        sheets of samples as training went on
+metrics.jsonl   one JSON object per line; the same as metrics.csv
+samples/        grids of samples during training
 checkpoints/    last, best, and every N steps: for resuming
-model/          the averaged model, for use
-eval/           estimates
+model/          the averaged model
+eval/           estimates, and arrays per example
 figures/, report.html
 """
 
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -25,18 +25,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import yaml
 
 from advae.errors import CheckpointError
-from advae.io import read_tree, recovered_folder, write_atomically, write_json
+from advae.io import PathLike, read_json_object, recovered_folder, write_atomically, write_json, write_npz
 
 if TYPE_CHECKING:
     from advae.model import LatentModel
 
-CONFIG = "config.yaml"
-STALE = {
-    "about": "evaluation",
-    "text": "The figures of the last evaluation are left out: the run was trained on since. Evaluate it again with"
-    " advae evaluate.",
-    "warning": True,
-}
+CONFIG_FILE = "config.yaml"
+_TRAINED_SINCE = "The last evaluation is not shown: the run was trained further. Run advae evaluate again."
+_OLDER_VERSION = "The last evaluation is not shown: an older version wrote it. Run advae evaluate again."
 
 
 @dataclass(frozen=True)
@@ -44,37 +40,35 @@ class Run:
     """A run directory that exists.
 
     Attributes:
-        path: where it is.
-        kept: the folder in it where an evaluation left what it found for each image.
+        path: the directory.
+        eval_folder: name of the folder of the last evaluation in it.
     """
 
     path: Path
-    kept: ClassVar[str] = "eval"
+    eval_folder: ClassVar[str] = "eval"
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Run:
-        """The run at ``path``.
+    def open(cls, path: PathLike) -> Run:
+        """Return the run at ``path``.
 
         Raises:
             CheckpointError: it is not a run directory.
         """
         path = Path(path)
-        if not (path / CONFIG).is_file():
-            what = "this folder is not a run directory" if path.exists() else "there is no such run directory"
-            raise CheckpointError(
-                what, given=path, expected=f"a folder with {CONFIG}, as made by advae train"
-            )
+        if not (path / CONFIG_FILE).is_file():
+            what = "Folder is not a run directory." if path.exists() else "Run directory does not exist."
+            raise CheckpointError(what, given=path, expected=f"a folder with {CONFIG_FILE}, from advae train")
         return cls(path)
 
     @classmethod
-    def create(cls, path: str | os.PathLike[str], config: dict[str, Any], verb: str = "train") -> Run:
-        """A new run directory, made by a verb of the command.
+    def create(cls, path: PathLike, config: dict[str, Any], verb: str = "train") -> Run:
+        """Make a new run directory, for a verb of the command.
 
         Raises:
-            CheckpointError: there is something at ``path`` already.
+            CheckpointError: ``path`` is not empty or cannot be written.
         """
         path = Path(path)
-        refuse_used(path, verb)
+        check_unused(path, verb)
         path.mkdir(parents=True, exist_ok=True)
         run = cls(path)
         run.write_config(config)
@@ -88,31 +82,31 @@ class Run:
     def config(self) -> dict[str, Any]:
         """The resolved configuration."""
         try:
-            config = yaml.safe_load((self.path / CONFIG).read_text())
+            config = yaml.safe_load((self.path / CONFIG_FILE).read_text())
         except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-            raise CheckpointError("config.yaml cannot be read", given=error) from None
+            raise CheckpointError(f"{CONFIG_FILE} cannot be read.", given=error) from None
         if not isinstance(config, dict):
-            raise CheckpointError("config.yaml holds no configuration", given=self.path / CONFIG)
+            raise CheckpointError(f"{CONFIG_FILE} holds no configuration.", given=self.path / CONFIG_FILE)
         return config
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Write config.yaml."""
-        write_atomically(self.path / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        write_atomically(self.path / CONFIG_FILE, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
 
     @property
     def env(self) -> dict[str, Any]:
         """Versions, device and data, as recorded when training started."""
         path = self.path / "env.json"
-        return read_tree(path) if path.exists() else {}
+        return read_json_object(path) if path.exists() else {}
 
     @property
     def command(self) -> str:
-        """The command that was given, or an empty string."""
+        """The command that started the run, or an empty string."""
         path = self.path / "command.txt"
         return path.read_text().strip() if path.exists() else ""
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; a line that a kill cut short is left out."""
+        """Return the lines of metrics.jsonl, without a line that was cut off by a kill."""
         path = self.path / "metrics.jsonl"
         rows = []
         for line in path.read_bytes().splitlines() if path.exists() else []:
@@ -124,123 +118,119 @@ class Run:
                 rows.append(row)
         return rows
 
-    def write_csv(self) -> None:
-        """Write metrics.csv from metrics.jsonl: a column for every key, empty where a line has none."""
+    def write_metrics_csv(self) -> None:
+        """Write metrics.csv from metrics.jsonl: one column per key, empty where a line lacks it."""
         rows = self.metrics()
         columns = list(dict.fromkeys(key for row in rows for key in row))
-        text = io.StringIO()
+        text = StringIO()
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         write_atomically(self.path / "metrics.csv", text.getvalue())
 
     def estimates(self) -> list[dict[str, Any]]:
-        """The figures of the last evaluation of the run's model as it is now, or an empty list."""
+        """Return the estimates of the last evaluation; results for older weights are ignored."""
         return self._evaluation("estimates")
 
     def remarks(self) -> list[dict[str, Any]]:
-        """What the last evaluation said of its figures in plain sentences, or an empty list."""
+        """Return the remarks of the last evaluation, or a warning that it does not apply to the current weights."""
         return self._evaluation("remarks")
 
     def write_estimates(self, result: dict[str, Any], model: str | None = None) -> None:
-        """Write an evaluation of the run's model, as it was when it was loaded: ``model`` is its checksum."""
-        (self.path / "eval").mkdir(exist_ok=True)
-        write_json(self.path / "eval" / "estimates.json", result | {"model": model})
+        """Write an evaluation of the run's model; ``model`` is the checksum of the evaluated weights."""
+        write_json(self.path / self.eval_folder / "estimates.json", result | {"model": model})
 
-    def _evaluation(self, part: str) -> list[dict[str, Any]]:
-        """A part of the last evaluation. Figures of a model that was trained on since are nobody's, and left out."""
-        path = self.path / "eval" / "estimates.json"
+    def _evaluation(self, section: str) -> list[dict[str, Any]]:
+        path = self.path / self.eval_folder / "estimates.json"
         if not path.exists():
             return []
-        found = read_tree(path)
-        if found.get("model") not in (None, self._model_digest()):
-            return [dict(STALE)] if part == "remarks" else []
-        rows = found.get(part, [])
+        evaluation = read_json_object(path)
+        rows = evaluation.get(section, [])
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise CheckpointError(
-                "this file holds no evaluation", given=path, remedy="it was edited; evaluate again"
-            )
+            raise CheckpointError("File holds no evaluation.", given=path, fix="run advae evaluate again")
+        outdated = ""
+        if evaluation.get("model") not in (None, self._model_checksum()):
+            outdated = _TRAINED_SINCE
+        elif any("metric" not in estimate for estimate in evaluation.get("estimates") or []):
+            outdated = _OLDER_VERSION
+        if outdated:
+            warning = {"about": "evaluation", "text": outdated, "warning": True}
+            return [warning] if section == "remarks" else []
         return rows
 
-    def _model_digest(self) -> str | None:
-        """What tells the run's model from others; None without one."""
-        config = recovered_folder(self.path / "model") / "config.json"
-        return read_tree(config).get("sha256") if config.exists() else None
+    def _model_checksum(self) -> str | None:
+        path = recovered_folder(self.path / "model") / "config.json"
+        return read_json_object(path).get("sha256") if path.exists() else None
 
     def write_arrays(self, name: str, arrays: dict[str, Any]) -> None:
-        """Write arrays as the .npz file ``name`` in the run, whole or not at all."""
-        import numpy as np
-
-        buffer = io.BytesIO()
-        np.savez(buffer, **arrays)
-        (self.path / name).parent.mkdir(exist_ok=True)
-        write_atomically(self.path / name, buffer.getvalue())
+        """Write arrays as the .npz file ``name`` of the run, atomically."""
+        write_npz(self.path / name, arrays)
 
     def checkpoint(self, name: str = "last") -> Path:
-        """The folder of a checkpoint: ``last``, ``best`` or ``step-000100``."""
+        """Return the folder of a checkpoint: ``last``, ``best`` or ``step-000100``."""
         return recovered_folder(self.path / "checkpoints" / name)
 
     def model(self, device: str = "cpu") -> LatentModel:
-        """The run's model, averaged over training where that was on.
+        """Load the run's model; its weights are averages over training unless train.ema_decay is 0.
 
         Raises:
-            CheckpointError: the run was stopped before it had saved one.
+            CheckpointError: the run has not saved a model yet, or is a fitted posterior.
         """
         from advae.model import LatentModel
 
         folder = recovered_folder(self.path / "model")
         if "inference" in self.config:
             raise CheckpointError(
-                "this run is a fitted posterior, not a model of observations",
+                "Run is a fitted posterior, not a model of observations.",
                 given=self.path,
-                remedy="its draws are in draws.nc and draws.npz",
+                fix="its samples are in draws.nc and draws.npz",
             )
         if not folder.exists():
             raise CheckpointError(
-                "this run has no model yet",
+                "Run has no model yet: it was interrupted.",
                 given=self.path,
-                remedy=f"it was stopped early; go on with: advae train --resume {quote(str(self.path))}",
+                fix=f"resume it: advae train --resume {quote(str(self.path))}",
             )
         return LatentModel.from_pretrained(folder, device)
 
 
-def refuse_used(path: Path, verb: str = "train") -> None:
-    """See that a new run can be made at ``path``, by a verb that could also go on with one.
+def check_unused(path: Path, verb: str = "train") -> None:
+    """Check that a new run can be made at ``path``, by a verb that can also resume one.
 
     Raises:
-        CheckpointError: there is something already, or nothing can be written there.
+        CheckpointError: the folder is not empty or cannot be written.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise CheckpointError(
-            "the output folder is not empty",
+            "Output folder is not empty.",
             given=path,
-            remedy=f"choose another --out, or go on with this run: advae {verb} --resume {quote(str(path))}",
+            fix=f"use another --out, or resume the run: advae {verb} --resume {quote(str(path))}",
         )
-    refuse_unwritable(path)
+    check_writable(path)
 
 
-def refuse_unwritable(path: Path) -> None:
-    """See that a folder can be written to, or made.
+def check_writable(path: Path) -> None:
+    """Check that a folder can be made or written.
 
     Raises:
-        CheckpointError: something that is no folder is in the way, or a folder of somebody else.
+        CheckpointError: a file is in the way, or permission is missing.
     """
-    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        why = "may not be written to" if there.is_dir() else "is not a folder"
+    parent = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        why = "is not writable" if parent.is_dir() else "is not a folder"
         raise CheckpointError(
-            "nothing can be written there", given=path, remedy=f"choose another: {there} {why}"
+            "Output folder cannot be written.", given=path, fix=f"use another: {parent} {why}"
         )
 
 
-def load(path: str | os.PathLike[str], device: str = "cpu") -> LatentModel:
-    """The model of a run directory, of a folder that ``save_pretrained`` wrote, or of a hub id.
+def load(path: PathLike, device: str = "cpu") -> LatentModel:
+    """Load the model of a run directory, of a folder from ``save_pretrained``, or of a hub id.
 
     Raises:
-        CheckpointError: there is no model there.
+        CheckpointError: there is no model.
     """
     from advae.model import LatentModel
 
-    if (Path(path) / CONFIG).is_file():
+    if (Path(path) / CONFIG_FILE).is_file():
         return Run.open(path).model(device)
     return LatentModel.from_pretrained(path, device)

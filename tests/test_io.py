@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from advae.errors import CheckpointError
-from advae.io import held, read_json, recovered_folder, replaced_folder, write_atomically, write_json
+from advae.io import lock_folder, read_json, recovered_folder, replaced_folder, write_atomically, write_json
 from advae.run import Run
 
 
@@ -87,7 +87,7 @@ def test_a_metrics_line_that_was_cut_short_is_left_out(tmp_path: Path) -> None:
     for cut in (b'{"step": 2, "sp', b'{"step": "\xc3', b"3"):
         (run.path / "metrics.jsonl").write_bytes(json.dumps(row).encode() + b"\n" + cut)
         assert run.metrics() == [row]
-    run.write_csv()
+    run.write_metrics_csv()
     assert (run.path / "metrics.csv").read_text() == "step,split,train/kl\n1,train,0.5\n"
 
 
@@ -101,17 +101,17 @@ def test_a_run_is_not_written_over_another(tmp_path: Path) -> None:
 
 def test_a_folder_is_held_by_one_process_at_a_time_and_a_killed_one_lets_go(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from advae.io import held\n"
-        "with held(sys.argv[1]): print('holds', flush=True); time.sleep(60)"
+        "import sys, time; from advae.io import lock_folder\n"
+        "with lock_folder(sys.argv[1]): print('holds', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE) as other:
         try:
             assert other.stdout is not None and other.stdout.readline() == b"holds\n"
-            with pytest.raises(CheckpointError, match="another process"), held(tmp_path):
+            with pytest.raises(CheckpointError, match="another process"), lock_folder(tmp_path):
                 pass
         finally:
             os.kill(other.pid, signal.SIGKILL)
-    with held(tmp_path), pytest.raises(CheckpointError), held(tmp_path):
+    with lock_folder(tmp_path), pytest.raises(CheckpointError), lock_folder(tmp_path):
         pass
-    with held(tmp_path):
+    with lock_folder(tmp_path):
         assert list(tmp_path.iterdir()) == []
