@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from advae.devices import default_torch_modes
 from advae.distributions import HEADS, Distribution, Head, StandardNormal
 from advae.errors import CheckpointError, ConfigError
 from advae.io import PathLike, read_json, recovered_folder, replaced_folder, write_json
@@ -21,6 +20,7 @@ from advae.networks import NETWORKS
 from advae.networks.base import CriticInputs, NullNetwork, build_critic
 from advae.random import seeded
 from advae.serialization import check_no_pickle, download_model, is_hub_id, load_weights, save_tensors
+from advae.torch_state import default_torch_modes
 
 MODEL_FORMAT = 1
 MODEL_CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"

@@ -1,259 +1,240 @@
-"""Whether to trust a posterior: every check a figure and a plain sentence, the verdict first.
+"""Diagnostics of a fitted posterior, each with criteria and a verdict.
 
-    critic       calibrated and unsaturated on draws it has not seen; what its KL contradicts
-    agreement    rank-normalised R-hat between the fits, and the spread of their bounds
-    Stein        kernel Stein discrepancy of the draws, against its null distribution
+    critic       calibration and saturation on new samples; contradictions of its KL
+    agreement    rank-normalized R-hat between the fits, and the range of their ELBOs
+    Stein        kernel Stein discrepancy of the samples, with p-values
     weights      Pareto k-hat of p/q, where q is the family's density or the critic's estimate of it
-    evidence     annealed importance sampling beside the bound: the gap is KL(q‖p), if the evidence is right
+    evidence     annealed importance sampling against the ELBO: the gap is KL(q‖p), if the evidence is right
 
-All of them look at draws that nothing was trained on. None sees a mode that every fit lacks, unless it touches those
-that were found: then annealing may reach it, and the evidence exceeds the bound by the log of the share missing.
+All use samples that nothing was trained on. None detects a mode that every fit misses, unless it is connected to those
+that were found: then annealing may reach it, and the evidence exceeds the ELBO by the log of the missing fraction.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from advae.data import mix
-from advae.density_ratio import SATURATED
-from advae.evaluation.critics.kl_bounds import (
-    NATS,
-    PAIR_KL,
-    SURE,
-    accuracy_floor,
-    log_mean_ratio,
-    ratio_floor,
-)
-from advae.evaluation.critics.verdict import BINS, Evidence, calibration, verdict
-from advae.evaluation.estimate import Estimate, Estimates, Remark, from_images
-from advae.evaluation.resumable import Ticks, unseen
-from advae.inference.hmc_reference import moments
-from advae.inference.posterior import Fitted
-from advae.metrics.kernel_stein import SIGNS, stein
-from advae.metrics.pareto import pareto_k
-from advae.metrics.rhat import rhat
+from advae.evaluation.critics.critic_diagnostics import assess_log_ratio
+from advae.evaluation.critics.kl_bounds import ABS_TOL_NATS, NUM_SIGMAS
+from advae.evaluation.estimate import Criterion, Estimate, EvaluationResult, Remark
+from advae.evaluation.resumable import no_progress
+from advae.inference.affine_map import AffineMap
+from advae.methods import CriticSpec
+from advae.metrics.kernel_stein import NUM_BOOTSTRAP, stein_test
+from advae.metrics.mcmc_diagnostics import pareto_k, split_rhat
+from advae.progress import StageProgress
+from advae.random import mix_seeds
 
-PAIRS = 2000  # of each fit, for its critic
-AGREEMENT_DRAWS, AGREE = (
-    1000,
-    1.05,
-)  # of each fit; R-hat of fits is of independent draws, and 1.01 by chance at most
-STEIN_DRAWS, WHITENING_DRAWS, LEVEL = (
-    400,
-    4000,
-    0.01,
-)  # of each fit; the chance of a false alarm, over all fits together
-WEIGHT_DRAWS, HEAVY = (
-    4000,
-    0.7,
-)  # of each fit; above it importance weights are unreliable at any number of draws
-FEW_CHAINS = 10.0  # effective chains of annealing below which its error is not known
+if TYPE_CHECKING:
+    from advae.inference.posterior import Posterior
+
+NUM_CRITIC_PAIRS = 2000  # per fit
+NUM_RHAT_SAMPLES = 1000  # per fit
+MAX_RHAT = 1.05  # between fits: by chance it is 1.01 at most, as their samples are independent
+NUM_STEIN_SAMPLES, NUM_WHITENING_SAMPLES = 400, 4000  # per fit
+STEIN_LEVEL = 0.01  # probability of a false alarm, over all fits together
+NUM_WEIGHTS = 4000  # per fit
+MAX_PARETO_K = 0.7  # above, importance weights are unreliable for any number of samples
+MIN_AIS_ESS = 10.0  # effective chains, below which the standard error of the evidence is not known
 
 
-def checks(
-    posterior: Fitted, *, stage: Callable[[str, int], AbstractContextManager[Ticks]] = unseen
-) -> Estimates:
-    """All checks of a posterior."""
-    found = Estimates()
-    found.add(critic_check(posterior))
-    found.add(agreement(posterior))
-    found.add(stein_check(posterior))
-    found.add(weights_check(posterior))
-    found.add(evidence_check(posterior, posterior.log_evidence(stage=stage)))
-    found.remarks.insert(0, headline(found.remarks))
-    return found
+def run_diagnostics(posterior: Posterior, *, stage: StageProgress = no_progress) -> EvaluationResult:
+    """Run all diagnostics of a posterior; the first remark is the verdict."""
+    result = EvaluationResult()
+    result.add(diagnose_critic(posterior))
+    result.add(diagnose_agreement(posterior))
+    result.add(diagnose_stein(posterior))
+    result.add(diagnose_weights(posterior))
+    result.add(diagnose_evidence(posterior, posterior.log_evidence(stage=stage)))
+    result.remarks.insert(0, overall_verdict(result.remarks))
+    return result
 
 
-def headline(remarks: list[Remark]) -> Remark:
-    """The verdict over all remarks."""
-    warned = [remark.about for remark in remarks if remark.warning]
-    if not warned:
-        return Remark("posterior", "No check finds anything wrong with these draws.")
-    listed = ", ".join(dict.fromkeys(warned))
-    return Remark("posterior", f"These draws must not be trusted as they stand: see {listed}.", warning=True)
+def overall_verdict(remarks: list[Remark]) -> Remark:
+    """Return the verdict over all remarks."""
+    warnings = list(dict.fromkeys(remark.about for remark in remarks if remark.warning))
+    if not warnings:
+        return Remark("posterior", "Reliable as far as the diagnostics show: all criteria are met.")
+    text = f"Unreliable in part: warnings of {len(warnings)} diagnostics ({', '.join(warnings)})."
+    return Remark("posterior", text.replace("1 diagnostics", "1 diagnostic"), warning=True)
 
 
-def _figure(
-    posterior: Fitted, name: str, value: float, kind: Any = "diagnostic", unit: str = "", **more: Any
+def _diagnostic(
+    posterior: Posterior, name: str, value: float, *, metric: str, unit: str = "", **protocol: Any
 ) -> Estimate:
-    count, stderr = more.pop("n", posterior.fits), more.pop("stderr", float("nan"))
-    protocol = {"family": posterior.options.family, "seed": posterior.seed, **more}
-    return Estimate(name, value, stderr, kind, unit, count, protocol, "posterior")
-
-
-# --- the critic ---------------------------------------------------------------------------------------------
-
-
-def critic_check(posterior: Fitted) -> Estimates:
-    """The critic's report, over all fits together; nothing for families without one."""
-    ratios = posterior.log_ratios(PAIRS, seed=mix(posterior.seed, 11))
-    if ratios is None:
-        return Estimates()
-    p, q = (ratio.cpu().double().flatten().unsqueeze(1) for ratio in ratios)
-    protocol = {"family": posterior.options.family, "seed": posterior.seed, "P": "q(z)", "Q": "r(z)"}
-    if not bool(p.isfinite().all() and q.isfinite().all()):
-        text = "The critic must not be trusted: its log ratios are not finite."
-        return Estimates([], [Remark("critic", text, warning=True)])
-
-    def mean(name: str, values: torch.Tensor, kind: Any = "diagnostic", unit: str = "") -> Estimate:
-        return from_images(values.double().mean(1), f"{name}[critic]", kind, unit, protocol, "critics")
-
-    half = torch.tensor(0.5).double()
-    e = Evidence(
-        name="The critic",
-        accuracy=mean("accuracy", 0.5 * (torch.heaviside(p, half) + torch.heaviside(-q, half))),
-        trained=None,
-        saturation=mean("saturation on P", p.abs() > SATURATED),
-        calibration=calibration(p, q),
-        mean_ratio=log_mean_ratio(q),
-        pairs=q.numel(),
-        claim=mean("claimed KL", p, "adversarial estimate", "nats"),
-        kl=None,
-        floors=[accuracy_floor(p, q), ratio_floor(p, q)],
-        bound=False,
+    n, stderr = protocol.pop("n", posterior.fits), protocol.pop("stderr", math.nan)
+    variant = protocol.pop("variant", "")
+    protocol = {"family": posterior.options.family, "seed": posterior.seed, **protocol}
+    return Estimate(
+        name, value, stderr, "diagnostic", unit, n, protocol, "posterior", metric=metric, variant=variant
     )
-    c = e.calibration
-    error = Estimate(
-        "calibration error[critic]",
-        c.error,
-        c.stderr,
-        "diagnostic",
-        "",
-        len(p),
-        {**protocol, "bins": BINS},
-        "critics",
+
+
+def _diagnosis(
+    estimates: list[Estimate], about: str, text: str, criteria: list[Criterion]
+) -> EvaluationResult:
+    """Return estimates with a remark, which is a warning unless all criteria are met."""
+    warning = not all(criterion.passed for criterion in criteria)
+    return EvaluationResult(estimates, [Remark(about, text, warning, tuple(criteria))])
+
+
+# --- critic -------------------------------------------------------------------------------------------------
+
+
+def diagnose_critic(posterior: Posterior) -> EvaluationResult:
+    """Evaluate the critics of all fits together; nothing for families with a density."""
+    log_ratios = posterior.critic_log_ratios(NUM_CRITIC_PAIRS, seed=mix_seeds(posterior.seed, 11))
+    if log_ratios is None:
+        return EvaluationResult()
+    p, q = (log_ratio.cpu().double().flatten().unsqueeze(1) for log_ratio in log_ratios)
+    protocol = {"family": posterior.options.family, "seed": posterior.seed}
+    return assess_log_ratio(
+        "critic", CriticSpec("q(z)", "r(z)"), {"critic/log_ratio_p": p, "critic/log_ratio_q": q}, protocol
     )
-    floors = [
-        Estimate(
-            f"KL by {f.name}[critic]",
-            f.value,
-            f.stderr,
-            f.kind,
-            "nats",
-            len(p),
-            {**protocol, "of": PAIR_KL},
-            "critics",
-        )
-        for f in e.floors
-    ]
-    return Estimates([e.accuracy, e.saturation, error, e.claim, *floors], [verdict("critic", e)])
 
 
 # --- agreement ----------------------------------------------------------------------------------------------
 
 
-def agreement(posterior: Fitted) -> Estimates:
-    """R-hat between the fits, and their bounds."""
-    bounds = posterior.bounds()
+def diagnose_agreement(posterior: Posterior) -> EvaluationResult:
+    """Compare the fits by R-hat and by their ELBOs."""
+    elbos = posterior.elbo()
     if posterior.fits == 1:
-        text = "There is one fit: whether another would agree is not known."
-        return Estimates(bounds, [Remark("agreement", text, warning=True)])
+        text = "Agreement is unknown: there is only one fit."
+        return EvaluationResult(elbos, [Remark("agreement", text, warning=True)])
     space = posterior.target.space
-    z = posterior.unconstrained(AGREEMENT_DRAWS, seed=mix(posterior.seed, 12))
-    flat = space.flat(space.constrained(z)[0]).cpu()
-    found = torch.nan_to_num(rhat(flat), nan=float("inf"))
-    worst, where = float(found.max()), space.labels()[int(found.argmax())]
-    values = [bound.value for bound in bounds]
-    spread, error = max(values) - min(values), max(bound.stderr for bound in bounds)
-    apart = spread > max(NATS, SURE * error)
-    figures = [
-        _figure(posterior, "R-hat between fits", worst, of=where, n=AGREEMENT_DRAWS * posterior.fits),
-        _figure(posterior, "spread of the bounds", spread, unit="nats"),
+    z = posterior.sample_unconstrained(NUM_RHAT_SAMPLES, seed=mix_seeds(posterior.seed, 12))
+    rhat = torch.nan_to_num(split_rhat(space.flatten(space.constrain(z)[0]).cpu()), nan=math.inf)
+    worst, label = float(rhat.max()), space.labels()[int(rhat.argmax())]
+    values = [elbo.value for elbo in elbos]
+    elbo_range, stderr = max(values) - min(values), max(elbo.stderr for elbo in elbos)
+    n = NUM_RHAT_SAMPLES * posterior.fits
+    estimates = [
+        *elbos,
+        _diagnostic(posterior, "R-hat between fits", worst, metric="rhat", of=label, n=n),
+        _diagnostic(posterior, "range of ELBOs", elbo_range, metric="elbo-range", unit="nats"),
     ]
-    text = (
-        f"R-hat between the {posterior.fits} fits is at most {worst:.3f} ({where}), and their bounds lie within"
-        f" {spread:.2f} nats"
-    )
-    if worst > AGREE or apart:
-        which = " and ".join(["their draws"] * (worst > AGREE) + ["their bounds"] * apart)
-        return Estimates(
-            [*bounds, *figures], [Remark("agreement", f"The fits disagree in {which}: {text}.", warning=True)]
-        )
-    return Estimates([*bounds, *figures], [Remark("agreement", f"The fits agree: {text}.")])
+    criteria = [
+        Criterion.at_most("largest R-hat between fits", worst, MAX_RHAT),
+        Criterion.at_most("range of ELBOs (nats)", elbo_range, max(ABS_TOL_NATS, NUM_SIGMAS * stderr)),
+    ]
+    failed = [name for name, c in zip(("samples", "ELBOs"), criteria, strict=True) if not c.passed]
+    headline = f"The fits disagree in their {' and '.join(failed)}" if failed else "The fits agree"
+    text = f"{headline}: R-hat ≤ {worst:.3f} ({label}), range of ELBOs {elbo_range:.2f} nats."
+    return _diagnosis(estimates, "agreement", text, criteria)
 
 
 # --- Stein --------------------------------------------------------------------------------------------------
 
 
-def stein_check(posterior: Fitted) -> Estimates:
-    """The kernel Stein discrepancy of every fit's draws, in coordinates whitened by other draws."""
-    mean, factor = moments(
-        posterior.unconstrained(WHITENING_DRAWS, seed=mix(posterior.seed, 13)).flatten(0, 1)
-    )
-    z = posterior.unconstrained(STEIN_DRAWS, seed=mix(posterior.seed, 14))
-    score = posterior.score(z.flatten(0, 1)).reshape(z.shape)
-    x = torch.linalg.solve_triangular(factor, (z - mean).mT, upper=False).mT
-    signs = max(SIGNS, math.ceil(2 * posterior.fits / LEVEL))  # many fits are judged by smaller p-values
-    pairs = zip(x, score @ factor, strict=True)
-    found = [stein(a.cpu(), b.cpu(), signs=signs, seed=i) for i, (a, b) in enumerate(pairs)]
-    figures = [
-        _figure(posterior, f"KSD², fit {i}", f.value, stderr=f.stderr, p=round(f.p, 3), n=STEIN_DRAWS)
-        for i, f in enumerate(found)
-    ]
-    told = [i for i, f in enumerate(found) if f.p <= LEVEL / posterior.fits]
-    least = min(f.p for f in found)
-    how = f"{STEIN_DRAWS} draws a fit, smallest p = {least:.3f}"
-    if told:
-        which = (
-            "every fit"
-            if len(told) == posterior.fits
-            else f"fit{'s' * (len(told) > 1)} {', '.join(map(str, told))}"
+def diagnose_stein(posterior: Posterior) -> EvaluationResult:
+    """Test each fit's samples by the kernel Stein discrepancy, whitened by the moments of other samples."""
+    whitening = AffineMap.from_samples(
+        posterior.sample_unconstrained(NUM_WHITENING_SAMPLES, seed=mix_seeds(posterior.seed, 13)).flatten(
+            0, 1
         )
-        text = f"By the kernel Stein discrepancy draws of {which} can be told from the posterior ({how})."
-        return Estimates(figures, [Remark("Stein", text, warning=True)])
-    text = f"By the kernel Stein discrepancy the draws cannot be told from the posterior ({how})."
-    return Estimates(figures, [Remark("Stein", text)])
+    )
+    z = posterior.sample_unconstrained(NUM_STEIN_SAMPLES, seed=mix_seeds(posterior.seed, 14))
+    score = posterior.score(z.flatten(0, 1)).reshape(z.shape)
+    x = whitening.inverse(z)
+    level = STEIN_LEVEL / posterior.fits
+    num_bootstrap = max(NUM_BOOTSTRAP, math.ceil(2 / level))  # p-values must resolve the level
+    pairs = zip(x, score @ whitening.factor, strict=True)
+    tests = [
+        stein_test(x_i.cpu(), score_i.cpu(), num_bootstrap=num_bootstrap, seed=i)
+        for i, (x_i, score_i) in enumerate(pairs)
+    ]
+    estimates = [
+        _diagnostic(
+            posterior,
+            f"KSD²[fit {i}]",
+            test.value,
+            metric="ksd",
+            variant=f"fit {i}",
+            stderr=test.stderr,
+            p=round(test.p, 3),
+            n=NUM_STEIN_SAMPLES,
+        )
+        for i, test in enumerate(tests)
+    ]
+    # A p-value equal to the level rejects.
+    criteria = [Criterion(f"p-value, fit {i}", t.p, level, t.p > level, "min") for i, t in enumerate(tests)]
+    rejected = [i for i, criterion in enumerate(criteria) if not criterion.passed]
+    details = f"{NUM_STEIN_SAMPLES} samples per fit, smallest p = {min(t.p for t in tests):.3f}"
+    if rejected:
+        fits = f"fit{'s' * (len(rejected) > 1)} {', '.join(map(str, rejected))}"
+        which = "all fits" if len(rejected) == posterior.fits else fits
+        text = f"The kernel Stein discrepancy rejects the samples of {which} ({details})."
+    else:
+        text = f"The kernel Stein discrepancy does not reject the samples ({details})."
+    return _diagnosis(estimates, "Stein", text, criteria)
 
 
 # --- weights ------------------------------------------------------------------------------------------------
 
 
-def weights_check(posterior: Fitted) -> Estimates:
-    """Pareto k-hat of every fit's importance weights."""
-    weights = posterior.log_weights(WEIGHT_DRAWS, seed=mix(posterior.seed, 15)).cpu()
-    found = [pareto_k(w) for w in weights]
-    by = "the critic's estimate of q" if posterior.options.has_critic else "the density of q"
-    name = "Pareto k-hat (by the critic)" if posterior.options.has_critic else "Pareto k-hat"
-    figures = [_figure(posterior, f"{name}, fit {i}", k, by=by, n=WEIGHT_DRAWS) for i, k in enumerate(found)]
-    worst = max(found)
-    text = f"Pareto k-hat of p/q by {by} is at most {worst:.2f}"
-    if worst <= HEAVY:
-        return Estimates(figures, [Remark("weights", f"{text}, no more than {HEAVY}.")])
-    where = "q is too narrow in a tail" + (
-        ", or the critic wrong there" if posterior.options.has_critic else ""
-    )
-    text = f"{text}, above {HEAVY}: {where}. Means may do; do not believe tail probabilities."
-    return Estimates(figures, [Remark("weights", text, warning=True)])
+def diagnose_weights(posterior: Posterior) -> EvaluationResult:
+    """Compute Pareto k-hat of every fit's importance weights."""
+    weights = posterior.log_weights(NUM_WEIGHTS, seed=mix_seeds(posterior.seed, 15)).cpu()
+    k_hats = [pareto_k(w) for w in weights]
+    has_critic = posterior.options.has_critic
+    by = "the critic's estimate of q" if has_critic else "the density of q"
+    estimates = [
+        _diagnostic(
+            posterior,
+            f"Pareto k-hat[fit {i}{', critic' if has_critic else ''}]",
+            k,
+            metric="pareto-k",
+            variant=f"fit {i}",
+            by=by,
+            n=NUM_WEIGHTS,
+        )
+        for i, k in enumerate(k_hats)
+    ]
+    worst = max(k_hats)
+    criteria = [Criterion.at_most("largest Pareto k-hat", worst, MAX_PARETO_K)]
+    text = f"Pareto k-hat of p/q by {by} is at most {worst:.2f} (threshold {MAX_PARETO_K})"
+    if criteria[0].passed:
+        text = f"{text}: importance weights are reliable."
+    else:
+        cause = "q is too narrow in a tail" + (", or the critic is wrong there" if has_critic else "")
+        text = f"{text}: {cause}. Means may be usable; tail probabilities are not."
+    return _diagnosis(estimates, "weights", text, criteria)
 
 
 # --- evidence -----------------------------------------------------------------------------------------------
 
 
-def evidence_check(posterior: Fitted, evidence: Estimate) -> Estimates:
-    """The evidence by annealing beside the mean of the bounds."""
-    bounds = posterior.bounds()
-    values = torch.tensor([bound.value for bound in bounds], dtype=torch.float64)
-    error = (sum(bound.stderr**2 for bound in bounds) ** 0.5) / len(bounds)
-    gap = evidence.value - float(values.mean())
-    sure = SURE * (error**2 + evidence.stderr**2) ** 0.5
-    figures = [evidence, _figure(posterior, "evidence less bound", gap, unit="nats", stderr=sure / SURE)]
-    beside = f"log evidence by annealing {evidence.value:.2f} ± {evidence.stderr:.2f}, bound {float(values.mean()):.2f}"
-    ess = evidence.protocol["ess"]
-    if ess < FEW_CHAINS:
-        text = f"The evidence is not known: {ess:.0f} chains of annealing decide it ({beside} nats)."
-        return Estimates(figures, [Remark("evidence", text, warning=True)])
-    if gap > max(NATS, sure):
-        text = f"q is {gap:.2f} nats from the posterior: {beside} nats."
-        return Estimates(figures, [Remark("evidence", text, warning=True)])
-    if -gap > max(NATS, sure):
-        what = "the critic flatters q" if posterior.options.has_critic else "annealing falls short"
-        return Estimates(
-            figures,
-            [Remark("evidence", f"The bound exceeds the evidence, so {what}: {beside} nats.", warning=True)],
-        )
-    return Estimates(figures, [Remark("evidence", f"Evidence and bound agree: {beside} nats.")])
+def diagnose_evidence(posterior: Posterior, evidence: Estimate) -> EvaluationResult:
+    """Compare the evidence by annealing with the mean ELBO."""
+    elbos = posterior.elbo()
+    elbo = float(torch.tensor([e.value for e in elbos], dtype=torch.float64).mean())
+    elbo_stderr = (sum(e.stderr**2 for e in elbos) ** 0.5) / len(elbos)
+    gap, gap_stderr = evidence.value - elbo, math.hypot(elbo_stderr, evidence.stderr)
+    tolerance, ess = max(ABS_TOL_NATS, NUM_SIGMAS * gap_stderr), evidence.protocol["ess"]
+    estimates = [
+        evidence,
+        _diagnostic(
+            posterior, "evidence minus ELBO", gap, metric="evidence-gap", unit="nats", stderr=gap_stderr
+        ),
+    ]
+    criteria = [
+        Criterion.at_least("effective annealing chains", ess, MIN_AIS_ESS),
+        Criterion.at_most("|evidence − ELBO| (nats)", abs(gap), tolerance),
+    ]
+    values = f"log evidence by annealing {evidence.value:.2f} ± {evidence.stderr:.2f}, ELBO {elbo:.2f} nats"
+    if not criteria[0].passed:
+        text = f"The evidence is unknown: only {ess:.0f} effective annealing chains ({values})."
+    elif not math.isfinite(gap):
+        text = f"Evidence or ELBO is not finite: {values}."
+    elif criteria[1].passed:
+        text = f"Evidence and ELBO agree: {values}."
+    elif gap > 0:
+        text = f"KL(q‖p) is about {gap:.2f} nats: {values}."
+    else:
+        cause = "the critic overestimates it" if posterior.options.has_critic else "annealing falls short"
+        text = f"The ELBO exceeds the evidence, so {cause}: {values}."
+    return _diagnosis(estimates, "evidence", text, criteria)

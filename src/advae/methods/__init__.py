@@ -1,5 +1,5 @@
-"""The papers' methods, one file each; a method is found by its name in ``METHODS``."""
+"""Methods, one file each, registered by name in ``METHODS``."""
 
-from advae.methods.base import METHODS, Losses, Method
+from advae.methods.base import METHODS, CriticSpec, KLBound, Losses, Method, method_from_model
 
-__all__ = ["METHODS", "Losses", "Method"]
+__all__ = ["METHODS", "CriticSpec", "KLBound", "Losses", "Method", "method_from_model"]

@@ -1,18 +1,17 @@
 """Adversarially learned inference (Dumoulin et al. 2017; AS-VAE's baseline, its equation (3)).
 
-    x, z      data and its code z ~ q(z|x)                [B, *x_shape], [B, d]
-    z_p, x_p  a code from the prior and x ~ p(x|z)        [B, d], [B, *x_shape]
-    f         critic: log q(x, z) − log p(x, z)           [B]
+    x, z      data and its latent code z ~ q(z|x)                [B, *x_shape], [B, d]
+    z_p, x_p  a latent code from the prior and x ~ p(x|z)        [B, d], [B, *x_shape]
+    f         critic: log q(x, z) − log p(x, z)                  [B]
 
     (3)       min_θ,φ max_f   E_q(x,z)[log σ(f(x, z))] + E_p(x,z)[log σ(−f(x, z))]
 
-There is no reconstruction term: encoder and decoder only fool the critic. Minimising (3) as it stands gives no
-gradient once the critic wins; the usual remedy, the default, is to maximise the critic's error instead.
+There is no reconstruction term: encoder and decoder are trained by the critic alone. (3) gives them no gradient once
+the critic separates P from Q; by default they maximize the critic's error instead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -20,15 +19,25 @@ import torch
 from torch import Tensor
 
 from advae.density_ratio import logistic_contrast, logistic_loss
-from advae.methods.base import METHODS, MODEL, Losses, Method, conditional_density
+from advae.methods.base import (
+    METHODS,
+    MODEL,
+    CriticSpec,
+    KLBound,
+    Losses,
+    Method,
+    Players,
+    Weight,
+    conditional_density,
+)
 from advae.model import LatentModel
-from advae.networks.base import statistics_kept
+from advae.networks.base import freeze_batchnorm_stats
 
 
 @METHODS.register("ali")
 @dataclass(frozen=True)
 class ALI(Method):
-    """One critic between the two joint distributions; encoder and decoder fool it."""
+    """One critic between the two joint distributions, which encoder and decoder make indistinguishable."""
 
     known: Literal["densities", "none"] = "densities"
     """Known terms: log q(z|x) − log p(z) − log p(x|z) where these densities exist, or none (the paper's)."""
@@ -37,10 +46,15 @@ class ALI(Method):
 
     paper: ClassVar[str] = "Dumoulin et al. 2017"
     players: ClassVar[dict[str, tuple[str, ...]]] = {"model": MODEL, "critic": ("critic",)}
-    sides: ClassVar[dict[str, tuple[str, str]]] = {"critic": ("q(x) q(z|x)", "p(z) p(x|z)")}
+
+    @property
+    def critic_specs(self) -> dict[str, CriticSpec]:
+        known = {"densities": "log q(z|x) − log p(z) − log p(x|z)", "none": ""}[self.known]
+        bounds = (KLBound.AGGREGATE_POSTERIOR,)
+        return {"critic": CriticSpec("q(x) q(z|x)", "p(z) p(x|z)", known=known, kl_bounds=bounds)}
 
     def f(self, model: LatentModel, x: Tensor, z: Tensor) -> Tensor:
-        """``f(x, z) [B]``. The model moves x or z, so the known terms are differentiated in both."""
+        """Return ``f(x, z) [B]``. The model updates x or z, so gradients of the known terms flow to both."""
         residual = model.critics["critic"](x, z).float()
         if self.known == "none":
             return residual
@@ -48,23 +62,24 @@ class ALI(Method):
         return residual + log_q - model.prior.log_prob(z) - conditional_density(model.decoder, z, x)
 
     def losses(
-        self,
-        model: LatentModel,
-        x: Tensor,
-        players: Sequence[str] | None = None,
-        kl_weight: float | Tensor = 1.0,
+        self, model: LatentModel, x: Tensor, players: Players = None, kl_weight: Weight = 1.0
     ) -> Losses:
         z, z_p = model.encode(x).rsample(), model.prior.rsample(x.shape[:1])
         x_p = model.decode(z_p).rsample()
-
-        # Batch normalisation is that of data in the encoder, and of the prior's codes in the decoder, nothing else.
-        with statistics_kept(model.encoder, model.decoder):
+        # Running batch statistics are those of data in the encoder and of prior samples in the decoder.
+        with freeze_batchnorm_stats(model.encoder, model.decoder):
             contrast = logistic_contrast(self.f(model, x, z), self.f(model, x_p, z_p))  # (3)
-        f_q, f_p = contrast.log_ratio_p, contrast.log_ratio_q
-        fooled = logistic_loss(-f_q, -f_p) if self.generator == "non-saturating" else -contrast.loss
-        report = contrast.report("critic")
-        with torch.no_grad(), statistics_kept(model.decoder):  # no part of the game
-            p = model.decode(z)
-            if p.has_log_prob:
-                report["reconstruction"] = -p.log_prob(x)
-        return Losses(model=fooled, critic=contrast.loss, report=report)
+        swapped = logistic_loss(-contrast.log_ratio_p, -contrast.log_ratio_q)
+        return Losses(
+            model=swapped if self.generator == "non-saturating" else -contrast.loss,
+            critic=contrast.loss,
+            diagnostics=contrast.diagnostics("critic") | reconstruction_diagnostic(model, x, z),
+        )
+
+
+@torch.no_grad()
+def reconstruction_diagnostic(model: LatentModel, x: Tensor, z: Tensor) -> dict[str, Tensor]:
+    """Return ``−log p(x|z) [B]``, which is not a part of the game, where the decoder has a density."""
+    with freeze_batchnorm_stats(model.decoder):
+        p = model.decode(z)
+    return {"reconstruction": -p.log_prob(x)} if p.has_log_prob else {}

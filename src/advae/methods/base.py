@@ -1,20 +1,21 @@
-"""What every method is: options, players, and losses from a batch. Nothing else: no optimiser, no state.
+"""Base class of methods: options, players, critics and per-example losses.
 
-A method is a frozen dataclass. Its *players* name the networks that each loss may move; each player's
-backward pass is restricted to its own parameters, so a critic is held fixed while encoder and decoder move,
-and gradients still flow through its inputs:
+A method is a frozen dataclass without state: it has no optimizer and no networks. Its *players* name the networks
+that each loss may update. Each player's backward pass is restricted to its own parameters, so critics are held fixed
+while encoder and decoder are updated, and gradients still flow through the critics' inputs:
 
     losses = method.losses(model, x)
     for player, loss in losses.items():
         loss.mean().backward(inputs=method.parameters(model, player), retain_graph=True)
 
-In one batch all players see the same draws, and a forward pass of a critic can serve two of them.
+All players of one batch share the same samples, so one forward pass of a critic can serve two of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -24,45 +25,87 @@ from torch.func import functional_call
 from advae.distributions import Distribution
 from advae.errors import ConfigError
 from advae.model import LatentModel
+from advae.networks.base import CriticInputs
 from advae.registry import Registry
 
 MODEL: tuple[str, ...] = ("encoder", "decoder")
 
+Players = Sequence[str] | None
+"""Names of players; None stands for all."""
 
-class Losses(dict[str, Tensor]):
-    """A loss to minimise for each player, ``[B]``, in nats; and what is worth knowing about the batch.
+Weight = float | Tensor
 
-    Attributes:
-        report: detached diagnostics by slash-named key, ``[B]`` each. ``reconstruction`` is
-            ``−log p(x|z)`` and ``kl`` the method's value or estimate of ``KL(q(z|x)‖p(z))``.
+Requirements = dict[str, Literal["log_prob", "sample_log_prob"]]
+"""What "posterior" and "likelihood" must have: a log density, or at least one at their own samples."""
+
+
+class KLBound(StrEnum):
+    """A lower bound on a critic's KL(P‖Q) that does not depend on the critic.
+
+    Methods declare which of them hold; :mod:`advae.evaluation.critics.kl_bounds` computes them.
     """
 
-    def __init__(self, *, report: dict[str, Tensor], **players: Tensor) -> None:
+    POSTERIOR_KL = "posterior KL"
+    """E_q(x) KL(q(z|x)‖p(z)), where P/Q contains the factor q(z|x)/p(z) and the rest is a KL too."""
+    Z_RECONSTRUCTION = "z reconstruction"
+    """E_p[log q(z|x) − log p(z)] ≤ I_p(x; z) (Barber and Agakov 2003), where P is p(x, z) and Q a product."""
+    AGGREGATE_POSTERIOR = "aggregate posterior"
+    """KL(N(E_q z, Cov_q z)‖p(z)) ≤ KL(q(z)‖p(z)), where z ~ q(z) under P and z ~ p(z) under Q."""
+
+
+@dataclass(frozen=True)
+class CriticSpec:
+    """The ratio P/Q that a critic estimates, and what is known about it.
+
+    Attributes:
+        numerator: P, for people.
+        denominator: Q, for people.
+        inputs: what the critic's network sees: "x,z", "x" or "z".
+        known: the known terms of log P/Q, for people; the network learns the rest. Empty if there are none.
+        log_ratio: whether known terms + network estimate log P/Q. False for a potential, known up to a constant.
+        gives_kl: whether the reported ``kl``, KL(q(z|x)‖p(z)), is made from this critic.
+        kl_bounds: lower bounds on KL(P‖Q) to compare the critic with.
+    """
+
+    numerator: str = "P"
+    denominator: str = "Q"
+    inputs: CriticInputs = "x,z"
+    known: str = ""
+    log_ratio: bool = True
+    gives_kl: bool = False
+    kl_bounds: tuple[KLBound, ...] = ()
+
+
+class Losses(dict[str, Tensor]):
+    """Per-example losses ``[B]`` in nats, one per player, plus detached diagnostics.
+
+    Attributes:
+        diagnostics: ``[B]`` each, by slash-separated key. ``reconstruction`` is ``−log p(x|z)`` and ``kl`` the
+            method's value or estimate of ``KL(q(z|x)‖p(z))``. Those of a critic begin with its role.
+    """
+
+    def __init__(self, *, diagnostics: dict[str, Tensor], **players: Tensor) -> None:
         super().__init__(players)
-        self.report = {key: value.detach() for key, value in report.items()}
+        self.diagnostics = {key: value.detach() for key, value in diagnostics.items()}
 
 
 @dataclass(frozen=True)
 class Method:
     """Options that every method has."""
 
-    order: Literal["simultaneous", "alternating"] = "simultaneous"
-    """When critics move: with the model, all gradients taken before any update; or before it, on their own batches."""
+    update_order: Literal["simultaneous", "alternating"] = "simultaneous"
+    """When critics are updated: together with the model, with all gradients taken before any update, or before the
+    model, on separate batches."""
     critic_steps: int = 1
-    """Critic updates for each update of encoder and decoder; all but the last use batches of their own."""
+    """Critic updates per update of encoder and decoder; all but the last use separate batches."""
     kl_warmup: int = 0
-    """Steps over which the weight of the prior term grows from 0 to 1; 0 for none."""
+    """Steps over which the weight of the prior term grows from 0 to 1; 0 for no warm-up."""
 
     name: ClassVar[str]
     paper: ClassVar[str]
     players: ClassVar[dict[str, tuple[str, ...]]] = {"model": MODEL}
-    """Each player's networks: "encoder", "decoder", or the role of a critic."""
-    needs: ClassVar[dict[str, str]] = {}
-    """What it asks of "posterior" and "likelihood": "density"; "score", of its own draws at least; or nothing."""
-    sides: ClassVar[dict[str, tuple[str, str]]] = {}
-    """By role what its critic tells apart, P and Q of its log ratio log P/Q."""
-    claims_kl: ClassVar[str] = ""
-    """The role whose critic the reported ``kl`` rests on; empty where it is known without one."""
+    """The networks that each player updates: "encoder", "decoder", or the role of a critic."""
+    requires: ClassVar[Requirements] = {}
 
     def __post_init__(self) -> None:
         if self.critic_steps < 1:
@@ -71,122 +114,148 @@ class Method:
             raise ConfigError("method.kl_warmup must be 0 or more", given=self.kl_warmup)
 
     @property
-    def critics(self) -> tuple[str, ...]:
-        """The roles that need a critic."""
-        return tuple(net for nets in self.players.values() for net in nets if net not in MODEL)
+    def critic_specs(self) -> dict[str, CriticSpec]:
+        """The ratio of each critic, by role; may depend on the options."""
+        return {}
+
+    @property
+    def critics(self) -> dict[str, CriticInputs]:
+        """The roles that need a critic, and what each critic sees."""
+        roles = [net for nets in self.players.values() for net in nets if net not in MODEL]
+        return {role: self.critic_spec(role).inputs for role in roles}
+
+    def critic_spec(self, role: str) -> CriticSpec:
+        """Return the declaration of one critic; a critic that the method does not declare sees pairs."""
+        return self.critic_specs.get(role, CriticSpec())
 
     @property
     def adversaries(self) -> tuple[str, ...]:
         """The players other than the model."""
         return tuple(player for player in self.players if player != "model")
 
+    @property
+    def trains_encoder(self) -> bool:
+        """Whether a player updates an encoder."""
+        return any("encoder" in networks for networks in self.players.values())
+
     def losses(
-        self,
-        model: LatentModel,
-        x: Tensor,
-        players: Sequence[str] | None = None,
-        kl_weight: float | Tensor = 1.0,
+        self, model: LatentModel, x: Tensor, players: Players = None, kl_weight: Weight = 1.0
     ) -> Losses:
-        """Per-example losses.
+        """Compute per-example losses.
 
         Args:
-            model: its encoder, decoder, prior and critics.
+            model: encoder, decoder, prior and critics.
             x: observations ``[B, *x_shape]``.
-            players: whose losses are wanted; all by default.
+            players: whose losses to compute; all by default.
             kl_weight: weight of the prior term in the model's loss, for warm-up.
         """
         raise NotImplementedError
 
     def networks(self, model: LatentModel, player: str) -> list[nn.Module]:
-        """The networks that ``player`` moves."""
+        """Return the networks that ``player`` updates."""
         return [getattr(model, net) if net in MODEL else model.critics[net] for net in self.players[player]]
 
     def parameters(self, model: LatentModel, player: str) -> list[nn.Parameter]:
-        """The parameters that ``player`` moves."""
+        """Return the parameters that ``player`` updates."""
         return [p for net in self.networks(model, player) for p in net.parameters() if p.requires_grad]
 
     def kl_weight(self, step: int) -> float:
-        """Weight of the prior term at ``step``, counted from 0."""
+        """Return the weight of the prior term at ``step``, counted from 0."""
         return min(1.0, (step + 1) / self.kl_warmup) if self.kl_warmup else 1.0
 
     def spec(self) -> dict[str, Any]:
-        """Name and options, as in a recipe."""
+        """Return name and options, as in a recipe."""
         return {"name": self.name, **asdict(self)}
 
     def check(self, model: LatentModel) -> None:
-        """See before training that encoder and decoder can give what the method asks of them.
+        """Check before training that encoder and decoder provide what the method requires.
 
         Raises:
-            ConfigError: they cannot; the message names the option to change.
+            ConfigError: they do not; the message names the option to change.
         """
         self._check_encoder(model)
-        probe = torch.zeros(2, *model.x_shape, device=model.device)
+        x = torch.zeros(2, *model.x_shape, device=model.device)
         training, _ = model.training, model.eval()
         with torch.no_grad():
             z = model.prior.rsample((2,))
             if model.has_encoder:
-                self._check_part("posterior", model.encode(probe), model)
-            self._check_part("likelihood", model.decode(z), model)
-            self.losses(model, probe)
+                self._check_head("posterior", model.encode(x), model)
+            self._check_head("likelihood", model.decode(z), model)
+            self.losses(model, x)
         model.train(training)
 
     def _check_encoder(self, model: LatentModel) -> None:
-        moves = any("encoder" in networks for networks in self.players.values())
-        if moves and not model.has_encoder:
+        if self.trains_encoder and not model.has_encoder:
             raise ConfigError(
-                f"{self.name} trains an encoder, and this model has none",
+                f"{self.name} trains an encoder, and this model does not have one.",
                 given="model.encoder.name = none",
-                remedy="choose a model.encoder ('mlp'), or a method without one (mle, gan, wgan-gp)",
+                fix="choose a model.encoder ('mlp'), or a method without an encoder (mle, gan, wgan-gp)",
             )
-        if model.has_encoder and not moves:
+        if model.has_encoder and not self.trains_encoder:
             raise ConfigError(
-                f"{self.name} trains no encoder: this one would stay as it is",
+                f"{self.name} does not train an encoder: this one would keep its initial weights.",
                 given=f"model.encoder.name = {model.spec['encoder']['name'] if model.spec else '…'}",
-                remedy="set model.encoder to none",
+                fix="set model.encoder to none",
             )
 
-    def _check_part(self, part: str, made: Distribution, model: LatentModel) -> None:
-        need = self.needs.get(part)
-        given = f"model.{part}.name = {model.spec[part]['name'] if model.spec else made}"
-        if (need == "density" and not made.has_log_prob) or (need == "score" and not made.scores_draws):
+    def _check_head(self, part: str, distribution: Distribution, model: LatentModel) -> None:
+        required, has_log_prob = self.requires.get(part), distribution.has_log_prob
+        given = f"model.{part}.name = {model.spec[part]['name'] if model.spec else distribution}"
+        own_samples = required == "sample_log_prob"
+        if required and not (distribution.has_sample_log_prob if own_samples else has_log_prob):
             raise ConfigError(
-                f"{self.name} needs a {part} with a density"
-                + (", or one that scores its own draws" if need == "score" else ""),
+                f"{self.name} requires a {part} with a density"
+                + own_samples * ", at least at its own samples"
+                + ".",
                 given=given,
-                remedy=f"choose a model.{part} with a density ('normal'), or a method without this need"
+                fix=f"choose a model.{part} with a density ('normal'), or a method without this requirement"
                 " (avb takes any posterior, bavae any likelihood too)",
             )
-        if made.scores_draws and not made.has_log_prob and need != "score":
+        if distribution.has_sample_log_prob and not has_log_prob and not own_samples:
             raise ConfigError(
-                f"{self.name} has no use for the score of this {part}: its reverse model would not be trained",
+                f"{self.name} does not use the density of this {part} at its own samples:"
+                " its reverse model would not be trained.",
                 given=given,
-                remedy=f"choose another model.{part} ('implicit' draws as freely), or the method vae",
+                fix=f"choose another model.{part} ('implicit' samples as freely), or the method vae",
             )
 
 
 METHODS: Registry[type[Method]] = Registry("method", "advae.methods", Method)
 
 
-def wanted(players: Sequence[str] | None, player: str) -> bool:
-    """Whether ``player`` is among ``players``; None stands for all."""
+def method_from_model(model: LatentModel) -> Method:
+    """Return the method that trained a model.
+
+    Raises:
+        ConfigError: the model does not record its method.
+    """
+    spec = model.info.get("method")
+    if not spec:
+        raise ConfigError("This model does not record which method trained it.", fix="load it from its run")
+    method: Method = METHODS.build(spec)
+    return method
+
+
+def is_active(players: Players, player: str) -> bool:
+    """Return whether ``player`` is among ``players``; None stands for all."""
     return players is None or player in players
 
 
 def log_density(distribution: Distribution, value: Tensor) -> Tensor | float:
-    """A known term: the log density at ``value`` with constant parameters, or 0 where there is none.
+    """Return a known term: the log density at ``value`` with constant parameters, or 0 without a density.
 
-    Known terms are a part of the critic, and a critic is held fixed while the model moves: gradients flow
-    through ``value``, not through the parameters of the distribution. What is left out has expectation zero
+    Known terms are a part of the critic, and critics are held fixed while the model is updated: gradients flow
+    through ``value``, not through the parameters of the distribution. The dropped part has expectation zero
     under the distribution itself (AVB proposition 2).
     """
-    return distribution.density().fixed().log_prob(value) if distribution.has_log_prob else 0.0
+    return distribution.as_density().detach().log_prob(value) if distribution.has_log_prob else 0.0
 
 
 def conditional_density(network: nn.Module, given: Tensor, value: Tensor) -> Tensor | float:
-    """A known term ``log p(value | given)`` with constant weights, or 0 where there is no density.
+    """Return a known term ``log p(value | given)`` with constant weights, or 0 without a density.
 
-    Gradients flow through ``value`` and through ``given``: for a critic of which the model moves both.
+    Gradients flow through ``value`` and ``given``: for critics both of whose inputs the model updates.
     """
     weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
     distribution = functional_call(network, weights, (given,))
-    return distribution.density().log_prob(value) if distribution.has_log_prob else 0.0
+    return distribution.as_density().log_prob(value) if distribution.has_log_prob else 0.0

@@ -1,25 +1,24 @@
 """Wasserstein GAN with a gradient penalty (Gulrajani et al. 2017).
 
-    x         data                                  [B, *x_shape]
-    z, x_p    a code from the prior, x_p ~ p(x|z)   [B, d], [B, *x_shape]
-    x̂         a point between x and x_p             [B, *x_shape]
-    f         critic: a potential, not a log ratio  [B]
+    x         data                                          [B, *x_shape]
+    z, x_p    a latent code from the prior, x_p ~ p(x|z)    [B, d], [B, *x_shape]
+    x̂         a point between x and x_p                     [B, *x_shape]
+    f         critic: a potential, not a log ratio          [B]
 
-    (2)       min_θ max_f   E_q(x)[f(x)] − E_p(x)[f(x)],   f of slope at most 1
+    (2)       min_θ max_f   E_q(x)[f(x)] − E_p(x)[f(x)],   f with Lipschitz constant 1
     (3)       min_f         E_p(x)[f(x)] − E_q(x)[f(x)] + λ E[(‖∇f(x̂)‖ − 1)²]
-    alg. 1    x̂ = ε x + (1 − ε) x_p,   ε ~ U(0, 1), one for each pair
+    alg. 1    x̂ = ε x + (1 − ε) x_p,   ε ~ U(0, 1), one per pair
 
-The greatest value of (2) is the Wasserstein distance between data and samples, in the units of x. f is known up to a
-constant: a bias of its last layer does nothing, its sign says nothing, and neither do accuracy at 0, saturation or
-calibration. What is reported as accuracy is how often f puts x above x_p, one half where it cannot tell them apart.
+The maximum of (2) is the Wasserstein distance between data and samples, in the units of x. f is known up to a
+constant: a bias of its last layer has no effect, its sign has no meaning, and accuracy at 0, saturation and
+calibration are not defined. The reported accuracy is how often f(x) > f(x_p): one half where f cannot tell them apart.
 
-The penalty is about each example's own slope. With batch normalisation f at one point depends on the others, so a
-critic with it is refused; layer normalisation is the paper's replacement.
+The penalty concerns each example's gradient. With batch normalization f at one point depends on the others, so a
+critic with batch normalization is refused; layer normalization is the paper's replacement.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -27,82 +26,79 @@ import torch
 from torch import Tensor, nn
 
 from advae.errors import ConfigError
-from advae.methods.base import METHODS, Losses, Method, wanted
+from advae.methods.base import METHODS, CriticSpec, Losses, Method, Players, Weight, is_active
+from advae.methods.gan import sample_for_critic
 from advae.model import LatentModel
+from advae.networks.base import critic_of_x
 
 
-def between(x: Tensor, x_p: Tensor) -> Tensor:
-    """``x̂ [B, *x_shape]``, constants: on the lines from each ``x_p`` to its ``x``, uniformly (algorithm 1, line 6)."""
+def interpolate(x: Tensor, x_p: Tensor) -> Tensor:
+    """Sample ``x̂ [B, *x_shape]``, detached, uniformly between each ``x_p`` and its ``x`` (algorithm 1, line 6)."""
     epsilon = torch.rand(len(x), *[1] * (x.dim() - 1), dtype=x.dtype, device=x.device)
     return (epsilon * x + (1 - epsilon) * x_p).detach()
 
 
-def slope(critic: nn.Module, x: Tensor) -> Tensor:
-    """``‖∇f(x)‖ [B]``, itself with a gradient to the critic where gradients are recorded.
+def gradient_norm(critic: nn.Module, x: Tensor) -> Tensor:
+    """Return ``‖∇f(x)‖ [B]``, differentiable in the critic's parameters where gradients are enabled.
 
-    Validation records none; the inner derivative is taken all the same.
+    Validation runs without gradients; the inner derivative is computed all the same.
     """
-    recorded = torch.is_grad_enabled()
+    create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(potential(critic, x).sum(), x, create_graph=recorded)
-    return torch.linalg.vector_norm(gradient.flatten(1), dim=1)  # its derivative at 0 is 0, not a NaN
-
-
-def potential(critic: nn.Module, x: Tensor) -> Tensor:
-    """``f(x) [B]``, in float32: the critic sees observations alone."""
-    f: Tensor = critic(x, x.new_empty(len(x), 0))
-    return f.float()
+        (gradient,) = torch.autograd.grad(critic_of_x(critic, x).sum(), x, create_graph=create_graph)
+    return torch.linalg.vector_norm(gradient.flatten(1), dim=1)  # its derivative at 0 is 0, not NaN
 
 
 @METHODS.register("wgan-gp")
 @dataclass(frozen=True)
 class WGANGP(Method):
-    """A generator that moves its samples to the data along the slope of a critic held near 1."""
+    """A generator that follows the gradient of a critic with slope near 1."""
 
     penalty: float = 10.0
     """λ, the weight of the gradient penalty."""
 
     paper: ClassVar[str] = "Gulrajani et al. 2017"
     players: ClassVar[dict[str, tuple[str, ...]]] = {"model": ("decoder",), "critic": ("critic",)}
-    sides: ClassVar[dict[str, tuple[str, str]]] = {"critic": ("q(x)", "p(x)")}
+
+    @property
+    def critic_specs(self) -> dict[str, CriticSpec]:
+        return {"critic": CriticSpec("q(x)", "p(x)", inputs="x", log_ratio=False)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.penalty > 0:
             raise ConfigError(
-                "method.penalty must be more than 0: without it f has no bound", given=self.penalty
+                "method.penalty must be above 0: without it f is unbounded.", given=self.penalty
             )
 
     def check(self, model: LatentModel) -> None:
-        """See also that the critic answers for each example alone."""
+        """Check also that the critic has no batch normalization."""
         if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.critics.modules()):
             raise ConfigError(
-                "a gradient penalty needs a critic that answers for each example alone",
-                given="a critic with batch normalisation",
-                remedy="set model.critic.norm to layer or none",
+                "A gradient penalty needs a critic whose output for one example does not depend on the others.",
+                given="a critic with batch normalization",
+                fix="set model.critic.norm to layer or none",
             )
         super().check(model)
 
     def losses(
-        self,
-        model: LatentModel,
-        x: Tensor,
-        players: Sequence[str] | None = None,
-        kl_weight: float | Tensor = 1.0,
+        self, model: LatentModel, x: Tensor, players: Players = None, kl_weight: Weight = 1.0
     ) -> Losses:
         critic = model.critics["critic"]
-        moving = torch.is_grad_enabled() and wanted(players, "model")
-        with torch.set_grad_enabled(moving):  # a critic's own step needs samples, not their gradients
-            x_p = model.decode(model.prior.rsample(x.shape[:1])).rsample()
-        f_p = potential(critic, x_p)
-        fooled = {"model": -f_p} if wanted(players, "model") else {}  # (2), the part that θ moves
-        if not wanted(players, "critic"):
-            return Losses(report={}, **fooled)
-        f_q, norm = potential(critic, x), slope(critic, between(x, x_p))
-        report = {
-            "critic/accuracy": 0.5 * (1 + torch.sign(f_q - f_p)),
-            "critic/distance": f_q - f_p,
-            "critic/slope": norm,
-        }
-        return Losses(critic=f_p - f_q + self.penalty * (norm - 1).square(), report=report, **fooled)  # (3)
+        x_p = sample_for_critic(model, len(x), players)
+        f_p = critic_of_x(critic, x_p)
+        losses = Losses(diagnostics={})
+        if is_active(players, "model"):
+            losses["model"] = -f_p  # (2), the part that depends on θ
+        if is_active(players, "critic"):
+            f_q, norm = critic_of_x(critic, x), gradient_norm(critic, interpolate(x, x_p))
+            losses["critic"] = f_p - f_q + self.penalty * (norm - 1).square()  # (3)
+            losses.diagnostics = potential_diagnostics(f_q.detach(), f_p.detach(), norm.detach())
+        return losses
+
+
+def potential_diagnostics(f_q: Tensor, f_p: Tensor, norm: Tensor) -> dict[str, Tensor]:
+    """Return the diagnostics of a potential at data and samples, ``[B]`` each."""
+    accuracy = 0.5 * (1 + torch.sign(f_q - f_p))
+    return {"critic/accuracy": accuracy, "critic/distance": f_q - f_p, "critic/slope": norm}

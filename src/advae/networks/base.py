@@ -1,27 +1,29 @@
-"""What networks share: their registries, activations, initialisation and spectral normalisation.
+"""Registries and utilities shared by all networks.
 
-A network is built as ``Network(in_shape, out_shape, noise=…, **options)`` and called as
-``network(x [B, *in_shape], noise [B, noise] or None) -> [B, *out_shape]``.
-A critic is built as ``Critic(x_shape, z_shape, **options)`` and called as ``critic(x, z) -> [B]``; one that can put
-what depends on x alone apart is a :class:`Critic`, and pays for it once where a method asks about several z.
+A network is built as ``Network(in_shape, out_shape, noise_dim=…, **options)`` and called as
+``network(x [B, *in_shape], noise [B, noise_dim] or None) -> [B, *out_shape]``.
+A critic is built as ``Critic(x_shape, z_shape, **options)`` and called as ``critic(x, z) -> [B]``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from advae.errors import ConfigError
+from advae.errors import ConfigError, UnsupportedError
 from advae.registry import Registry
 
 NETWORKS: Registry[type[nn.Module]] = Registry("network", "advae.networks", nn.Module)
 CRITICS: Registry[type[nn.Module]] = Registry("critic", "advae.networks", nn.Module)
+
+CriticInputs = Literal["x,z", "x", "z"]
+"""What a critic sees: pairs, observations alone, or latents alone. An absent input has the shape ``(0,)``."""
 
 Activation = Literal["relu", "leaky-relu", "elu", "silu", "softplus", "tanh"]
 
@@ -34,38 +36,92 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
 }
 
-SMALL_INIT = 1e-5  # last layers that must start near zero (AVB authors' code)
+NEAR_ZERO_STD = 1e-5  # initial weights of output layers that start near zero (AVB authors' code)
 
 
 class Critic(nn.Module):
-    """A critic of pairs whose work on x serves every z that this x is paired with."""
+    """Critic of pairs (x, z) that computes its features of x once and reuses them for several z."""
 
-    def at(self, x: Tensor) -> Callable[[Tensor], Tensor]:
-        """``T(x, ·)``: from ``z [B, *z_shape]`` to ``[B]``, at ``x [B, *x_shape]``."""
+    def bind_x(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return ``T(x, ·)``, which maps ``z [B, *z_shape]`` to ``[B]``, for ``x [B, *x_shape]``."""
         raise NotImplementedError
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        """Pairs ``x [B, *x_shape]``, ``z [B, *z_shape]`` to ``T [B]``."""
-        return self.at(x)(z)
+        """Map pairs ``x [B, *x_shape]``, ``z [B, *z_shape]`` to ``T [B]``."""
+        return self.bind_x(x)(z)
 
 
-def critic_at(critic: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:
-    """``T(x, ·)`` of any critic; one that is no :class:`Critic` is called anew for every z."""
-    return critic.at(x) if isinstance(critic, Critic) else partial(critic, x)
+def bind_x(critic: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return ``T(x, ·)`` of any critic. One that is not a :class:`Critic` processes x again for every z."""
+    return critic.bind_x(x) if isinstance(critic, Critic) else partial(critic, x)
+
+
+@NETWORKS.register("none")
+class NullNetwork(nn.Module):
+    """Placeholder for the encoder of a model without one, such as a GAN or an autoregressive model.
+
+    Args:
+        in_shape: not used.
+        out_shape: not used.
+        noise_dim: not used.
+    """
+
+    def __init__(self, in_shape: Sequence[int], out_shape: Sequence[int], noise_dim: int = 0) -> None:
+        super().__init__()
+
+    def forward(self, inputs: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Raise an error, since there is nothing to compute.
+
+        Raises:
+            UnsupportedError: always.
+        """
+        raise UnsupportedError(
+            "This model has no encoder, so observations have no latents and cannot be reconstructed.",
+            fix="sample from it, or train a model with an encoder on the same data",
+        )
+
+
+def build_critic(
+    spec: dict[str, Any], inputs: CriticInputs, x_shape: Sequence[int], z_shape: Sequence[int]
+) -> nn.Module:
+    """Build the critic ``spec`` of ``inputs``.
+
+    Raises:
+        ConfigError: the critic or an option is unknown, or it cannot do with these inputs.
+    """
+    shapes = {"x_shape": tuple(x_shape), "z_shape": tuple(z_shape)}
+    if inputs != "x,z":
+        shapes["x_shape" if inputs == "z" else "z_shape"] = (0,)
+    critic: nn.Module = CRITICS.build(spec, **shapes)
+    return critic
+
+
+def critic_of_x(critic: nn.Module, x: Tensor) -> Tensor:
+    """``T(x) [B]`` in float32, of a critic that sees ``x [B, *x_shape]`` alone."""
+    T: Tensor = critic(x, x.new_empty(len(x), 0))
+    return T.float()
+
+
+def critic_of_z(critic: nn.Module, z: Tensor) -> Tensor:
+    """``T(z) [B]`` in float32, of a critic that sees ``z [B, d]`` alone."""
+    T: Tensor = critic(z.new_empty(len(z), 0), z)
+    return T.float()
 
 
 def check_dropout(dropout: float) -> None:
-    """Refuse what is no share to drop.
+    """Raise if ``dropout`` is not a probability below one.
 
     Raises:
-        ConfigError: below 0, or all.
+        ConfigError: below 0, or 1 and above.
     """
     if not 0 <= dropout < 1:
-        raise ConfigError("dropout is a share of the units", given=dropout, expected="from 0, below 1")
+        raise ConfigError(
+            "The dropout probability is out of range.", given=dropout, expected="0 ≤ dropout < 1"
+        )
 
 
-def xavier(module: nn.Module) -> None:
-    """Xavier-uniform weights and zero biases, in place (Glorot and Bengio 2010)."""
+def init_xavier(module: nn.Module) -> None:
+    """Initialize with Xavier-uniform weights and zero biases, in place (Glorot and Bengio 2010)."""
     for layer in module.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
             nn.init.xavier_uniform_(layer.weight)
@@ -73,38 +129,39 @@ def xavier(module: nn.Module) -> None:
                 nn.init.zeros_(layer.bias)
 
 
-def near_zero(layer: nn.Linear) -> None:
-    """Weights so small that the layer starts as zero, in place."""
-    nn.init.normal_(layer.weight, std=SMALL_INIT)
+def init_near_zero(layer: nn.Module) -> None:
+    """Initialize a linear layer so that its output starts near zero, in place."""
+    assert isinstance(layer, nn.Linear)
+    nn.init.normal_(layer.weight, std=NEAR_ZERO_STD)
     nn.init.zeros_(layer.bias)
 
 
-def normalise_spectrum(module: nn.Module) -> None:
-    """Put every linear and convolutional layer under spectral normalisation (Miyato et al. 2018), in place."""
+def apply_spectral_norm(module: nn.Module) -> None:
+    """Put every linear and convolutional layer under spectral normalization, in place (Miyato et al. 2018)."""
     for layer in list(module.modules()):
         if isinstance(layer, nn.Linear | nn.Conv2d):
             spectral_norm(layer)
 
 
-def with_noise(inputs: Tensor, noise: Tensor | None) -> Tensor:
-    """Flattened inputs ``[B, n]``, with the noise ``[B, k]`` beside them where there is any."""
+def concat_noise(inputs: Tensor, noise: Tensor | None) -> Tensor:
+    """Return the flattened inputs ``[B, n]``, concatenated with the noise ``[B, k]`` if there is any."""
     flat = inputs.flatten(1)
     return flat if noise is None else torch.cat([flat, noise.to(flat.dtype)], dim=1)
 
 
 @contextmanager
-def statistics_kept(*networks: nn.Module) -> Iterator[None]:
-    """Within, batch normalisation of these networks does not add to its running statistics.
+def freeze_batchnorm_stats(*networks: nn.Module) -> Iterator[None]:
+    """Keep the running statistics of batch normalization unchanged within the context.
 
-    For a second population that goes through them while training: a mixture of the statistics of both is right for
-    neither when the networks are used.
+    Used when a second population passes through the networks during training: a mixture of the statistics of both
+    populations fits neither of them at evaluation.
     """
     norms = [m for net in networks for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    before = [norm.momentum for norm in norms]
+    momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm, momentum in zip(norms, before, strict=True):
+        for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

@@ -1,256 +1,304 @@
-"""Whether a critic can be believed: what it says of held-out pairs, against what is known without it.
+"""Critic diagnostics on held-out examples.
 
-A critic tells P from Q by T, which is log P/Q where it is right; σ(T) is then the share of P among pairs of this T,
-E_Q[e^T] is one, and E_P[T] is KL(P‖Q). Beside the floors of :mod:`advae.evaluation.critics.kl_bounds`, its KL cannot lie below
+A critic tells P from Q by T. Where T = log P/Q, σ(T) is the share of P among pairs with this T, E_Q[e^T] = 1, and
+E_P[T] = KL(P‖Q), which is compared with the bounds of :mod:`advae.evaluation.critics.kl_bounds` that the method
+declares in its :class:`~advae.methods.CriticSpec`. A critic that is not a log ratio but a potential, known up to a
+constant (WGAN's), has no calibration, saturation or KL: only how often and by how much it ranks P above Q.
 
-    KL(q(z|x)‖p(z))       where that is what it is of: E_q[log q(z|x) − log p(z)], if the encoder has a density;
-                          at least E_q[log p(x|z)] − log p(x), as no ELBO exceeds log p(x)
-    AS-VAE's f₁           KL(q(z|x)‖p(z)) + KL(q(x)‖p(x))                         the first of them
-    AS-VAE's f₂           I_p(x; z) + KL(p(x)‖q(x)) + KL(p(z)‖q(z))
-                          I_p(x; z) ≥ E_p[log q(z|x) − log p(z)]                  (Barber and Agakov 2003)
-    ALI's                 KL(q(z)‖p(z)) + …                                       the floor by moments of all codes
-
-The critic that is judged is the one saved with the model: averaged over training, where that was on. A critic that is
-no log ratio (WGAN's) is not judged as one: what is said of it is how well it tells P from Q.
+The evaluated critic is the one saved with the model: the moving average over training, where that is on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from advae.density_ratio import SATURATED
+from advae.density_ratio import SATURATION_NATS
 from advae.distributions import Distribution
-from advae.distributions.base import LOG_2PI
 from advae.errors import ConfigError
 from advae.evaluation.critics.kl_bounds import (
+    KL_BOUNDS,
+    MIN_EXAMPLES_PER_DIM,
     PAIR_KL,
     PRIOR_KL,
-    Floor,
-    accuracy_floor,
-    aggregate_floor,
-    evidence_floor,
-    floor_of,
+    KLReference,
+    accuracy_bound,
+    density_ratio_bound,
     gaussian_kl,
-    log_mean_ratio,
-    ratio_floor,
+    log_mean_exp,
+    prior_kl_references,
 )
-from advae.evaluation.critics.verdict import BINS, Evidence, calibration, verdict
-from advae.evaluation.critics.wasserstein import potential
-from advae.evaluation.estimate import Estimate, Estimates, Kind, Remark, from_images
-from advae.evaluation.eval_data import Observed, Part, likelihood, scored_as
-from advae.evaluation.likelihood.adversarial_elbo import method_of, paired
-from advae.evaluation.resumable import ALONE, Work
-from advae.methods import Method
+from advae.evaluation.critics.verdict import (
+    NUM_BINS,
+    CriticEvidence,
+    compute_calibration,
+    critic_remark,
+    overfitting_check,
+)
+from advae.evaluation.estimate import Estimate, EvaluationResult, Kind, Remark, from_per_example
+from advae.evaluation.eval_data import Batch, EvalData, likelihood_description, scoring_distribution
+from advae.evaluation.resumable import LOCAL, Runner
+from advae.formatting import format_percent
+from advae.methods import CriticSpec, Method, method_from_model
 from advae.model import LatentModel
 
-DRAWS = 8  # pairs that each image gives on either side
-MOMENT_DRAWS, PER_DIM = 256, 8  # codes of an image for its moments: at least so many, and so many a dimension
-AT_ONCE = 4096  # codes drawn at a time
-
-# P and Q whose KL has parts that are known
-F1 = "q(x) q(z|x)", "p(x) p(z)"
-F2 = "p(z) p(x|z)", "q(x) q(z)"
-ALI = "q(x) q(z|x)", "p(z) p(x|z)"
+PAIRS_PER_EXAMPLE = 8  # on either side
+MIN_MOMENT_SAMPLES = (
+    256  # latent codes per example for the moments of q(z|x), or MIN_EXAMPLES_PER_DIM per dimension
+)
+SAMPLE_BATCH_SIZE = 4096  # latent codes sampled at a time
 
 
-def critics(
+def evaluate_critics(
     model: LatentModel,
-    observed: Observed,
+    data: EvalData,
     *,
     log_prob: Estimate | None = None,
-    draws: int = DRAWS,
-    work: Work = ALONE,
-) -> Estimates:
-    """What can be said of each of a model's critics, with a sentence on whether it can be trusted.
+    samples: int = PAIRS_PER_EXAMPLE,
+    runner: Runner = LOCAL,
+) -> EvaluationResult:
+    """Evaluate each critic of a model, with a remark on its reliability.
 
     Args:
-        model: a trained model; one without critics gives nothing.
-        observed: the images; as many of the training split are looked at beside them.
-        log_prob: log p(x) of the same images, exact or estimated, with its figure for each.
-        draws: pairs of each image on either side.
-        work: how it is carried out.
+        model: a trained model; the result is empty without critics.
+        data: held-out examples; the critics' accuracy is also computed on as many training examples.
+        log_prob: log p(x) of the same examples, exact or estimated, with per-example values.
+        samples: pairs per example on either side.
+        runner: how the computation is carried out.
 
     Raises:
-        ConfigError: the model does not say which method trained it, or ``log_prob`` is of other images.
+        ConfigError: the model does not record its method, or ``log_prob`` is for other examples.
     """
     if not model.critics:
-        return Estimates()
-    method = method_of(model)
+        return EvaluationResult()
+    method = method_from_model(model)
     if log_prob is not None:
-        _same_images(observed, log_prob, observed.scores_bins(model))
-    seen = _looked(model, method, observed, draws, work, known=True, scored=log_prob is not None)
-    trained: Mapping[str, Tensor] = {}
-    if observed.split != "train":
-        training = Observed(observed.data, "train", observed.seed, observed.count)
-        trained = _looked(model, method, training, draws, work, known=False)
-    protocol = observed.protocol(critics_of=method.name, options=method.spec(), draws=draws)
-    found = Estimates()
+        _check_same_examples(model, data, log_prob)
+    values = _per_example_values(
+        model, method, data, samples, runner, reference=True, score=log_prob is not None
+    )
+    train: Mapping[str, Tensor] = {}
+    if data.split != "train":
+        train_data = EvalData(data.data, "train", data.seed, data.count)
+        train = _per_example_values(model, method, train_data, samples, runner, reference=False)
+    protocol = data.protocol(critics_of=method.name, options=method.spec(), samples=samples)
+    result = EvaluationResult()
     for role in method.critics:
-        if f"{role}/log_ratio_p" not in seen:
-            found.add(potential(method, role, seen, trained, protocol))
-            continue
-        if not all(seen[f"{role}/log_ratio_{side}"].isfinite().all() for side in "pq"):
-            text = f"The critic {role} must not be trusted: its log ratios are not finite."
-            found.remarks.append(Remark(role, text, warning=True))
-            continue
-        floors = _floors(method, role, seen, log_prob)
-        found.add(_judged(method, role, seen, trained, floors, protocol))
-    return found
+        spec = method.critic_spec(role)
+        if spec.log_ratio:
+            references = _references(spec, role, values, log_prob)
+            result.add(assess_log_ratio(role, spec, values, protocol, train, references))
+        else:
+            result.add(assess_potential(role, spec, values, protocol, train))
+    return result
 
 
-# --- looking ------------------------------------------------------------------------------------------------
+# --- per-example values -------------------------------------------------------------------------------------
 
 
-def _looked(
+def _per_example_values(
     model: LatentModel,
     method: Method,
-    observed: Observed,
-    draws: int,
-    work: Work,
+    data: EvalData,
+    samples: int,
+    runner: Runner,
     *,
-    known: bool,
-    scored: bool = False,
+    reference: bool,
+    score: bool = False,
 ) -> dict[str, Tensor]:
-    """What the method reports of the images' pairs, ``[N, draws]``; and what is known of each without a critic."""
-    players, bins = (None if known else method.adversaries), observed.scores_bins(model)
+    """Return the method's diagnostics, ``[N, samples]``; with ``reference``, also values that KL bounds need."""
+    players, discretize = (None if reference else method.adversaries), data.uses_discretized_likelihood(model)
 
     @torch.no_grad()
-    def compute(part: Part) -> dict[str, Tensor]:
-        x = paired(observed, part)
-        reports = [method.losses(model, x, players).report for _ in range(draws)]
-        found = {k: torch.stack([r[k] for r in reports], -1)[: len(part.x)].double() for k in reports[0]}
-        return found | (_known(model, part.x, draws, scored, bins) if known else {})
+    def compute(batch: Batch) -> dict[str, Tensor]:
+        x = data.with_neighbor(batch)
+        passes = [method.losses(model, x, players).diagnostics for _ in range(samples)]
+        values = {k: torch.stack([d[k] for d in passes], -1)[: len(batch.x)].double() for k in passes[0]}
+        return values | (_encoder_values(model, batch.x, samples, score, discretize) if reference else {})
 
-    label = f"critics, {observed.split} images"
-    key = observed.protocol(options=method.spec(), draws=draws, known=known, scored=scored)
-    return observed.map(model.device, compute, protocol=key, label=label, work=work)
+    key = data.protocol(options=method.spec(), samples=samples, reference=reference, score=score)
+    label = f"critics, {data.split} data"
+    return data.map(model.device, compute, protocol=key, label=label, runner=runner)
 
 
-def _known(model: LatentModel, x: Tensor, draws: int, scored: bool, bins: bool) -> dict[str, Tensor]:
-    """For each image a code; its KL to the prior, or a floor of it; and E_q[log p(x|z)], if it is to be scored.
+def _encoder_values(
+    model: LatentModel, x: Tensor, samples: int, score: bool, discretize: bool
+) -> dict[str, Tensor]:
+    """Return per-example values that do not depend on the critic; none without an encoder.
 
-    Nothing without an encoder.
+    ``z [B, d]``; ``posterior_kl``, or a lower bound by moments where q(z|x) has no density; and with ``score``
+    ``expected_log_likelihood``, E_q[log p(x|z)], ``[B]`` each.
     """
     if not model.has_encoder:
         return {}
     q, prior = model.encode(x), model.prior
-    found = {"code": q.sample().double()}
+    values = {"z": q.sample().double()}
     if q.has_log_prob:
-        pairs = [q.rsample_and_log_prob() for _ in range(draws)]
-        found["density"] = torch.stack([log_q - prior.log_prob(z) for z, log_q in pairs]).double().mean(0)
+        pairs = [q.rsample_and_log_prob() for _ in range(samples)]
+        values["posterior_kl"] = (
+            torch.stack([log_q - prior.log_prob(z) for z, log_q in pairs]).double().mean(0)
+        )
     else:
-        found["moments"] = gaussian_kl(_codes(q, max(MOMENT_DRAWS, PER_DIM * model.latent)))
-    if scored:
-        scores = [likelihood(model.decode(q.sample()), bins).log_prob(x) for _ in range(draws)]
-        found["score"] = torch.stack(scores).double().mean(0)
-    return found
+        count = max(MIN_MOMENT_SAMPLES, MIN_EXAMPLES_PER_DIM * model.latent_dim)
+        values["posterior_moment_kl"] = gaussian_kl(_sample_in_batches(q, count))
+    if score:
+        log_p = [
+            scoring_distribution(model.decode(q.sample()), discretize).log_prob(x) for _ in range(samples)
+        ]
+        values["expected_log_likelihood"] = torch.stack(log_p).double().mean(0)
+    return values
 
 
-def _codes(q: Distribution, count: int) -> Tensor:
-    """``count`` codes of each image, not too many at a time, ``[count, B, d]``."""
-    at_once = max(1, AT_ONCE // q.batch_shape[0])
-    return torch.cat([q.sample((min(at_once, count - start),)) for start in range(0, count, at_once)])
+def _sample_in_batches(q: Distribution, count: int) -> Tensor:
+    """Return ``count`` latent codes per example, ``[count, B, d]``, sampled SAMPLE_BATCH_SIZE at a time."""
+    size = max(1, SAMPLE_BATCH_SIZE // q.batch_shape[0])
+    return torch.cat([q.sample((min(size, count - start),)) for start in range(0, count, size)])
 
 
-def _same_images(observed: Observed, log_prob: Estimate, bins: bool) -> None:
-    for key, value in observed.protocol(likelihood=scored_as(bins)).items():
-        if log_prob.protocol.get(key) != value or log_prob.n != observed.count:
+def _check_same_examples(model: LatentModel, data: EvalData, log_prob: Estimate) -> None:
+    scoring = likelihood_description(data.uses_discretized_likelihood(model))
+    for key, value in data.protocol(likelihood=scoring).items():
+        if log_prob.protocol.get(key) != value or log_prob.n != data.count:
             raise ConfigError(
-                "critics are judged by log p(x) of the same images",
-                given=f"{log_prob.name} of {log_prob.n} images, {key} {log_prob.protocol.get(key)}",
-                expected=f"{observed.count} images, {key} {value}",
+                "Critics must be compared with log p(x) of the same examples.",
+                given=f"{log_prob.name} of {log_prob.n} examples, {key} {log_prob.protocol.get(key)}",
+                expected=f"{data.count} examples, {key} {value}",
             )
 
 
-# --- judging ------------------------------------------------------------------------------------------------
+def _references(
+    spec: CriticSpec, role: str, values: Mapping[str, Tensor], log_prob: Estimate | None
+) -> list[KLReference]:
+    """Return the references for a critic that do not depend on it: declared bounds, and those on the prior KL."""
+    claims = values[f"{role}/log_ratio_p"].mean(1)
+    declared = [KL_BOUNDS[bound](values, claims) for bound in spec.kl_bounds]
+    references = [reference for reference in declared if reference is not None]
+    if spec.gives_kl:
+        references += prior_kl_references(values, values["kl"].mean(1), log_prob)
+    return references
 
 
-def _floors(method: Method, role: str, seen: Mapping[str, Tensor], log_prob: Estimate | None) -> list[Floor]:
-    """All that is known of the KL that a critic claims."""
-    p, q = seen[f"{role}/log_ratio_p"], seen[f"{role}/log_ratio_q"]
-    claims, sides = p.mean(1), method.sides.get(role)
-    found = [accuracy_floor(p, q), ratio_floor(p, q)]
-    if "code" not in seen:
-        return found
-    d = seen["code"].shape[1]
-    if sides == F1 and "density" in seen:
-        text = "KL(q(z|x)‖p(z)), a part of it, comes to"
-        found.append(floor_of(seen["density"], claims, "its part", text))
-    if sides == F2 and "z_reconstruction" in seen:
-        values = 0.5 * d * (1 + LOG_2PI) - seen["z_reconstruction"].mean(1)
-        text = "the encoder reads back from the model's own images"
-        found.append(floor_of(values, claims, "read codes", text))
-    if sides == ALI and len(p) >= PER_DIM * d:
-        found.append(aggregate_floor(seen["code"], claims))
-    if role == method.claims_kl:
-        kls = seen["kl"].mean(1)
-        if "density" in seen:
-            text = "the encoder's own density gives"
-            found.append(floor_of(seen["density"], kls, "density", text, PRIOR_KL, "unbiased"))
-        else:
-            text = "the mean and covariance of q(z|x) already force"
-            found.append(floor_of(seen["moments"], kls, "moments", text, PRIOR_KL))
-        if log_prob is not None:
-            found.append(evidence_floor(seen["score"], kls, log_prob))
-    return found
+# --- assessment ---------------------------------------------------------------------------------------------
 
 
-def _right(role: str, seen: Mapping[str, Tensor]) -> Tensor:
-    """The share of a pair on either side that the critic is right for; a log ratio of zero is right by half."""
-    p, q, half = seen[f"{role}/log_ratio_p"], seen[f"{role}/log_ratio_q"], torch.tensor(0.5).double()
+def assess_log_ratio(
+    role: str,
+    spec: CriticSpec,
+    values: Mapping[str, Tensor],
+    protocol: Mapping[str, Any],
+    train: Mapping[str, Tensor] | None = None,
+    references: Sequence[KLReference] = (),
+) -> EvaluationResult:
+    """Assess a critic that estimates log P/Q, from values ``ROLE/log_ratio_p`` and ``ROLE/log_ratio_q``.
+
+    Args:
+        role: of the critic.
+        spec: the ratio that it estimates.
+        values: on held-out examples, ``[N, S]``; with ``spec.gives_kl`` also ``kl``.
+        protocol: of the estimates.
+        train: the same on training examples.
+        references: bounds on the KL that do not depend on the critic.
+    """
+    p, q = values[f"{role}/log_ratio_p"], values[f"{role}/log_ratio_q"]
+    if not bool(p.isfinite().all() and q.isfinite().all()):
+        text = f"Unreliable {critic_name(role, spec)}: its log ratios are not finite."
+        return EvaluationResult([], [Remark(role, text, warning=True)])
+    protocol = {**protocol, "P": spec.numerator, "Q": spec.denominator}
+
+    def mean(metric: str, values: Tensor, kind: Kind = "diagnostic", unit: str = "", **more: Any) -> Estimate:
+        return _critic_estimate(role, metric, values, kind, unit, {**protocol, **more})
+
+    def number(metric: str, value: float, stderr: float, kind: Kind, unit: str = "", **more: Any) -> Estimate:
+        args = f"{metric}[{role}]", value, stderr, kind, unit, len(p), {**protocol, **more}, "critics"
+        return Estimate(*args, metric=metric, variant=role)
+
+    evidence = CriticEvidence(
+        name=critic_name(role, spec),
+        accuracy=mean("accuracy", _accuracy(role, values)),
+        train_accuracy=_train_accuracy(role, _accuracy(role, train), protocol) if train else None,
+        saturation=mean("saturation on P", _saturated(p)),
+        calibration=compute_calibration(p, q),
+        log_mean_ratio=log_mean_exp(q),
+        num_pairs=q.numel(),
+        pair_kl=mean("claimed KL", p, "adversarial estimate", "nats", of=PAIR_KL),
+        prior_kl=mean("claimed KL to the prior", values["kl"], "adversarial estimate", "nats", of=PRIOR_KL)
+        if spec.gives_kl
+        else None,
+        references=[accuracy_bound(p, q), density_ratio_bound(p, q), *references],
+        has_elbo=spec.gives_kl and "reconstruction" in values,
+    )
+    e, c = evidence, evidence.calibration
+    estimates = [
+        e.accuracy,
+        e.train_accuracy,
+        mean("saturation", 0.5 * (_saturated(p) + _saturated(q))),
+        e.saturation,
+        number("calibration error", c.error, c.stderr, "diagnostic", bins=NUM_BINS),
+        number("calibration error by chance", c.chance, c.stderr, "baseline", bins=NUM_BINS),
+        number("log E_Q[P/Q]", *e.log_mean_ratio, "diagnostic", "nats"),
+        e.pair_kl,
+        e.prior_kl,
+        *(number(f"KL by {r.name}", r.value, r.stderr, r.kind, "nats", of=r.of) for r in e.references),
+    ]
+    return EvaluationResult([e for e in estimates if e is not None], [critic_remark(role, evidence)])
+
+
+def assess_potential(
+    role: str,
+    spec: CriticSpec,
+    values: Mapping[str, Tensor],
+    protocol: Mapping[str, Any],
+    train: Mapping[str, Tensor] | None = None,
+) -> EvaluationResult:
+    """Assess a critic known up to a constant, from the method's diagnostics ``ROLE/accuracy``, ``ROLE/…``."""
+    protocol = {**protocol, "P": spec.numerator, "Q": spec.denominator}
+    own = {key.partition("/")[2]: v for key, v in values.items() if key.startswith(f"{role}/")}
+    accuracy, *others = (
+        _critic_estimate(role, metric, v, "diagnostic", "", protocol) for metric, v in own.items()
+    )
+    text = (
+        f"The {critic_name(role, spec)} is a potential, known up to a constant, not a log ratio."
+        f" It ranks P above Q in {format_percent(accuracy.value)} of the pairs"
+    )
+    if not train:
+        return EvaluationResult([accuracy, *others], [Remark(role, f"{text}.")])
+    train_accuracy = _train_accuracy(role, train[f"{role}/accuracy"], protocol)
+    check = overfitting_check(train_accuracy, accuracy)
+    if not check.criterion.passed:
+        text = f"Unreliable {critic_name(role, spec)}: {check.failure}"
+    remark = Remark(role, f"{text}.", not check.criterion.passed, (check.criterion,))
+    return EvaluationResult([accuracy, train_accuracy, *others], [remark])
+
+
+def critic_name(role: str, spec: CriticSpec) -> str:
+    """Return how a sentence names a critic: "critic", or "critic f1 (q(x) q(z|x) vs. p(x) p(z))"."""
+    return "critic" if role == "critic" else f"critic {role} ({spec.numerator} vs. {spec.denominator})"
+
+
+def _critic_estimate(
+    role: str, metric: str, values: Tensor, kind: Kind, unit: str, protocol: dict[str, Any]
+) -> Estimate:
+    name = f"{metric}[{role}]"
+    return from_per_example(
+        values.mean(1), name, kind, unit, protocol, "critics", metric=metric, variant=role
+    )
+
+
+def _train_accuracy(role: str, values: Tensor, protocol: Mapping[str, Any]) -> Estimate:
+    protocol, name = {**protocol, "split": "train"}, f"accuracy[{role}] on train"
+    args = values.mean(1), name, "diagnostic", "", protocol, "critics"
+    return from_per_example(*args, metric="accuracy", variant=f"{role}, training data")
+
+
+def _accuracy(role: str, values: Mapping[str, Tensor]) -> Tensor:
+    """Return the share of each pair of pairs that is classified correctly; a log ratio of zero counts one half."""
+    half = torch.tensor(0.5, dtype=torch.float64)
+    p, q = values[f"{role}/log_ratio_p"], values[f"{role}/log_ratio_q"]
     return 0.5 * (torch.heaviside(p, half) + torch.heaviside(-q, half))
 
 
-def _judged(
-    method: Method,
-    role: str,
-    seen: Mapping[str, Tensor],
-    trained: Mapping[str, Tensor],
-    floors: list[Floor],
-    protocol: Mapping[str, Any],
-) -> Estimates:
-    """One critic's figures, and what they say of it."""
-    p, q, of = seen[f"{role}/log_ratio_p"], seen[f"{role}/log_ratio_q"], f"[{role}]"
-    P, Q = method.sides.get(role, ("P", "Q"))
-    said = {**protocol, "P": P, "Q": Q}
-
-    def mean(name: str, values: Tensor, kind: Kind = "diagnostic", unit: str = "", **more: Any) -> Estimate:
-        return from_images(values.mean(1), name, kind, unit, {**said, **more}, "critics")
-
-    def number(name: str, value: float, stderr: float, kind: Kind, unit: str = "", **more: Any) -> Estimate:
-        return Estimate(name, value, stderr, kind, unit, len(p), {**said, **more}, "critics")
-
-    claims = role == method.claims_kl
-    evidence = Evidence(
-        name="The critic" if role == "critic" else f"The critic {role} ({P} against {Q})",
-        accuracy=mean(f"accuracy{of}", _right(role, seen)),
-        trained=mean(f"accuracy{of} on train", _right(role, trained), split="train") if trained else None,
-        saturation=mean(f"saturation{of} on P", (p.abs() > SATURATED).double()),
-        calibration=calibration(p, q),
-        mean_ratio=log_mean_ratio(q),
-        pairs=q.numel(),
-        claim=mean(f"claimed KL{of}", p, "adversarial estimate", "nats", of=PAIR_KL),
-        kl=mean(f"claimed KL to the prior{of}", seen["kl"], "adversarial estimate", "nats", of=PRIOR_KL)
-        if claims
-        else None,
-        floors=floors,
-        bound=claims and "reconstruction" in seen,
-    )
-    e, error = evidence, evidence.calibration
-    figures = [
-        e.accuracy,
-        e.trained,
-        mean(f"saturation{of}", seen[f"{role}/saturation"]),
-        e.saturation,
-        number(f"calibration error{of}", error.error, error.stderr, "diagnostic", bins=BINS),
-        number(f"calibration error{of} by chance", error.chance, error.stderr, "yardstick", bins=BINS),
-        number(f"log E_Q[P/Q]{of}", *e.mean_ratio, "diagnostic", "nats"),
-        e.claim,
-        e.kl,
-        *(number(f"KL by {f.name}{of}", f.value, f.stderr, f.kind, "nats", of=f.of) for f in floors),
-    ]
-    return Estimates([figure for figure in figures if figure is not None], [verdict(role, evidence)])
+def _saturated(t: Tensor) -> Tensor:
+    return (t.abs() > SATURATION_NATS).double()

@@ -1,169 +1,232 @@
-"""Floors: what a KL cannot lie below, found without believing the critic that claims it.
+"""Lower bounds on KL divergences, to check the KL that a critic claims.
 
-T is a critic's log ratio at pairs from P and from Q, log P/Q where it is right; E_P[T] is the KL(P‖Q) it claims.
+T is a critic's log ratio at pairs from P and from Q; where T = log P/Q, E_P[T] is KL(P‖Q). Bounds from the critic's
+own pairs, which a weak critic leaves low:
 
-    accuracy   KL(P‖Q) ≥ a log a/b + (1 − a) log (1 − a)/(1 − b),  a = P(T > 0), b = Q(T > 0): the sign of T is a
-               coarser view of a pair, and no coarser view makes a divergence larger
-    ratios     KL(P‖Q) ≥ E_P[T] − log E_Q[e^T] for every function T             (Donsker and Varadhan 1975)
-    moments    KL(q‖p) ≥ KL(N(μ, Σ)‖p) where p is normal, for q of mean μ and covariance Σ: E_q[log p] depends on
-               them alone, and 0 ≤ KL(q‖N(μ, Σ)) = H(N(μ, Σ)) − H(q): no density has more entropy than the normal
-    evidence   KL(q(z|x)‖p(z)) ≥ E_q[log p(x|z)] − log p(x): no ELBO exceeds log p(x)
+    accuracy             KL(P‖Q) ≥ a log a/b + (1 − a) log (1 − a)/(1 − b),  a = P(T > 0), b = Q(T > 0), by the data
+                         processing inequality
+    density ratio        KL(P‖Q) ≥ E_P[T] − log E_Q[e^T] for every function T             (Donsker and Varadhan 1975)
 
-n pairs of Q hardly show one with P/Q above n, and no n pairs confirm a KL above log n (McAllester and Stratos 2020):
-a sample's mean of e^T that lacks them is too small, and the floor by ratios would be too high.
+Bounds that do not depend on the critic:
+
+    posterior KL         KL(P‖Q) = E KL(q(z|x)‖p(z)) + another KL
+    z reconstruction     KL(P‖Q) = I_p(x; z) + other KLs,  I_p(x; z) ≥ E_p[log q(z|x) − log p(z)]
+                         (Barber and Agakov 2003)
+    aggregate posterior  KL(P‖Q) ≥ KL(q(z)‖p(z)) ≥ KL(N(μ, Σ)‖p(z)) for q(z) of mean μ and covariance Σ: E_q[log p]
+                         depends on the moments only, and the normal has the largest entropy with these moments
+    posterior moments    the same for q(z|x):  KL(q(z|x)‖p(z)) ≥ KL(N(μ, Σ)‖p(z))
+    encoder density      KL(q(z|x)‖p(z)) = E_q[log q(z|x) − log p(z)], unbiased
+    log p(x)             KL(q(z|x)‖p(z)) ≥ E_q[log p(x|z)] − log p(x), as no ELBO exceeds log p(x)
+
+n pairs of Q rarely include one with P/Q above n, and no n pairs confirm a KL above log n (McAllester and Stratos 2020):
+without such pairs the mean of e^T is too small, and the density-ratio bound would be too high.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from advae.evaluation.estimate import Estimate, Kind, mean_and_error
+from advae.distributions.base import LOG_2PI
+from advae.evaluation.estimate import Criterion, Estimate, Kind, mean_and_stderr
+from advae.methods import KLBound
 
-SURE = 3.0  # standard errors that a fault must be larger than: chance alone does so once in 700
-NATS, PART = (
+NUM_SIGMAS = 3.0  # standard errors above which a deviation counts; exceeded by chance once in 700 times
+ABS_TOL_NATS, REL_TOL = (
     0.5,
     0.1,
-)  # a fault of a KL: half a nat, as methods differ by a nat or so (AVB table 3), or a tenth of it
-UNSEEN = 3.0  # what n pairs never show has a probability below 3/n, with 95 % confidence
-HELD = 30.0  # e^T is held below n/30, so that what they never show adds a tenth to a mean of one, at most
-ADDED = 2.0  # successes and failures added to a proportion (Agresti and Coull 1998)
+)  # tolerated error of a KL, the smaller: methods differ by about a nat (AVB table 3)
+RARE_EVENT_COUNT = 3.0  # what n pairs never show has a probability below 3/n, with 95 % confidence
+CLIP_DIVISOR = 30.0  # e^T is clipped at n/30, so that unseen pairs add at most a tenth to a mean of one
+PSEUDO_COUNT = 2.0  # successes and failures added to a proportion (Agresti and Coull 1998)
+MIN_VARIANCE = 1e-12  # added to the variance of each latent dimension
+MIN_EXAMPLES_PER_DIM = 8  # for a covariance
 
-LEAST_VARIANCE = 1e-12  # of a code
 PAIR_KL, PRIOR_KL = "KL(P‖Q)", "KL(q(z|x)‖p(z))"
-OWN = "accuracy", "ratios"  # floors that a critic's own pairs give: a weak critic has low ones
+SELF_BOUNDS = "accuracy", "density ratio"
 
 
 @dataclass(frozen=True)
-class Floor:
-    """What a KL cannot lie below; of kind "unbiased", what it is; of kind "diagnostic", a floor if log p(x) is exact.
+class KLReference:
+    """A lower bound or estimate of a KL, and by how much a critic's claim falls short of it.
 
     Attributes:
-        name: by what it is known.
-        text: ends "the 12.3 nats that".
-        short: by how much the claim lies below it.
-        error: the standard error of that.
-        of: which KL: of the critic's pairs, or of the codes to the prior.
+        name: of the bound.
+        value, stderr: of the bound, in nats.
+        shortfall, shortfall_stderr: the bound minus the claim.
+        of: the KL in question, that of the critic's pairs or that of the posterior to the prior.
+        kind: "lower bound"; "unbiased" for an estimate of the KL itself; "diagnostic" for a bound that is too high
+            where it rests on a lower bound on log p(x).
     """
 
     name: str
-    text: str
     value: float
     stderr: float
-    short: float
-    error: float
+    shortfall: float
+    shortfall_stderr: float
     of: str = PAIR_KL
     kind: Kind = "lower bound"
 
     @property
-    def contradicts(self) -> bool:
-        """Whether the claim and this cannot both be right."""
-        off = abs(self.short) if self.kind == "unbiased" else self.short
-        return off > max(min(NATS, PART * abs(self.value)), SURE * self.error)
+    def criterion(self) -> Criterion:
+        """Whether the claim is consistent with it."""
+        deviation = abs(self.shortfall) if self.kind == "unbiased" else self.shortfall
+        limit = max(min(ABS_TOL_NATS, REL_TOL * abs(self.value)), NUM_SIGMAS * self.shortfall_stderr)
+        passed = deviation <= limit or self.value <= 0  # every KL exceeds a negative bound
+        return Criterion(f"KL by {self.name}", deviation, limit, passed)
 
 
-def floor_of(
-    values: Tensor, claims: Tensor, name: str, text: str, of: str = PAIR_KL, kind: Kind = "lower bound"
-) -> Floor:
-    """The floor that per-image ``values [N]`` amount to, under ``claims [N]``."""
-    return Floor(name, text, *mean_and_error(values), *mean_and_error(values - claims), of, kind)
+def reference_from_examples(
+    values: Tensor, claims: Tensor, name: str, of: str = PAIR_KL, kind: Kind = "lower bound"
+) -> KLReference:
+    """Return the mean of per-example ``values [N]`` as a reference for ``claims [N]``."""
+    return KLReference(name, *mean_and_stderr(values), *mean_and_stderr(values - claims), of, kind)
 
 
-def accuracy_floor(p: Tensor, q: Tensor) -> Floor:
-    """The floor by how often T > 0, for T at pairs from P and from Q, ``[N, D]``, D of every image.
+# --- from the critic's own pairs ----------------------------------------------------------------------------
 
-    ADDED to the N images of each side: a side without any error would prove any KL.
+
+def accuracy_bound(p: Tensor, q: Tensor) -> KLReference:
+    """Return the bound by how often T > 0, for T at pairs from P and from Q, ``[N, S]``, S per example.
+
+    PSEUDO_COUNT is added to the N examples of each side: a side without errors would give an infinite bound.
     """
-    n, sides = len(p), [(side > 0).double().mean(1) for side in (p, q)]
-    a, b = [(float(side.sum()) + ADDED) / (n + 2 * ADDED) for side in sides]
+    n, positive = len(p), [(t > 0).double().mean(1) for t in (p, q)]
+    a, b = [(float(share.sum()) + PSEUDO_COUNT) / (n + 2 * PSEUDO_COUNT) for share in positive]
     value = a * math.log(a / b) + (1 - a) * math.log((1 - a) / (1 - b))
     slopes = math.log(a * (1 - b) / (b * (1 - a))), (b - a) / (b * (1 - b))
-    error = math.hypot(*(slope * mean_and_error(side)[1] for slope, side in zip(slopes, sides, strict=True)))
-    claim, claim_error = mean_and_error(p.double().mean(1))
-    text = "its own accuracy proves"
-    return Floor(OWN[0], text, value, error, value - claim, math.hypot(error, claim_error))
+    stderr = math.hypot(*(slope * mean_and_stderr(s)[1] for slope, s in zip(slopes, positive, strict=True)))
+    claim, claim_stderr = mean_and_stderr(p.double().mean(1))
+    return KLReference(SELF_BOUNDS[0], value, stderr, value - claim, math.hypot(stderr, claim_stderr))
 
 
-def ratio_floor(p: Tensor, q: Tensor) -> Floor:
-    """The floor by T itself, ``[N, D]`` on each side, made safe against pairs that the sample lacks.
+def density_ratio_bound(p: Tensor, q: Tensor) -> KLReference:
+    """Return Donsker and Varadhan's bound for T, ``[N, S]`` on each side, corrected for pairs that were not sampled.
 
-    To the mean of e^T over the n pairs of Q is added what pairs that they never show could make of it: UNSEEN/n
-    times its largest value. Any function serves as T, so it is held below log(n/HELD).
+    To the mean of e^T over the n pairs of Q is added what unseen pairs could contribute: RARE_EVENT_COUNT/n times its
+    largest value. The bound holds for every function T, so T is clipped at log(n/CLIP_DIVISOR).
     """
     n, p = q.numel(), p.double()
-    held_p, held_q = p.clamp(max=math.log(n / HELD)), q.double().clamp(max=math.log(n / HELD))
-    log_mean, mean_error = log_mean_ratio(held_q)
-    unseen = torch.maximum(held_p.max(), held_q.max()) + math.log(UNSEEN / n)
+    clipped_p, clipped_q = (t.clamp(max=math.log(n / CLIP_DIVISOR)) for t in (p, q.double()))
+    log_mean, log_mean_stderr = log_mean_exp(clipped_q)
+    unseen = torch.maximum(clipped_p.max(), clipped_q.max()) + math.log(RARE_EVENT_COUNT / n)
     log_mean = float(torch.logaddexp(unseen, torch.tensor(log_mean).to(unseen)))
-    value, error = mean_and_error(held_p.mean(1))
-    short, short_error = mean_and_error((held_p - p).mean(1))
-    return Floor(
-        name=OWN[1],
-        text="its own ratios prove",
+    value, stderr = mean_and_stderr(clipped_p.mean(1))
+    shortfall, shortfall_stderr = mean_and_stderr((clipped_p - p).mean(1))
+    return KLReference(
+        name=SELF_BOUNDS[1],
         value=value - log_mean,
-        stderr=math.hypot(error, mean_error),
-        short=short - log_mean,
-        error=math.hypot(short_error, mean_error),
+        stderr=math.hypot(stderr, log_mean_stderr),
+        shortfall=shortfall - log_mean,
+        shortfall_stderr=math.hypot(shortfall_stderr, log_mean_stderr),
     )
 
 
-def log_mean_ratio(q: Tensor) -> tuple[float, float]:
-    """``log E_Q[e^T]`` and its standard error, for ``T [N, D]`` at pairs from Q; 0 where T is log P/Q.
+def log_mean_exp(q: Tensor) -> tuple[float, float]:
+    """Return ``log E_Q[e^T]`` and its standard error, for ``T [N, S]`` at pairs from Q; 0 where T = log P/Q.
 
-    The mean's logarithm is on average too small, and far too small where few pairs of Q are like those of P.
+    The logarithm of the mean is biased low, strongly so where few pairs of Q are likely under P.
     """
-    each = torch.logsumexp(q.double(), 1) - math.log(q.shape[1])
-    value = float(torch.logsumexp(each, 0)) - math.log(len(q))
-    return value, mean_and_error(torch.exp(each - value))[1]
+    per_example = torch.logsumexp(q.double(), 1) - math.log(q.shape[1])
+    value = float(torch.logsumexp(per_example, 0)) - math.log(len(q))
+    return value, mean_and_stderr(torch.exp(per_example - value))[1]
+
+
+# --- independent of the critic ------------------------------------------------------------------------------
+
+
+def posterior_kl_bound(values: Mapping[str, Tensor], claims: Tensor) -> KLReference | None:
+    """Return the mean of ``KL(q(z|x)‖p(z))``, if the encoder has a density."""
+    if "posterior_kl" not in values:
+        return None
+    return reference_from_examples(values["posterior_kl"], claims, KLBound.POSTERIOR_KL.value)
+
+
+def z_reconstruction_bound(values: Mapping[str, Tensor], claims: Tensor) -> KLReference | None:
+    """Return ``E_p[log q(z|x)] + H(p(z))``, if the method reports ``z_reconstruction``, −E_p[log q(z|x)]."""
+    if not {"z", "z_reconstruction"} <= values.keys():
+        return None
+    prior_entropy = 0.5 * values["z"].shape[1] * (1 + LOG_2PI)
+    bound = prior_entropy - values["z_reconstruction"].mean(1)
+    return reference_from_examples(bound, claims, KLBound.Z_RECONSTRUCTION.value)
+
+
+def aggregate_posterior_bound(values: Mapping[str, Tensor], claims: Tensor) -> KLReference | None:
+    """Return the bound by the moments of the latent codes ``z [N, d]``, one per example, if they are enough."""
+    z = values.get("z")
+    if z is None or len(z) < MIN_EXAMPLES_PER_DIM * z.shape[1]:
+        return None
+    centered = z - z.mean(0)
+    distance = (torch.linalg.solve(z.T.cov() + variance_floor(z), centered.T).T * centered).sum(1)
+    value = float(gaussian_kl(z.unsqueeze(1)))
+    _, stderr = mean_and_stderr(0.5 * (z.square().sum(1) - distance))
+    claim, claim_stderr = mean_and_stderr(claims)
+    name = KLBound.AGGREGATE_POSTERIOR.value
+    return KLReference(name, value, stderr, value - claim, math.hypot(stderr, claim_stderr))
+
+
+KL_BOUNDS: dict[KLBound, Callable[[Mapping[str, Tensor], Tensor], KLReference | None]] = {
+    KLBound.POSTERIOR_KL: posterior_kl_bound,
+    KLBound.Z_RECONSTRUCTION: z_reconstruction_bound,
+    KLBound.AGGREGATE_POSTERIOR: aggregate_posterior_bound,
+}
+"""For each bound that a method can declare, its value from per-example values and the critic's claims ``[N]``.
+
+The values are the method's diagnostics ``[N, S]``, latent codes ``z [N, d]`` and, where the encoder has a density,
+``posterior_kl [N]``.
+"""
+
+
+def prior_kl_references(
+    values: Mapping[str, Tensor], claims: Tensor, log_prob: Estimate | None
+) -> list[KLReference]:
+    """Return all references for ``KL(q(z|x)‖p(z))``: by the encoder's density or moments, and by log p(x)."""
+    if "posterior_kl" in values:
+        args = values["posterior_kl"], claims, "encoder density", PRIOR_KL, "unbiased"
+    else:
+        args = values["posterior_moment_kl"], claims, "posterior moments", PRIOR_KL, "lower bound"
+    references = [reference_from_examples(*args)]
+    if log_prob is not None:
+        references.append(log_prob_bound(values["expected_log_likelihood"], claims, log_prob))
+    return references
+
+
+def log_prob_bound(expected_log_likelihood: Tensor, claims: Tensor, log_prob: Estimate) -> KLReference:
+    """Return ``E_q[log p(x|z)] − log p(x)``, from per-example values ``[N]`` and an estimate of log p(x).
+
+    With a lower bound on log p(x) it is too high, and claims may be below it.
+    """
+    is_bound = log_prob.kind in ("exact", "upper bound")
+    values = expected_log_likelihood - log_prob.per_example["value"].double()
+    return reference_from_examples(
+        values, claims, log_prob.name, PRIOR_KL, "lower bound" if is_bound else "diagnostic"
+    )
 
 
 def gaussian_kl(z: Tensor) -> Tensor:
-    """``KL(N(μ, Σ) ‖ N(0, I))`` with the moments of what codes ``z [S, B, d]`` were drawn from, ``[B]``, in nats.
+    """Return ``KL(N(μ, Σ) ‖ N(0, I)) [B]`` in nats, with μ and Σ estimated from samples ``z [S, B, d]``.
 
-    Unbiased for normal codes: the mean of |z|² is so for tr Σ + |μ|², and the log determinant of a sample's
-    covariance is too small by :func:`wishart_log_det` on average. For other codes what is left is their excess
-    kurtosis over 4 S: below 0.1 nats for 32 dimensions of Laplace's law and S = 256.
+    Unbiased for normal samples: the mean of |z|² is unbiased for tr Σ + |μ|², and the expected log determinant of a
+    sample covariance is too small by :func:`wishart_log_det`. For other samples the remaining bias is their excess
+    kurtosis over 4 S: below 0.1 nats for 32 dimensions of a Laplace distribution and S = 256.
     """
     count, _, d = z.shape
     z = z.double().transpose(0, 1)
-    centred = z - z.mean(1, keepdim=True)
-    log_det = torch.linalg.slogdet(centred.mT @ centred / (count - 1) + least(z)).logabsdet
+    centered = z - z.mean(1, keepdim=True)
+    log_det = torch.linalg.slogdet(centered.mT @ centered / (count - 1) + variance_floor(z)).logabsdet
     return 0.5 * (z.square().sum(-1).mean(1) - d - log_det + wishart_log_det(d, count - 1))
 
 
-def least(z: Tensor) -> Tensor:
-    """What is added to a covariance of codes ``z [..., d]``, so that a dimension that does not vary has a finite KL."""
-    return LEAST_VARIANCE * torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
+def variance_floor(z: Tensor) -> Tensor:
+    """Return what is added to a covariance of ``z [..., d]``: a constant dimension then has a finite KL."""
+    return MIN_VARIANCE * torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
 
 
 def wishart_log_det(d: int, n: int) -> float:
-    """``E log det W/n`` for ``W ~ Wishart_d(I, n)``: ``Σ_i ψ((n + 1 − i)/2) + d log 2/n``, below zero."""
+    """Return ``E log det W/n`` for ``W ~ Wishart_d(I, n)``: ``Σ_i ψ((n + 1 − i)/2) + d log 2/n``, below zero."""
     halves = (n + 1 - torch.arange(1, d + 1, dtype=torch.float64)) / 2
     return float(torch.digamma(halves).sum()) + d * math.log(2 / n)
-
-
-def evidence_floor(scores: Tensor, claims: Tensor, log_prob: Estimate) -> Floor:
-    """``E_q[log p(x|z)] − log p(x)``, as no ELBO exceeds log p(x), from ``scores [N]`` and an estimate of the latter.
-
-    An estimate that lies below log p(x) gives too much: what a claim may lie below.
-    """
-    firm = log_prob.kind in ("exact", "upper bound")
-    text = f"log p(x) by {log_prob.name} {'forces' if firm else 'would force'}"
-    values = scores - log_prob.each["value"].double()
-    return floor_of(values, claims, log_prob.name, text, PRIOR_KL, "lower bound" if firm else "diagnostic")
-
-
-def aggregate_floor(z: Tensor, claims: Tensor) -> Floor:
-    """The floor by the moments of all codes ``z [N, d]`` together, one of each image, under ``claims [N]``."""
-    centred = z - z.mean(0)
-    distance = (torch.linalg.solve(z.T.cov() + least(z), centred.T).T * centred).sum(1)
-    value, (_, error) = (
-        float(gaussian_kl(z.unsqueeze(1))),
-        mean_and_error(0.5 * (z.square().sum(1) - distance)),
-    )
-    claim, claim_error = mean_and_error(claims)
-    text = "the mean and covariance of all codes together force"
-    return Floor("all codes", text, value, error, value - claim, math.hypot(error, claim_error))

@@ -1,6 +1,7 @@
-"""Whether a critic can be trusted: its calibration, and the sentence that says so.
+"""Reliability of a critic: calibration, a table of criteria, and a sentence made from it.
 
-What is a fault, and why, stands with the constants. A critic without one is trusted only as far as its pairs reach.
+Thresholds are documented next to the constants. A critic that meets all criteria is reliable only as far as its
+pairs reach: n pairs cannot confirm a KL above log n nats.
 """
 
 from __future__ import annotations
@@ -12,25 +13,31 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from advae.evaluation.critics.kl_bounds import NATS, OWN, PRIOR_KL, SURE, Floor
-from advae.evaluation.estimate import Estimate, Remark
+from advae.evaluation.critics.kl_bounds import (
+    ABS_TOL_NATS,
+    NUM_SIGMAS,
+    PRIOR_KL,
+    SELF_BOUNDS,
+    KLReference,
+)
+from advae.evaluation.estimate import Criterion, Estimate, Remark
 from advae.formatting import format_nats, format_percent
 
-BINS = 20  # of equally many pairs
-SHARE = 0.05  # a fault of a probability, or of an accuracy: one pair in twenty
-SATURATED_SHARE = 0.1  # a fault: where a tenth of the pairs are ten nats off, the KL is a nat off
+NUM_BINS = 20  # with equally many pairs
+MAX_PROBABILITY_ERROR = 0.05  # of a probability or an accuracy: one pair in twenty
+MAX_SATURATED_SHARE = 0.1  # where a tenth of the pairs are ten nats off, the KL is a nat off
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """How well σ(T) is the share of P among pairs with this T.
+    """How well σ(T) agrees with the share of P among pairs with this T.
 
     Attributes:
-        error: how far the two lie apart, on average over bins of equally many pairs.
-        chance: what a calibrated critic would have of it on so many images.
-        stderr: its standard deviation then.
-        confidence: how sure the critic is of being right, on average: E max(σ, 1 − σ).
-        lean: the mean of σ(T), less the half that it should be.
+        error: mean absolute difference of the two over bins with equally many pairs.
+        chance: the expected error of a calibrated critic on as many examples.
+        stderr: its standard deviation.
+        confidence: mean probability of the more probable side, E max(σ, 1 − σ).
+        lean: mean of σ(T) minus one half, positive if the critic favors P.
     """
 
     error: float
@@ -39,171 +46,183 @@ class Calibration:
     confidence: float
     lean: float
 
-    @property
-    def faulty(self) -> bool:
-        """Whether it is worse than chance would make it, by what matters."""
-        return self.error - self.chance > max(SHARE, SURE * self.stderr)
 
+def compute_calibration(p: Tensor, q: Tensor, bins: int = NUM_BINS) -> Calibration:
+    """Return the calibration of log ratios at pairs from P and from Q, ``[N, S]`` each, S per example.
 
-def calibration(p: Tensor, q: Tensor, bins: int = BINS) -> Calibration:
-    """The calibration of log ratios at pairs from P and from Q, ``[N, D]`` each, D of every image.
-
-    A bin's sum of σ − [from P] varies over images, whose pairs are not independent. With a mean of zero its
+    A bin's sum of σ − [from P] varies over examples, whose pairs are not independent. With a mean of zero its
     absolute value has the mean √(2/π) s and the variance (1 − 2/π) s², for a standard deviation s.
     """
-    # Side by side: of pairs with one and the same T every bin has as many from either side.
+    # P and Q are interleaved, so that pairs with equal T are split evenly over the sides of a bin.
     t = torch.stack([p, q], -1).double()
-    count, images = t.numel(), len(t)
-    sure = torch.sigmoid(t)
-    residual = (sure - torch.tensor([1.0, 0.0], dtype=t.dtype)).flatten()
-    place = torch.empty(count, dtype=torch.long)
-    place[t.flatten().argsort(stable=True)] = torch.arange(count) * bins // count
-    sums = torch.zeros(bins, images, dtype=t.dtype)
-    sums.index_put_((place, torch.arange(count) * images // count), residual, accumulate=True)
-    variance = images * sums.var(1)
+    count, examples = t.numel(), len(t)
+    probability = torch.sigmoid(t)
+    residual = (probability - torch.tensor([1.0, 0.0], dtype=t.dtype)).flatten()
+    bin_of = torch.empty(count, dtype=torch.long)
+    bin_of[t.flatten().argsort(stable=True)] = torch.arange(count) * bins // count
+    sums = torch.zeros(bins, examples, dtype=t.dtype)
+    sums.index_put_((bin_of, torch.arange(count) * examples // count), residual, accumulate=True)
+    variance = examples * sums.var(1)
     return Calibration(
         error=float(sums.sum(1).abs().sum()) / count,
         chance=math.sqrt(2 / math.pi) * float(variance.sqrt().sum()) / count,
         stderr=math.sqrt((1 - 2 / math.pi) * float(variance.sum())) / count,
-        confidence=float(torch.maximum(sure, 1 - sure).mean()),
-        lean=float(sure.mean()) - 0.5,
+        confidence=float(torch.maximum(probability, 1 - probability).mean()),
+        lean=float(probability.mean()) - 0.5,
     )
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """What is known of one critic.
+class CriticEvidence:
+    """What was measured of one critic.
 
     Attributes:
-        name: what it is called at the beginning of a sentence.
-        accuracy, trained: on held-out images, and on images that it was trained on.
-        saturation: share of the pairs from P beyond ±10 nats: E_P[T] is made of them.
+        name: of the critic, for a sentence.
+        accuracy: on held-out examples.
+        train_accuracy: on training examples.
+        saturation: share of the pairs from P beyond ±10 nats, of which E_P[T] mainly consists.
         calibration: of its log ratios.
-        mean_ratio: log E_Q[e^T] and its standard error.
-        pairs: how many it was shown of either side.
-        claim: the KL of its pairs that it claims.
-        kl: the KL to the prior that is made of it, if one is.
-        floors: what is known of either.
-        bound: whether an ELBO is made of it.
+        log_mean_ratio: log E_Q[e^T] and its standard error.
+        num_pairs: pairs of either side.
+        pair_kl: the KL of its pairs that it claims.
+        prior_kl: the KL of the posterior to the prior made from it, if there is one.
+        references: bounds and estimates of either KL.
+        has_elbo: whether an ELBO is made from it.
     """
 
     name: str
     accuracy: Estimate
-    trained: Estimate | None
+    train_accuracy: Estimate | None
     saturation: Estimate
     calibration: Calibration
-    mean_ratio: tuple[float, float]
-    pairs: int
-    claim: Estimate
-    kl: Estimate | None
-    floors: Sequence[Floor]
-    bound: bool
+    log_mean_ratio: tuple[float, float]
+    num_pairs: int
+    pair_kl: Estimate
+    prior_kl: Estimate | None = None
+    references: Sequence[KLReference] = ()
+    has_elbo: bool = False
 
-    def said(self, floor: Floor) -> str:
-        """The claim that a floor is of."""
-        if floor.of == PRIOR_KL and self.kl is not None:
-            return f"KL to the prior of {format_nats(self.kl.value)}"
-        return f"KL of {format_nats(self.claim.value)}"
-
-
-def verdict(about: str, e: Evidence) -> Remark:
-    """The sentence."""
-    if faults := found_faults(e):
-        more = [] if contradiction(e) else unsure_contradictions(e)
-        return Remark(about, f"{e.name} must not be trusted: {'; '.join([*faults, *more])}.", warning=True)
-    if doubts := found_doubts(e):
-        return Remark(about, f"{e.name} is in doubt: {'; '.join(doubts)}.", warning=True)
-    c = e.calibration
-    return Remark(
-        about,
-        f"{e.name} can be trusted here: it is right for {format_percent(e.accuracy.value)} of the pairs and"
-        f" {format_percent(c.confidence)} sure on average (calibration error {c.error:.3f}, by chance {c.chance:.3f}),"
-        f" {format_percent(e.saturation.value)} of its pairs from P are saturated, and its {agreement(e)}.",
-    )
+    def claim(self, reference: KLReference) -> str:
+        """Return the claim that a reference refers to, as text."""
+        if reference.of == PRIOR_KL and self.prior_kl is not None:
+            return f"claimed KL to the prior of {format_nats(self.prior_kl.value)}"
+        return f"claimed KL of {format_nats(self.pair_kl.value)}"
 
 
-def found_faults(e: Evidence) -> list[str]:
-    """Why it must not be trusted."""
-    found = []
-    if e.saturation.value > SATURATED_SHARE:
-        share = f"{format_percent(e.saturation.value)} of its pairs from P are saturated (beyond ±10 nats)"
-        found.append(f"{share}, where a log ratio can hardly be learned or checked")
-    if e.calibration.faulty:
-        found.append(miscalibration(e.calibration, e.accuracy.value))
-    if e.trained is not None and learned_by_heart(e.trained, e.accuracy):
-        seen, unseen = format_percent(e.trained.value), format_percent(e.accuracy.value)
-        found.append(
-            f"it knows its training images by heart: right for {seen} of their pairs, and {unseen} of others"
-        )
-    log_mean, error = e.mean_ratio
-    if log_mean > max(NATS, SURE * error):
-        average = f"{math.exp(log_mean):.3g}" if log_mean < 10 else f"e^{log_mean:.0f}"
-        found.append(f"its ratios P/Q are too large: over Q they average {average} instead of 1")
-    return found + contradiction(e)
+@dataclass(frozen=True)
+class Check:
+    """A criterion, what to say if it fails, and whether failing makes the critic unreliable or only doubtful."""
+
+    criterion: Criterion
+    failure: str
+    is_doubt: bool = False
 
 
-def learned_by_heart(trained: Estimate, held_out: Estimate) -> bool:
-    """Whether it is better on training images, by what matters and by more than chance."""
-    chance = SURE * math.hypot(trained.stderr, held_out.stderr)
-    return trained.value - held_out.value > max(SHARE, chance)
+def critic_remark(role: str, e: CriticEvidence) -> Remark:
+    """Return the table of criteria, with the sentence made from it."""
+    checks = [*basic_checks(e), *reference_checks(e), *resolution_checks(e)]
+    criteria = tuple(check.criterion for check in checks)
+    failed = [check for check in checks if not check.criterion.passed and check.failure]
+    failures = "; ".join(check.failure for check in sorted(failed, key=lambda check: check.is_doubt))
+    if not failed:
+        return Remark(role, f"Reliable {e.name}: {summary(e)}.", False, criteria)
+    label = "Possibly unreliable" if all(check.is_doubt for check in failed) else "Unreliable"
+    return Remark(role, f"{label} {e.name}: {failures}.", True, criteria)
 
 
-def miscalibration(c: Calibration, accuracy: float) -> str:
-    """In which way it misjudges itself."""
-    size = f"(calibration error {c.error:.2f}, by chance {c.chance:.2f})"
-    if abs(c.lean) > abs(c.confidence - accuracy):
-        side = "P" if c.lean > 0 else "Q"
-        return f"it leans to {side}: it takes {format_percent(0.5 + c.lean)} of the pairs to be from P, where half are {size}"
-    way, sure = "surer" if c.confidence > accuracy else "less sure", format_percent(c.confidence)
-    return f"it is {way} than it should be: {sure} sure on average, right for {format_percent(accuracy)} {size}"
-
-
-def contradiction(e: Evidence) -> list[str]:
-    """What the claim contradicts most."""
-    against = [f for f in e.floors if f.contradicts and f.value > 0 and f.kind != "diagnostic"]
-    if not against:
-        negative = e.claim.value < -SURE * e.claim.stderr
-        return [f"its KL of {format_nats(e.claim.value)} is below zero, which no KL is"] if negative else []
-    floor = max(against, key=lambda f: abs(f.short))
-    side, way = ("below", "high") if floor.short > 0 else ("above", "low")
-    text = f"its {e.said(floor)} is {side} the {format_nats(floor.value)} that {floor.text}"
-    least = "" if floor.kind == "unbiased" else "at least "
-    wrong = f", so the ELBO it claims is {least}{format_nats(abs(floor.short))} too {way}"
-    return [text + wrong if e.bound else text]
-
-
-def unsure_contradictions(e: Evidence) -> list[str]:
-    """What the claim contradicts, if that is not itself too low."""
+def basic_checks(e: CriticEvidence) -> list[Check]:
+    """Check saturation, calibration, overfitting, normalization and sign, from the critic's pairs alone."""
+    c, (log_mean, stderr) = e.calibration, e.log_mean_ratio
+    limit = max(MAX_PROBABILITY_ERROR, NUM_SIGMAS * c.stderr)
+    saturation = Criterion.at_most("saturation", e.saturation.value, MAX_SATURATED_SHARE)
+    calibration = Criterion.at_most("calibration error above chance", c.error - c.chance, limit)
+    normalization = Criterion.at_most("log E_Q[P/Q]", log_mean, max(ABS_TOL_NATS, NUM_SIGMAS * stderr))
+    sign = Criterion.at_least("claimed KL", e.pair_kl.value, -NUM_SIGMAS * e.pair_kl.stderr)
+    mean = f"{math.exp(log_mean):.3g}" if log_mean < 10 else f"e^{log_mean:.0f}"
+    share = format_percent(e.saturation.value)
     return [
-        f"its {e.said(f)} is below the {format_nats(f.value)} that {f.text}, so either the ELBO it claims is"
-        f" {format_nats(f.short)} too high or {f.name} as much too low"
-        for f in e.floors
-        if f.kind == "diagnostic" and f.contradicts
+        Check(saturation, f"saturation ({share} of the pairs from P beyond ±10 nats)"),
+        Check(calibration, miscalibration(c, e.accuracy.value)),
+        *([] if e.train_accuracy is None else [overfitting_check(e.train_accuracy, e.accuracy)]),
+        Check(normalization, f"ratios too large (the mean of P/Q over Q is {mean} instead of 1)"),
+        Check(sign, f"negative claimed KL ({format_nats(e.pair_kl.value)})"),
     ]
 
 
-def found_doubts(e: Evidence) -> list[str]:
-    """Why it may not be trusted as far as is known."""
-    found, chance, most = unsure_contradictions(e), e.calibration.chance, math.log(e.pairs)
-    if chance > SHARE:
-        found.append(
-            f"so few images cannot show whether it is calibrated (its error by chance is {chance:.2f})"
-        )
-    if e.claim.value > most and not any(floor.kind == "unbiased" for floor in e.floors):
-        found.append(
-            f"its KL of {format_nats(e.claim.value)} is more than the {format_nats(most)} that {e.pairs:,} pairs can show"
-        )
-    return found
+def overfitting_check(train: Estimate, held_out: Estimate) -> Check:
+    """Check that the accuracy on training pairs is not higher than on held-out pairs."""
+    limit = max(MAX_PROBABILITY_ERROR, NUM_SIGMAS * math.hypot(train.stderr, held_out.stderr))
+    shares = format_percent(train.value), format_percent(held_out.value)
+    accuracies = f"{shares[0]} accuracy on training pairs, {shares[1]} on held-out pairs"
+    criterion = Criterion.at_most("accuracy gap to training", train.value - held_out.value, limit)
+    return Check(criterion, f"overfitting ({accuracies})")
 
 
-def agreement(e: Evidence) -> str:
-    """What its claim stands beside."""
-    others = [floor for floor in e.floors if floor.name not in OWN]
-    floors = [floor for floor in others if floor.of == PRIOR_KL] or others or e.floors
-    floor = max(floors, key=lambda f: (f.kind == "unbiased", f.value))
-    if floor.kind == "unbiased":
-        relation = "agrees with"
-    else:
-        relation = "is not contradicted by" if floor.short <= 0 else f"lies only {format_nats(floor.short)} below"
-    alone = "" if others else "; a better critic may find more, as nothing else is known of it"
-    return f"{e.said(floor)} {relation} the {format_nats(floor.value)} that {floor.text}{alone}"
+def miscalibration(c: Calibration, accuracy: float) -> str:
+    """Describe the largest miscalibration: a bias to one side, or too high or too low confidence."""
+    size = f"calibration error {c.error:.2f}, {c.chance:.2f} by chance"
+    if abs(c.lean) > abs(c.confidence - accuracy):
+        side, share = "P" if c.lean > 0 else "Q", format_percent(0.5 + c.lean)
+        return f"bias toward {side} (mean probability of P {share} instead of 50 %; {size})"
+    kind = "overconfidence" if c.confidence > accuracy else "underconfidence"
+    return f"{kind} (mean confidence {format_percent(c.confidence)}, accuracy {format_percent(accuracy)}; {size})"
+
+
+def reference_checks(e: CriticEvidence) -> list[Check]:
+    """Check the claims against each reference; the sentence names the reference that is violated most."""
+    violated = [r for r in e.references if not r.criterion.passed and r.kind != "diagnostic"]
+    worst = max(violated, key=lambda r: abs(r.shortfall), default=None)
+    checks = []
+    for r in e.references:
+        is_doubt = r.kind == "diagnostic"
+        text = violation(e, r) if r is worst else uncertain_violation(e, r) if is_doubt and not worst else ""
+        checks.append(Check(r.criterion, text, is_doubt))
+    return checks
+
+
+def violation(e: CriticEvidence, r: KLReference) -> str:
+    """Describe by how much a claim violates a bound or an unbiased estimate."""
+    side, way = ("below", "high") if r.shortfall > 0 else ("above", "low")
+    bound, at_least = ("KL", "") if r.kind == "unbiased" else ("lower bound", "at least ")
+    text = f"{e.claim(r)} {side} the {bound} of {format_nats(r.value)} ({r.name})"
+    elbo = f", so its ELBO is {at_least}{format_nats(abs(r.shortfall))} too {way}"
+    return text + elbo if e.has_elbo else text
+
+
+def uncertain_violation(e: CriticEvidence, r: KLReference) -> str:
+    """Describe the violation of a bound that may itself be too high."""
+    return (
+        f"{e.claim(r)} below {format_nats(r.value)} ({r.name}): either its ELBO is {format_nats(r.shortfall)} too"
+        f" high, or {r.name} is too low by as much"
+    )
+
+
+def resolution_checks(e: CriticEvidence) -> list[Check]:
+    """Check that the pairs are enough to detect miscalibration, and a KL as large as the claimed one."""
+    chance = Criterion.at_most("calibration error by chance", e.calibration.chance, MAX_PROBABILITY_ERROR)
+    few = f"too few examples to check calibration (error {e.calibration.chance:.2f} by chance)"
+    checks = [Check(chance, few, is_doubt=True)]
+    if not any(r.kind == "unbiased" for r in e.references):
+        limit = math.log(e.num_pairs)
+        text = (
+            f"claimed KL of {format_nats(e.pair_kl.value)} above log n = {format_nats(limit)}, the most that"
+            f" n = {e.num_pairs:,} pairs can confirm"
+        )
+        checks.append(Check(Criterion.at_most("claimed KL up to log n", e.pair_kl.value, limit), text, True))
+    return checks
+
+
+def summary(e: CriticEvidence) -> str:
+    """Summarize a reliable critic: accuracy, calibration, and the sharpest reference for its claim."""
+    c = e.calibration
+    independent = [r for r in e.references if r.name not in SELF_BOUNDS]
+    candidates = [r for r in independent if r.of == PRIOR_KL] or independent or e.references
+    best = max(candidates, key=lambda r: (r.kind == "unbiased", r.value))
+    relation = "agrees with the KL" if best.kind == "unbiased" else "is consistent with the lower bound"
+    weak = "" if independent else "; without an independent bound, a better critic may find a larger KL"
+    accuracy, confidence = format_percent(e.accuracy.value), format_percent(c.confidence)
+    return (
+        f"accuracy {accuracy}, mean confidence {confidence}, calibration error {c.error:.3f} ({c.chance:.3f} by"
+        f" chance), {format_percent(e.saturation.value)} of the pairs from P saturated; {e.claim(best)} {relation}"
+        f" of {format_nats(best.value)} ({best.name}){weak}"
+    )

@@ -1,7 +1,7 @@
-"""The bound as the method's own critic sees it, for encoders without a density.
+"""Adversarial estimate of the ELBO, for encoders without a density.
 
-It contains the critic's estimate of KL(q(z|x) ‖ p(z)), which errs low when the critic is weak. The figure can
-then exceed log p(x): it is not a bound, no model should be chosen by it, and it is never called a likelihood.
+It contains the critic's estimate of KL(q(z|x) ‖ p(z)), which a weak critic underestimates. The value can then exceed
+log p(x): it is not a bound, and models must not be selected by it alone.
 """
 
 from __future__ import annotations
@@ -11,59 +11,51 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from advae.errors import ConfigError
-from advae.evaluation.estimate import Estimates, Section, from_images
-from advae.evaluation.eval_data import Observed, Part, likelihood, scored_as
-from advae.evaluation.resumable import ALONE, Work
-from advae.methods import METHODS, Method
+from advae.evaluation.estimate import EvaluationResult, Section, from_per_example
+from advae.evaluation.eval_data import Batch, EvalData, likelihood_description, scoring_distribution
+from advae.evaluation.resumable import LOCAL, Runner
+from advae.methods import method_from_model
 from advae.model import LatentModel
 
+SECTIONS: dict[str, Section] = {"kl": "critics", "elbo": "likelihood"}
 
-def method_of(model: LatentModel) -> Method:
-    """The method that trained a model.
 
-    Raises:
-        ConfigError: the model does not say.
+def adversarial_elbo(model: LatentModel, data: EvalData, *, runner: Runner = LOCAL) -> EvaluationResult:
+    """Compute the critic's estimate of the KL and, where the decoder has a density, of the ELBO, in nats.
+
+    The reconstruction is scored as in all other estimates (bin probabilities for 8-bit images), independent of how
+    the method scored it in training. The result is empty for methods that do not report a KL.
     """
-    spec = model.info.get("method")
-    if not spec:
-        raise ConfigError("this model does not say which method trained it", remedy="load it from its run")
-    method: Method = METHODS.build(spec)
-    return method
-
-
-def paired(observed: Observed, part: Part) -> Tensor:
-    """The part's observations; a single one has another behind it, as methods pair each with its neighbour."""
-    if len(part.x) > 1:
-        return part.x
-    other = getattr(observed.data, observed.split).raw(torch.arange(1)).to(part.x.device)
-    return torch.cat([part.x, observed.data.protocol.observe(other)])
-
-
-def adversarial_elbo(model: LatentModel, observed: Observed, *, work: Work = ALONE) -> Estimates:
-    """The critic's estimate of the KL and, where the decoder has a density, of the ELBO, in nats.
-
-    The reconstruction is scored as in every other figure (bin probabilities for 8-bit images), whatever the
-    method scored it by in training. A method that reports no KL gives none.
-    """
-    method, bins = method_of(model), observed.scores_bins(model)
-    protocol = observed.protocol(
-        estimator=f"critic of {method.name}", options=method.spec(), likelihood=scored_as(bins)
+    method, discretize = method_from_model(model), data.uses_discretized_likelihood(model)
+    protocol = data.protocol(
+        estimator=f"critic of {method.name}",
+        options=method.spec(),
+        likelihood=likelihood_description(discretize),
     )
 
     @torch.no_grad()
-    def compute(part: Part) -> Mapping[str, Tensor]:
-        report = method.losses(model, paired(observed, part)).report
-        if "kl" not in report:
+    def compute(batch: Batch) -> Mapping[str, Tensor]:
+        diagnostics = method.losses(model, data.with_neighbor(batch)).diagnostics
+        if "kl" not in diagnostics:
             return {}
-        kl = report["kl"][: len(part.x)]
-        p = model.decode(model.encode(part.x).sample())
-        return {"kl": kl, "elbo": likelihood(p, bins).log_prob(part.x) - kl} if p.has_log_prob else {"kl": kl}
+        kl = diagnostics["kl"][: len(batch.x)]
+        p = model.decode(model.encode(batch.x).sample())
+        if not p.has_log_prob:
+            return {"kl": kl}
+        return {"kl": kl, "elbo": scoring_distribution(p, discretize).log_prob(batch.x) - kl}
 
-    found = observed.map(model.device, compute, protocol=protocol, label="critic's bound", work=work)
-    sections: dict[str, Section] = {"kl": "critics", "elbo": "likelihood"}
-    return Estimates(
-        from_images(found[name], f"{name} (critic)", "adversarial estimate", "nats", protocol, section)
-        for name, section in sections.items()  # parts that were kept come in any order
-        if name in found
+    values = data.map(model.device, compute, protocol=protocol, label="critic's bound", runner=runner)
+    return EvaluationResult(
+        from_per_example(
+            values[metric],
+            f"{metric} (critic)",
+            "adversarial estimate",
+            "nats",
+            protocol,
+            section,
+            metric=metric,
+            variant="critic",
+        )
+        for metric, section in SECTIONS.items()
+        if metric in values
     )
