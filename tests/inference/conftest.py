@@ -1,16 +1,30 @@
-"""What tests of inference share."""
+"""Fixtures of the inference tests."""
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 
-from advae.inference import posterior as fitted
-from advae.inference.evidence import Annealed
+import advae
+from advae.inference import posterior as posterior_module
+from inference.targets import SHORT_AIS, StandardNormal
 
 
 @pytest.fixture
 def quick_annealing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Short runs of annealing unless others are asked for: where the subject is not their precision."""
-    monkeypatch.setattr(fitted, "Annealed", partial(Annealed, 64, 30, 3))
+    """Anneal briefly by default, for tests that need no precise evidence."""
+    monkeypatch.setattr(posterior_module, "DEFAULT_AIS", SHORT_AIS)
+
+
+@pytest.fixture(scope="session")
+def exact_posterior() -> advae.Posterior:
+    """The normal family on a standard normal in 2 dimensions: q is exact. Tests that change it use a copy."""
+    target = StandardNormal(2)
+    return advae.infer(
+        target.log_joint,
+        target.parameters,
+        family="full-rank",
+        steps=30,
+        fits=2,
+        samples_per_step=32,
+        quiet=True,
+    )

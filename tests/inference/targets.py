@@ -1,9 +1,10 @@
-"""Targets whose posterior and evidence are known."""
+"""Targets with known posterior and evidence."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +13,30 @@ from torch import Tensor
 from torch.distributions import Beta, Binomial, Gamma, MultivariateNormal, Normal
 
 import advae
+from advae.evaluation.eval_config import AISConfig
+from advae.inference.affine_map import AffineMap
 
 LOG_Z = 1.5
+SHORT_AIS = AISConfig(chains=64, temperatures=30, leapfrog_steps=3)
 
 
 @dataclass
-class Gaussian:
-    """A normal with a covariance of condition number about 100, its means far from 0; its log evidence is 1.5."""
+class StandardNormal:
+    """Unnormalized standard normal in ``d`` dimensions."""
+
+    d: int
+
+    def __post_init__(self) -> None:
+        self.parameters: dict[str, Any] = {"x": (self.d,)}
+        self.evidence = 0.5 * self.d * math.log(2 * math.pi)
+
+    def log_joint(self, x: Tensor) -> Tensor:
+        return -0.5 * x.square().sum(-1)
+
+
+@dataclass
+class CorrelatedNormal:
+    """Normal with a covariance of condition number 100 and means far from 0; its log evidence is LOG_Z."""
 
     d: int
     diagonal: bool = False
@@ -41,7 +59,7 @@ class Gaussian:
 
 @dataclass
 class Conjugate:
-    """A model with a closed form.
+    """Model with a closed form.
 
     Attributes:
         mean, sd: of each parameter under the posterior.
@@ -56,7 +74,7 @@ class Conjugate:
 
 
 def beta_binomial() -> Conjugate:
-    """7 of 20, a Beta(2, 3) prior: the posterior is Beta(9, 16)."""
+    """7 of 20 successes with a Beta(2, 3) prior: the posterior is Beta(9, 16)."""
     n, k, a, b = 20, 7, 2.0, 3.0
 
     def log_joint(p: Tensor) -> Tensor:
@@ -71,8 +89,8 @@ def beta_binomial() -> Conjugate:
     return Conjugate({"p": advae.unit_interval}, log_joint, {"p": mean}, {"p": sd}, evidence)
 
 
-def normal_unknown() -> Conjugate:
-    """A normal with unknown mean and precision: λ ~ Gamma(3, 2), μ | λ ~ N(1, 1/(2 λ)) (Bernardo and Smith 1994)."""
+def normal_gamma() -> Conjugate:
+    """Normal with unknown mean and precision: λ ~ Gamma(3, 2), μ | λ ~ N(1, 1/(2 λ)) (Bernardo and Smith 1994)."""
     y = torch.tensor([0.1, 2.0, 1.1, -0.4, 1.9, 0.6], dtype=torch.float64)
     m0, k0, a0, b0 = 1.0, 2.0, 3.0, 2.0
     n, mean = len(y), float(y.mean())
@@ -99,3 +117,12 @@ def normal_unknown() -> Conjugate:
         {"mu": math.sqrt(bn / (kn * (an - 1))), "lam": math.sqrt(an) / bn},
         evidence,
     )
+
+
+def rescaled(posterior: advae.Posterior, scale: float, shift: float = 0.0) -> advae.Posterior:
+    """Return a copy whose samples are scaled about the mean by ``scale``, and shifted by ``shift`` in the first fit."""
+    fit = copy(posterior._fit)
+    mean = fit.affine.mean.clone()
+    mean[0] += shift
+    fit.affine = AffineMap(mean, scale * fit.affine.factor)
+    return advae.Posterior(fit, posterior.log_likelihood)

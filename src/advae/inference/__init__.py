@@ -1,4 +1,4 @@
-"""Black-box posteriors: variational inference for any log joint density, and what says whether to trust it."""
+"""Black-box variational inference with diagnostics."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from advae.inference.hmc_reference import HMC
-    from advae.inference.implicit_posterior import Posterior
+    from advae.inference.hmc_reference import HMCConfig
     from advae.inference.parameters import positive, unit_interval
+    from advae.inference.posterior import Posterior
     from advae.inference.variational_inference import infer
 
-__all__ = ["HMC", "Posterior", "infer", "positive", "unit_interval"]
+__all__ = ["HMCConfig", "Posterior", "infer", "positive", "unit_interval"]
 
-_HOMES = {
-    "HMC": "hmc_reference",
-    "Posterior": "implicit_posterior",
+_MODULES = {
+    "HMCConfig": "hmc_reference",
+    "Posterior": "posterior",
     "infer": "variational_inference",
     "positive": "parameters",
     "unit_interval": "parameters",
@@ -23,7 +23,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Names are imported when first used: the options beside them are read without torch."""
-    if name not in _HOMES:
+    """Import names on first use, so that the options can be read without torch."""
+    if name not in _MODULES:
         raise AttributeError(f"module 'advae.inference' has no attribute {name!r}")
-    return getattr(import_module(f"advae.inference.{_HOMES[name]}"), name)
+    return getattr(import_module(f"advae.inference.{_MODULES[name]}"), name)

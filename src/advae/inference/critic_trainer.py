@@ -1,4 +1,4 @@
-"""The critic's side of a fit: what it is told, how it learns, and what it says of draws in the end."""
+"""Critic training for implicit families: inputs, updates and final log ratios."""
 
 from __future__ import annotations
 
@@ -7,112 +7,124 @@ from torch import Tensor
 
 from advae.density_ratio import logistic_contrast
 from advae.errors import NoDensityError
-from advae.inference.adaptive_contrast import Normals
-from advae.inference.critic import Critic, held
-from advae.inference.ensemble import Stack
+from advae.inference.adaptive_contrast import GaussianContrast
+from advae.inference.affine_map import AffineMap
+from advae.inference.critic import PosteriorCritic, clamp_log_ratio
+from advae.inference.ensemble import ModuleEnsemble
 from advae.inference.infer_options import InferOptions
-from advae.inference.preconditioner import Place, log_density
+from advae.inference.preconditioner import log_prob_in_u
 from advae.inference.target import Target
-from advae.training.optimizers import Player
+from advae.training.optimizers import PlayerOptimizer
 from advae.training.train_options import TrainOptions
 
-OFFSET_RATE = 0.02  # by which c follows the bound: the mean of log p − log r over draws of q
+OFFSET_DECAY = (
+    0.02  # fraction by which c moves per step to the current mean of log p − log r over samples of q
+)
 
 
-class Game:
+class CriticTrainer:
     """The critics of all fits.
 
     Args:
-        target: what is fitted.
-        options: how.
-        course: rates.
-        found: see :class:`Player`.
+        target: the target.
+        options: of inference.
+        train_options: learning rates.
+        nonfinite_flag: see :class:`PlayerOptimizer`.
 
     Attributes:
-        moments: the normals of the settled q, once it is.
-        report: what the critics said of the last batch, ``[F]`` by name.
+        contrast: the normals r of the final q; None until q is final.
+        diagnostics: of the last batch, ``[F]`` by name.
     """
 
-    def __init__(self, target: Target, options: InferOptions, course: TrainOptions, found: Tensor) -> None:
-        self.target, self.full, self.told = target, options.contrast == "full", options.known == "target"
+    def __init__(
+        self, target: Target, options: InferOptions, train_options: TrainOptions, nonfinite_flag: Tensor
+    ) -> None:
+        self.target = target
+        self.full_covariance, self.uses_target = options.contrast == "full", options.known == "target"
         d, width, blocks = target.space.dim, options.critic_width, options.critic_blocks
-        where = target.device, target.dtype
-        self.critic = Stack(lambda: Critic(d, width, blocks), options.fits).to(*where)
-        self.player = Player("critic", self.critic.parameters(), course, found)
-        self.offset = torch.zeros(options.fits).to(*where)
-        self.moments: Normals | None = None
-        self.report: dict[str, Tensor] = {}
+        placement = target.device, target.dtype
+        self.critic = ModuleEnsemble(lambda: PosteriorCritic(d, width, blocks), options.fits).to(*placement)
+        self.player = PlayerOptimizer("critic", self.critic.parameters(), train_options, nonfinite_flag)
+        self.offset = torch.zeros(options.fits).to(*placement)
+        self.contrast: GaussianContrast | None = None
+        self.diagnostics: dict[str, Tensor] = {}
 
-    def normals(self, u: Tensor) -> Normals:
-        """``r`` of draws ``u [F, n, d]``."""
-        return Normals.of(u, self.full)
+    def batch_contrast(self, u: Tensor) -> GaussianContrast:
+        """Return ``r`` for samples ``u [F, n, d]``."""
+        return GaussianContrast.from_batch(u, self.full_covariance)
 
-    def follow(self, log_p: Tensor, log_r: Tensor, *, first: bool) -> None:
-        """Let c follow the mean of ``log p − log r``."""
-        self.offset = self.offset.lerp((log_p - log_r).detach().mean(1), 1.0 if first else OFFSET_RATE)
+    def track_offset(self, log_p: Tensor, log_r: Tensor, *, first: bool) -> None:
+        """Move c towards the mean of ``log p − log r``; at the first step, to it."""
+        self.offset = self.offset.lerp((log_p - log_r).detach().mean(1), 1.0 if first else OFFSET_DECAY)
 
-    def known(self, log_p: Tensor, log_r: Tensor) -> Tensor:
-        """``κ [F, n]`` at draws, by their log densities."""
-        return held(log_p - log_r - self.offset.unsqueeze(1)) if self.told else torch.zeros_like(log_p)
+    def known_log_ratio(self, log_p: Tensor, log_r: Tensor) -> Tensor:
+        """Return ``κ [F, n]`` for log densities ``[F, n]``; zero if the critic is not given the target."""
+        if not self.uses_target:
+            return torch.zeros_like(log_p)
+        return clamp_log_ratio(log_p - log_r - self.offset.unsqueeze(1))
 
     @torch.no_grad()
-    def noise(self, place: Place, r: Normals, power: float, n: int) -> tuple[Tensor, Tensor]:
-        """``η [F, n, d]``, and ``κ`` there."""
-        eta = torch.randn(*r.mean.shape, n).to(r.mean).mT.contiguous()
-        if not self.told:
+    def sample_contrast(
+        self, affine: AffineMap, r: GaussianContrast, power: float, n: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return ``η [F, n, d]``, whitened samples of r, and ``κ [F, n]`` at them."""
+        eta = torch.randn(*r.mean.shape, n, dtype=torch.float32).to(r.mean).mT.contiguous()
+        if not self.uses_target:
             return eta, torch.zeros_like(eta[..., 0])
-        u = r.mean.unsqueeze(1) + eta @ r.factor.mT
-        return eta, self.known(log_density(self.target, place, u, power), r.standardised(u)[1])
+        u = r(eta)
+        return eta, self.known_log_ratio(log_prob_in_u(self.target, affine, u, power), r.whiten(u)[1])
 
-    def opinion(self, known: Tensor, bar: Tensor) -> Tensor:
-        """``T [F, n]`` with the weights held fixed: q moves by what the critics say, not they."""
-        return self.critic(known, bar, weights=self.critic.fixed())
+    def log_ratio_fixed(self, known: Tensor, whitened: Tensor) -> Tensor:
+        """Return ``T [F, n]`` with constant weights: for the gradient of q."""
+        return self.critic(known, whitened, weights=self.critic.detached_weights())
 
-    def learn(self, bar: Tensor, known_bar: Tensor, eta: Tensor, known_eta: Tensor, share: float) -> None:
-        """One update of the critics, by draws of q and of r, standardised, and κ there."""
-        both, known = torch.cat([bar, eta], 1), torch.cat([known_bar, known_eta], 1)
-        t_p, t_q = self.critic(known, both).chunk(2, 1)
-        contrast = logistic_contrast(t_p, t_q)
-        total = contrast.loss.mean(1).sum()
-        total.backward(inputs=self.player.parameters)
-        self.player.set_rate(share)
-        self.player.update(total)
-        self.report = {name: value.mean(1) for name, value in contrast.report("critic").items()}
+    def update(
+        self, whitened_q: Tensor, known_q: Tensor, whitened_r: Tensor, known_r: Tensor, lr_scale: float
+    ) -> None:
+        """Update the critics once, from whitened samples of q and of r, and κ at them."""
+        whitened, known = torch.cat([whitened_q, whitened_r], 1), torch.cat([known_q, known_r], 1)
+        t_q, t_r = self.critic(known, whitened).chunk(2, 1)
+        contrast = logistic_contrast(t_q, t_r)
+        loss = contrast.loss.mean(1).sum()
+        loss.backward(inputs=self.player.parameters)
+        self.player.set_lr_scale(lr_scale)
+        self.player.update(loss)
+        self.diagnostics = {name: value.mean(1) for name, value in contrast.diagnostics("critic").items()}
 
     @torch.no_grad()
-    def ratios(self, place: Place, u: Tensor) -> tuple[Tensor, Tensor]:
-        """The settled critics' ``T`` and ``log r`` at draws ``u [F, n, d]``, by all of the data: ``[F, n]`` each.
+    def final_log_ratios(self, affine: AffineMap, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the final critics' ``T`` and ``log r`` at ``u [F, n, d]``, from all data: ``[F, n]`` each.
 
         Raises:
-            NoDensityError: they have not settled.
+            NoDensityError: training has not reached its last phase.
         """
-        if self.moments is None:
-            raise NoDensityError("these fits have no settled critic", remedy="train them to the end")
-        bar, log_r = self.moments.standardised(u)
-        log_p = log_density(self.target, place, u, 1.0, whole=True) if self.told else log_r
-        return self.critic(self.known(log_p, log_r), bar), log_r
+        if self.contrast is None:
+            raise NoDensityError("These fits have no final critic.", fix="train them to the end")
+        whitened, log_r = self.contrast.whiten(u)
+        log_p = log_prob_in_u(self.target, affine, u, 1.0, all_rows=True) if self.uses_target else log_r
+        return self.critic(self.known_log_ratio(log_p, log_r), whitened), log_r
 
     # --- state --------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that a step depends on, by slash-named key."""
-        found = {"offset": self.offset}
-        found |= {f"weights/{key}": weight.detach() for key, weight in self.critic.weights.items()}
-        found |= {f"optimiser/{key}": value for key, value in self.player.state().items()}
-        if self.moments is not None:
-            found |= {"moments/mean": self.moments.mean, "moments/factor": self.moments.factor}
-        return found
+        """Return everything that a step depends on, by slash-separated key."""
+        tensors = {"offset": self.offset}
+        tensors |= {f"weights/{key}": weight.detach() for key, weight in self.critic.weights.items()}
+        tensors |= {f"optimizer/{key}": value for key, value in self.player.state().items()}
+        if self.contrast is not None:
+            tensors |= {"contrast/mean": self.contrast.mean, "contrast/factor": self.contrast.factor}
+        return tensors
 
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """Put back what :meth:`state` gave."""
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Restore what :meth:`state` returned."""
         self.offset = tensors["offset"]
-        self.critic.load(under(tensors, "weights/"))
-        if states := under(tensors, "optimiser/"):
-            self.player.load_state(states)
-        if moments := under(tensors, "moments/"):
-            self.moments = Normals(**moments)
+        self.critic.load_weights(strip_prefix(tensors, "weights/"))
+        if optimizer_state := strip_prefix(tensors, "optimizer/"):
+            self.player.load_state(optimizer_state)
+        if contrast := strip_prefix(tensors, "contrast/"):
+            self.contrast = GaussianContrast(**contrast)
 
 
-def under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Those whose name begins so, without it."""
+def strip_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose key begins with ``prefix``, without it."""
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

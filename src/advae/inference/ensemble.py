@@ -1,7 +1,7 @@
-"""Several copies of one network, each with weights of its own, run as one: no loop over them.
+"""Ensembles of one network architecture, evaluated in one batch.
 
->>> pair = Stack(lambda: torch.nn.Linear(2, 3), 2)
->>> pair(torch.zeros(2, 5, 2)).shape
+>>> ensemble = ModuleEnsemble(lambda: torch.nn.Linear(2, 3), 2)
+>>> ensemble(torch.zeros(2, 5, 2)).shape
 torch.Size([2, 5, 3])
 """
 
@@ -18,15 +18,15 @@ from torch.func import functional_call, stack_module_state, vmap
 Weights = Mapping[str, Tensor]
 
 
-class Stack:
-    """``F`` copies of a network, initialised apart; every weight has F in front.
+class ModuleEnsemble:
+    """``F`` independently initialized copies of a network; every weight has a leading axis ``F``.
 
     Args:
-        make: makes one copy, by the random numbers of the moment.
+        make: makes one copy, initialized from the global random state.
         count: ``F``.
 
     Attributes:
-        weights: by name ``[F, …]``; leaves that an optimiser may move.
+        weights: by name ``[F, …]``; leaf tensors for an optimizer.
         buffers: by name ``[F, …]``.
     """
 
@@ -34,42 +34,48 @@ class Stack:
         copies = [make() for _ in range(count)]
         weights, self.buffers = stack_module_state(copies)
         self.weights = {name: weight.detach().clone().requires_grad_() for name, weight in weights.items()}
-        self.template = copy.deepcopy(copies[0]).to("meta")  # its own weights are never used
+        self.template = copy.deepcopy(copies[0]).to(
+            "meta"
+        )  # for its structure: functional_call replaces weights
         self.count = count
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> Stack:
-        """Moved, and in this precision; whole numbers and truth values stay what they are."""
+    def to(self, device: torch.device, dtype: torch.dtype) -> ModuleEnsemble:
+        """Move to a device and convert floating-point tensors to ``dtype``."""
         self.weights = {n: w.detach().to(device, dtype).requires_grad_() for n, w in self.weights.items()}
         self.buffers = {
             n: b.to(device, dtype) if b.is_floating_point() else b.to(device) for n, b in self.buffers.items()
         }
         return self
 
-    def __call__(self, *inputs: Tensor, weights: Weights | None = None, **same: Any) -> Any:
-        """What each copy makes of its part of ``inputs [F, …]``; tensors come back as ``[F, …]``.
+    def __call__(self, *inputs: Tensor, weights: Weights | None = None, **shared: Any) -> Any:
+        """Apply each copy to its part of ``inputs [F, …]``; output tensors are ``[F, …]``.
 
         Args:
-            inputs: one part for each copy.
-            weights: to use in place of its own.
-            same: keywords that all copies are given alike.
+            inputs: tensors with a leading axis ``F``.
+            weights: replace the ensemble's own weights.
+            shared: keyword arguments, the same for all copies.
         """
         used = dict(self.weights if weights is None else weights)
 
-        def one(weights: dict[str, Tensor], buffers: dict[str, Tensor], *parts: Tensor) -> Any:
-            return functional_call(self.template, (weights, buffers), parts, same)
+        def apply_one(weights: dict[str, Tensor], buffers: dict[str, Tensor], *parts: Tensor) -> Any:
+            return functional_call(self.template, (weights, buffers), parts, shared)
 
-        return vmap(one, randomness="different")(used, self.buffers, *inputs)
+        return vmap(apply_one, randomness="different")(used, self.buffers, *inputs)
 
-    def fixed(self) -> dict[str, Tensor]:
-        """Its weights as constants."""
+    def detached_weights(self) -> dict[str, Tensor]:
+        """Return the weights as constants."""
         return {name: weight.detach() for name, weight in self.weights.items()}
 
     def parameters(self) -> list[Any]:
-        """Its weights, for an optimiser."""
+        """Return the weights as a list, for an optimizer."""
         return list(self.weights.values())
 
+    def num_weights(self) -> int:
+        """Return the number of weights of one copy."""
+        return sum(weight[0].numel() for weight in self.weights.values())
+
     @torch.no_grad()
-    def load(self, weights: Weights) -> None:
-        """Put other values into its weights."""
+    def load_weights(self, weights: Weights) -> None:
+        """Copy values into the weights."""
         for name, weight in self.weights.items():
             weight.copy_(weights[name])

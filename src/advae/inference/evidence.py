@@ -1,89 +1,83 @@
-"""log p(data) by annealed importance sampling, from a normal fitted to draws of a posterior.
+"""Log evidence by annealed importance sampling from a normal fitted to posterior samples.
 
-The paths, transitions and tuned steps are those of :mod:`advae.evaluation.likelihood.annealing`: its "images" are one here. The
-normal need not be close: it is where the path begins, and any beginning makes a lower bound in expectation.
+Paths, transitions and step sizes are those of :mod:`advae.evaluation.likelihood.annealing`, for one "image". The normal
+need not be close to the posterior: it is the start of the path, and every start gives a lower bound in expectation.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
+from advae.errors import ConfigError
 from advae.evaluation.estimate import Estimate
+from advae.evaluation.eval_config import AISConfig
 from advae.evaluation.likelihood.annealing import (
     PILOT_TEMPERATURES,
-    Path,
+    AnnealingPath,
     anneal,
-    steps_at,
-    temperatures,
-    tuned_steps,
+    make_step_size_fn,
+    make_temperatures,
+    tune_step_sizes,
 )
-from advae.inference.hmc_reference import moments
+from advae.inference.affine_map import AffineMap
 from advae.inference.target import Target
-from advae.model import seeded
+from advae.random import seeded
 
-PILOTS = 32  # chains that tune the steps
-WIDER = 1.2  # the fitted normal is a little wider than the draws, so that the path begins outside them
-
-
-@dataclass(frozen=True)
-class Annealed:
-    """How to anneal.
-
-    Attributes:
-        chains: side by side; the error is known from them.
-        temperatures: from the normal to the target.
-        leapfrogs: leapfrog steps of a transition.
-    """
-
-    chains: int = 256
-    temperatures: int = 400
-    leapfrogs: int = 5
-
-    @property
-    def ticks(self) -> int:
-        """Transitions in all, those of the pilot run included."""
-        return self.temperatures - 1 + PILOT_TEMPERATURES - 1
+DEFAULT_AIS = AISConfig(chains=256, temperatures=400, leapfrog_steps=5)
+NUM_PILOT_CHAINS = 32  # tune the step sizes
+START_WIDENING = (
+    1.2  # factor on the fitted normal's standard deviations, so that the path begins outside the samples
+)
 
 
-def evidence(
+@torch.inference_mode(False)
+@torch.no_grad()
+def estimate_log_evidence(
     target: Target,
     z: Tensor,
-    options: Annealed | None = None,
+    config: AISConfig = DEFAULT_AIS,
     seed: int = 0,
     tick: Callable[[int], None] = lambda n: None,
 ) -> Estimate:
-    """``log p(data)`` in nats, with what each chain found: "log_w" and "acceptance".
+    """Estimate ``log p(data)`` in nats; per chain "log_w" and "acceptance".
 
     Args:
-        target: whose normaliser; all of the data are used.
-        z: unconstrained draws ``[N, d]`` that the normal is fitted to.
-        options: how to anneal.
-        seed: of everything random.
-        tick: is told of every transition.
+        target: the unnormalized density; all data are used.
+        z: unconstrained samples ``[N, d]`` to fit the initial normal to.
+        config: chains, temperatures, leapfrog steps and schedule; the start is always the full normal.
+        seed: of all random numbers.
+        tick: called with the number of finished transitions, for progress.
     """
-    options = options or Annealed()
-    with seeded(seed, target.device), torch.no_grad():
-        mean, factor = moments(z)
+    if config.init != "full":
+        raise ConfigError("The evidence is annealed from a full normal.", given=f"init = {config.init!r}")
+    with seeded(seed, target.device):
+        normal = AffineMap.from_samples(z)
 
-        def path(chains: int) -> Path:
+        def make_path(chains: int) -> AnnealingPath:
             d = z.shape[1]
-            return Path(mean.expand(chains, d), (WIDER * factor).expand(chains, d, d), safe(target))
+            factor = (START_WIDENING * normal.factor).expand(chains, d, d)
+            return AnnealingPath(normal.mean.expand(chains, d), factor, _finite_or_zero_density(target))
 
-        steps = tuned_steps(path(PILOTS), 1, "sigmoid", options.leapfrogs, tick)
-        betas = temperatures(options.temperatures, "sigmoid")
-        whole = path(options.chains)
-        step = steps_at(steps, "sigmoid", options.chains)
-        log_w, accept = anneal(whole, whole.first(), betas, step, options.leapfrogs, tick=tick)
-    value, stderr, ess = log_mean(log_w)
+        schedule, leapfrog_steps = config.schedule, config.leapfrog_steps
+        step_sizes = tune_step_sizes(make_path(NUM_PILOT_CHAINS), 1, schedule, leapfrog_steps, tick)
+        step_size = make_step_size_fn(step_sizes, schedule, config.chains)
+        path, betas = make_path(config.chains), make_temperatures(config.temperatures, schedule)
+        u = path.sample_initial()
+        log_w, acceptance = anneal(path, u, betas, step_size, leapfrog_steps, tick=tick)
+    value, stderr, ess = log_mean_weight(log_w)
     protocol = {
         "estimator": "annealed importance sampling",
-        "start": "full normal fitted to the draws",
+        "init": "full normal fitted to the samples",
         "seed": seed,
+        "chains": config.chains,
+        "temperatures": config.temperatures,
+        "schedule": schedule,
+        "leapfrog_steps": leapfrog_steps,
+        "ess": round(ess, 1),
     }
     return Estimate(
         "log evidence (ais)",
@@ -91,14 +85,22 @@ def evidence(
         stderr,
         "lower bound",
         "nats",
-        options.chains,
-        {**protocol, **asdict(options), "ess": round(ess, 1)},
-        each={"log_w": log_w.cpu(), "acceptance": accept.cpu()},
+        config.chains,
+        protocol,
+        per_example={"log_w": log_w.cpu(), "acceptance": acceptance.cpu()},
+        metric="ais",
+        variant="evidence",
+        higher_is_better=True,
     )
 
 
-def safe(target: Target) -> Callable[[Tensor], Tensor]:
-    """The target, with no density where it is not a number: such a place is never moved to."""
+def num_transitions(config: AISConfig) -> int:
+    """Return the transitions of a run, those of the pilot included."""
+    return max(0, config.temperatures - 1) + PILOT_TEMPERATURES - 1
+
+
+def _finite_or_zero_density(target: Target) -> Callable[[Tensor], Tensor]:
+    """Return the target with density zero where its log is not finite, so that chains never move there."""
 
     def log_joint(z: Tensor) -> Tensor:
         return torch.nan_to_num(target(z), nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
@@ -106,10 +108,10 @@ def safe(target: Target) -> Callable[[Tensor], Tensor]:
     return log_joint
 
 
-def log_mean(log_w: Tensor) -> tuple[float, float, float]:
-    """The log of the mean weight, its standard error by the delta method, and the effective sample size."""
+def log_mean_weight(log_w: Tensor) -> tuple[float, float, float]:
+    """Return the log of the mean weight, its standard error by the delta method, and the effective sample size."""
     n = len(log_w)
-    total = torch.logsumexp(log_w, 0)
-    relative = torch.exp(log_w - total) * n
-    ess = float(torch.exp(2 * total - torch.logsumexp(2 * log_w, 0)))
-    return float(total) - math.log(n), float(relative.std()) / math.sqrt(n), ess
+    log_sum = torch.logsumexp(log_w, 0)
+    relative_weights = torch.exp(log_w - log_sum) * n
+    ess = float(torch.exp(2 * log_sum - torch.logsumexp(2 * log_w, 0)))
+    return float(log_sum) - math.log(n), float(relative_weights.std()) / math.sqrt(n), ess

@@ -1,126 +1,172 @@
-"""Draws in the form that ArviZ reads: groups of arrays [chain, draw, …], in memory or as a NetCDF file.
+"""Export of a posterior: arrays for ArviZ, NetCDF, and the files of a run directory.
+
+Groups of arrays ``[chain, draw, …]``, as ArviZ names them; a chain is a fit:
 
     posterior        every parameter, constrained
     sample_stats     lp: log p(data, θ) + log |det ∂θ/∂z|; log_q: log q(z), or the critic's estimate of it
-    log_likelihood   where a function for it was given
-
-Both major versions of ArviZ read such a file: before version 1 as ``InferenceData``, from it on as a ``DataTree``. It
-is written by h5netcdf (with h5py) alone; ArviZ itself is needed only for :func:`as_arviz`.
+    log_likelihood   if a function for it was given
 """
 
 from __future__ import annotations
 
-import os
 import tempfile
+import warnings
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from advae.data import mix
 from advae.errors import ConfigError
-from advae.inference.posterior import Fitted
-from advae.io import write_atomically
+from advae.evaluation.estimate import EvaluationResult
+from advae.io import write_atomically, write_json
+from advae.progress import StageProgress
+from advae.random import mix_seeds
+from advae.run import Run
 
-Groups = dict[str, dict[str, NDArray[Any]]]
-REMEDY = "pip install 'advae[arviz]'"
+if TYPE_CHECKING:
+    from advae.inference.posterior import Posterior
+
+ArrayGroups = dict[str, dict[str, NDArray[Any]]]
+NUM_SAMPLES = 4000  # in draws.npz and draws.nc, and of each reference or baseline
+INSTALL_ARVIZ = "pip install 'advae[inference]'"
 
 
-def groups(posterior: Fitted, n: int) -> Groups:
-    """The groups of about n draws, as many of every fit."""
-    target = posterior.target
-    z, log_q = posterior.drawn(-(-n // posterior.fits), seed=mix(posterior.seed, 16))
-    values = target.space.constrained(z)[0]
-    with torch.no_grad():
-        log_p = torch.cat([target(part) for part in z.flatten(0, 1).split(4096)]).reshape(log_q.shape)
-    found: Groups = {
-        "posterior": {name: value.cpu().numpy() for name, value in values.items()},
-        "sample_stats": {"lp": log_p.cpu().numpy(), "log_q": log_q.cpu().numpy()},
+def make_groups(posterior: Posterior, n: int) -> ArrayGroups:
+    """Return the groups of about n samples, with equal numbers of every fit."""
+    z, log_q = posterior.sample_with_log_prob(-(-n // posterior.fits), seed=mix_seeds(posterior.seed, 16))
+    groups: ArrayGroups = {
+        "posterior": _constrained_arrays(posterior, z),
+        "sample_stats": {"lp": posterior.log_prob(z).cpu().numpy(), "log_q": log_q.cpu().numpy()},
     }
     if posterior.log_likelihood is not None:
-        found["log_likelihood"] = {"y": log_likelihood(posterior, z)}
-    return found
+        groups["log_likelihood"] = {"y": _pointwise_log_likelihood(posterior, z)}
+    return groups
 
 
-def log_likelihood(posterior: Fitted, z: torch.Tensor) -> NDArray[Any]:
-    """``log p(y_i | θ) [F, n, N]`` by the user's function.
+def _constrained_arrays(posterior: Posterior, z: torch.Tensor) -> dict[str, NDArray[Any]]:
+    return {name: value.cpu().numpy() for name, value in posterior.target.space.constrain(z)[0].items()}
+
+
+@torch.no_grad()
+def _pointwise_log_likelihood(posterior: Posterior, z: torch.Tensor) -> NDArray[Any]:
+    """Return ``log p(y_i | θ) [F, n, N]`` by the user's function.
 
     Raises:
-        ConfigError: it does not give a row of numbers for every draw.
+        ConfigError: the function does not return a row per sample.
     """
     assert posterior.log_likelihood is not None
-    values = posterior.target.space.constrained(z.flatten(0, 1))[0]
-    with torch.no_grad():
-        found = posterior.log_likelihood(**values, **posterior.target.data)
-    if not isinstance(found, torch.Tensor) or found.dim() < 2 or len(found) != z.shape[0] * z.shape[1]:
-        given = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
+    values = posterior.target.space.constrain(z.flatten(0, 1))[0]
+    result = posterior.log_likelihood(**values, **posterior.target.data)
+    if not isinstance(result, torch.Tensor) or result.dim() < 2 or len(result) != z.shape[0] * z.shape[1]:
         raise ConfigError(
-            "log_likelihood has the wrong shape",
-            given=given,
-            expected="[S, N]: a number for every observation",
+            "log_likelihood returned a wrong shape.",
+            given=tuple(result.shape) if isinstance(result, torch.Tensor) else type(result).__name__,
+            expected="[S, N]: one number per sample and observation",
         )
-    return found.reshape(*z.shape[:2], *found.shape[1:]).cpu().numpy()
+    return result.reshape(*z.shape[:2], *result.shape[1:]).cpu().numpy()
 
 
-def as_arviz(found: Groups) -> Any:
-    """What the installed version of ArviZ works with.
+# --- ArviZ and NetCDF ---------------------------------------------------------------------------------------
+
+
+def to_arviz(groups: ArrayGroups) -> Any:
+    """Return ArviZ's container: ``InferenceData`` before version 1, otherwise a ``DataTree``.
 
     Raises:
         ConfigError: ArviZ is not installed.
     """
     try:
-        arviz = import_module("arviz")
+        with warnings.catch_warnings(
+            action="ignore", category=FutureWarning
+        ):  # of the transition to version 1
+            arviz = import_module("arviz")
     except ImportError:
-        raise ConfigError("ArviZ is not installed", remedy=REMEDY) from None
+        raise ConfigError("ArviZ is not installed.", fix=INSTALL_ARVIZ) from None
     if int(arviz.__version__.partition(".")[0]) >= 1:
-        return arviz.from_dict(found)
-    return arviz.from_dict(**found)
+        return arviz.from_dict(groups)
+    return arviz.from_dict(**groups)
 
 
-def can_write() -> bool:
-    """Whether what writes NetCDF is installed."""
-    return all(find_spec(name) is not None for name in ("h5netcdf", "h5py"))
+def can_write_netcdf() -> bool:
+    """Return whether the packages that write NetCDF are installed."""
+    return all(find_spec(name) is not None for name in ("arviz", "h5netcdf"))
 
 
-def write_netcdf(path: Path, found: Groups, about: Mapping[str, str]) -> None:
-    """Write the groups to a NetCDF file, whole or not at all.
-
-    Args:
-        path: the file.
-        found: of :func:`groups`.
-        about: attributes of the file.
+def write_netcdf(path: Path, groups: ArrayGroups, attributes: Mapping[str, str]) -> None:
+    """Write the groups, and attributes of the file, to a NetCDF file, atomically.
 
     Raises:
-        ConfigError: h5netcdf or h5py is not installed.
+        ConfigError: ArviZ or h5netcdf is not installed.
     """
-    if not can_write():
-        raise ConfigError(
-            "NetCDF files are written by h5netcdf and h5py, which are not both installed", remedy=REMEDY
-        )
-    h5netcdf = import_module("h5netcdf")
+    if not can_write_netcdf():
+        raise ConfigError("NetCDF files need ArviZ and h5netcdf.", fix=INSTALL_ARVIZ)
+    data = to_arviz(groups)
+    data.attrs.update(attributes)
     with tempfile.TemporaryDirectory() as folder:
-        aside = os.path.join(folder, "draws.nc")
-        with h5netcdf.File(aside, "w") as file:
-            for key, text in about.items():
-                file.attrs[key] = text
-            for name, arrays in found.items():
-                _write_group(file.create_group(name), arrays)
-        write_atomically(path, Path(aside).read_bytes())
+        temporary = Path(folder) / "draws.nc"
+        data.to_netcdf(str(temporary), engine="h5netcdf")
+        write_atomically(path, temporary.read_bytes())
 
 
-def _write_group(group: Any, arrays: Mapping[str, NDArray[Any]]) -> None:
-    chains, draws = next(iter(arrays.values())).shape[:2]
-    sizes = {"chain": chains, "draw": draws}
-    for name, array in arrays.items():
-        sizes |= {f"{name}_dim_{i}": size for i, size in enumerate(array.shape[2:])}
-    group.dimensions = sizes
-    for dimension, size in sizes.items():
-        group.create_variable(dimension, (dimension,), data=np.arange(size))
-    for name, array in arrays.items():
-        axes = ("chain", "draw", *(f"{name}_dim_{i}" for i in range(array.ndim - 2)))
-        group.create_variable(name, axes, data=array)
+# --- run directory ------------------------------------------------------------------------------------------
+
+
+def write_results(run: Run, posterior: Posterior, stage: StageProgress) -> None:
+    """Write samples, diagnostics, summary and report to a run directory."""
+    from advae.report.posterior_report import write_posterior_report
+
+    groups = make_groups(posterior, NUM_SAMPLES)
+    run.write_arrays("draws.npz", groups["posterior"])
+    if can_write_netcdf():
+        attributes = {
+            "inference_library": "advae",
+            "family": posterior.options.family,
+            "seed": str(posterior.seed),
+        }
+        write_netcdf(run.path / "draws.nc", groups, attributes)
+    if posterior.reference is not None:
+        z = posterior.reference.z
+        thinned = z[:, :: max(1, z.shape[0] * z.shape[1] // NUM_SAMPLES)]
+        run.write_arrays("reference.npz", _constrained_arrays(posterior, thinned))
+    if posterior.baselines:
+        arrays: dict[str, NDArray[Any]] = {}
+        for family, baseline in posterior.baselines.items():
+            z = baseline.sample_unconstrained(NUM_SAMPLES, seed=mix_seeds(posterior.seed, 17))
+            arrays |= {f"{family}/{name}": value for name, value in _constrained_arrays(posterior, z).items()}
+        run.write_arrays("baselines.npz", arrays)
+    diagnostics = posterior.check(stage=stage)
+    run.write_estimates(diagnostics.to_dict())
+    write_json(run.path / "summary.json", make_summary(posterior, diagnostics))
+    write_posterior_report(run)
+
+
+def make_summary(posterior: Posterior, diagnostics: EvaluationResult) -> dict[str, Any]:
+    """Return the content of summary.json."""
+    evidence = posterior.log_evidence()
+    summary = {
+        "family": posterior.options.family,
+        "fits": posterior.fits,
+        "seed": posterior.seed,
+        "seconds": round(posterior.seconds, 1),
+        "reliable": not any(remark.warning for remark in diagnostics.remarks),
+        "verdict": diagnostics.remarks[0].text,
+        "log_evidence": {"value": evidence.value, "stderr": evidence.stderr, "kind": evidence.kind},
+        "elbo": [{"value": e.value, "stderr": e.stderr, "kind": e.kind} for e in posterior.elbo()],
+        "parameters": posterior.summary(NUM_SAMPLES),
+        "remarks": [asdict(remark) for remark in diagnostics.remarks],
+        "history": posterior.history,
+    }
+    if posterior.reference is not None:
+        hmc = posterior.reference
+        summary["reference"] = {
+            "acceptance": hmc.acceptance,
+            "rhat": hmc.rhat,
+            "ess": hmc.ess,
+            "samples": hmc.z.shape[0] * hmc.z.shape[1],
+        }
+    return summary

@@ -1,228 +1,254 @@
-"""Several independent fits of q to one target, in one batch.
+"""Training of several independent fits of q to one target, in one batch.
 
-    locate   normals find where the target is, under a power of it                     LOCATE steps
-    fit      q and critic, the power rising to 1                                       the steps asked for
-    settle   q stays; the critic alone goes on, against the moments of many draws      a share SETTLE of them
+    locate   LOCATE_STEPS        Gaussian variational inference fits the preconditioner, under a power of the target
+    fit      options.steps       q and critic are trained while the power rises to 1
+    settle   a fraction of that  q is final; the critic is trained on, against the normals of the final q
 
-What a step draws is a function of (seed, step), so that a fit that was stopped goes on as if it had not been. Families
-with a density have no critic and do not settle.
+The random numbers of a step are a function of (seed, step), so that a resumed fit continues exactly. Families with a
+density have no critic and no last phase.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from advae.errors import NotFiniteError
-from advae.inference.critic_trainer import Game, under
-from advae.inference.ensemble import Stack
-from advae.inference.families import maker, normal_log_prob
+from advae.inference.affine_map import AffineMap, normal_log_prob
+from advae.inference.critic_trainer import CriticTrainer, strip_prefix
+from advae.inference.ensemble import ModuleEnsemble
+from advae.inference.families import make_family
 from advae.inference.infer_options import InferOptions
-from advae.inference.preconditioner import Place, log_density, lost, runaway
+from advae.inference.preconditioner import (
+    check_bounded,
+    check_proper,
+    diagonal_approximation,
+    log_prob_in_u,
+    step_towards,
+)
 from advae.inference.target import Target
-from advae.random import mix_seeds
-from advae.training.optimizers import Player, rate_share
+from advae.random import mix_seeds, reseed
+from advae.training.optimizers import PlayerOptimizer, compute_lr_scale
 from advae.training.train_options import TrainOptions
 
-LOCATE, SETTLE = 150, 0.2
-FIRST_SHARE, LAST_SHARE = 0.5, 0.05  # of a step that locates: large to get there, small against noise
-DRAWS_PER_DIM = 4  # at least, in a step that regresses on every coordinate or takes a full covariance
-NORMAL_RATE = 0.02  # of the normals' own fit: they have no networks, and no noise at a normal target
-RISING = 0.4  # share of the fit over which the power rises to 1
-DECAY = 0.995  # of the average of q's weights, which is what is kept
-MOMENT_DRAWS = 20_000  # of the settled q: its normal's mean errs by 0.7 % of a standard deviation
-START = 1.0  # standard deviation of where the fits begin
-CRITIC_END = 0.5  # the critic's rate does not fall below this share: it must follow q to the end
-BETA1 = 0.5  # Adam's β₁ of both players of the game (the authors' code): momentum makes them circle
+LOCATE_STEPS = 150
+FIRST_LOCATE_FRACTION, LAST_LOCATE_FRACTION = (
+    0.5,
+    0.05,
+)  # of a natural gradient step: first speed, then low noise
+INITIAL_SD = 1.0  # of the fits' starting points
+SAMPLES_PER_DIM = 4  # at least, for a regression on every coordinate or a full covariance
+NORMAL_LR = 0.02  # for the normal families: no networks, and no gradient noise at a normal target
+POWER_RISE_FRACTION = 0.4  # of the fit phase, until the power is 1
+EMA_DECAY = 0.995  # of q's weights
+CONTRAST_SAMPLES = (
+    20_000  # of the final q: the mean of its normal has an error of 0.7 % of a standard deviation
+)
+SETTLE_FRACTION = 0.2
+FINAL_CRITIC_LR_SCALE = 0.5  # of the fit phase: the critic must follow q to the end
+ADVERSARIAL_BETA1 = 0.5  # Adam's β₁ of q and critic (as in the authors' code): momentum makes them oscillate
+GUARD_INTERVAL = 50  # steps between checks for non-finite values on a GPU, where a check waits for the device
+
+Phase = Literal["locate", "fit", "settle"]
 
 
-class Fit:
-    """Fits under way.
+class VariationalFit:
+    """Fits in progress.
 
     Args:
-        target: what to fit.
-        options: how.
-        seed: of everything random.
+        target: the target.
+        options: of inference.
+        seed: of all random numbers.
 
     Attributes:
-        place: where the target is.
-        q: the families' networks.
-        average: the average of their weights, which is what is kept.
-        game: the critics; None for families with a density.
-        step: how many steps were done.
-        last: figures of the last step, ``[F]`` by name.
+        affine: the preconditioner.
+        q: the networks of the family.
+        ema_weights: exponential moving average of q's weights, which defines the posterior.
+        critic_trainer: the critics; None for families with a density.
+        step: number of finished steps.
+        metrics: of the last step, ``[F]`` by name.
     """
 
     def __init__(self, target: Target, options: InferOptions, seed: int) -> None:
         self.target, self.options, self.seed, self.step = target, options, seed, 0
-        d, fits, where = target.space.dim, options.fits, (target.device, target.dtype)
+        d, fits, placement = target.space.dim, options.fits, (target.device, target.dtype)
         reseed(mix_seeds(seed, 0), target.device)
-        self.place = Place.start(fits, d, START * torch.randn(fits, d).to(*where))
-        self.q = Stack(maker(options, d), fits).to(*where)
-        self.average = {name: weight.detach().clone() for name, weight in self.q.weights.items()}
-        found = torch.zeros((), device=target.device)
-        self.player = Player("model", self.q.parameters(), self._course, found)
-        self.game = Game(target, options, self._course, found) if options.has_critic else None
-        self.settle = max(1, int(SETTLE * options.steps)) if self.game else 0
-        self.last: dict[str, Tensor] = {}
+        starts = INITIAL_SD * torch.randn(fits, d, dtype=torch.float32).to(*placement)
+        self.affine = AffineMap.translation(starts)
+        self.q = ModuleEnsemble(make_family(options, d), fits).to(*placement)
+        self.ema_weights = {name: weight.detach().clone() for name, weight in self.q.weights.items()}
+        nonfinite_flag = torch.zeros((), dtype=torch.float32, device=target.device)
+        train_options = self._train_options
+        self.player = PlayerOptimizer("model", self.q.parameters(), train_options, nonfinite_flag)
+        self.critic_trainer = (
+            CriticTrainer(target, options, train_options, nonfinite_flag) if options.has_critic else None
+        )
+        self.settle_steps = max(1, int(SETTLE_FRACTION * options.steps)) if self.critic_trainer else 0
+        self.metrics: dict[str, Tensor] = {}
 
     @property
-    def total(self) -> int:
+    def total_steps(self) -> int:
         """Steps of all phases."""
-        return LOCATE + self.options.steps + self.settle
+        return LOCATE_STEPS + self.options.steps + self.settle_steps
 
     @property
-    def draws(self) -> int:
-        """Of each fit in a step: as many as were asked for, and as many as the covariance of a full contrast needs."""
-        full = self.game is not None and self.game.full
-        return max(self.options.batch, DRAWS_PER_DIM * self.target.space.dim if full else 0)
+    def samples_per_step(self) -> int:
+        """Samples per fit and step: the option, or as many as a full covariance needs."""
+        full = self.critic_trainer is not None and self.critic_trainer.full_covariance
+        return max(self.options.samples_per_step, SAMPLES_PER_DIM * self.target.space.dim if full else 0)
 
     @property
-    def phase(self) -> str:
-        """What the next step is of."""
-        if self.step < LOCATE:
+    def phase(self) -> Phase:
+        """Phase of the next step."""
+        if self.step < LOCATE_STEPS:
             return "locate"
-        return "fit" if self.step < LOCATE + self.options.steps else "settle"
+        return "fit" if self.step < LOCATE_STEPS + self.options.steps else "settle"
 
     def advance(self) -> None:
-        """One step."""
+        """Make one step."""
         reseed(mix_seeds(self.seed, 1, self.step), self.target.device)
         {"locate": self._locate, "fit": self._fit, "settle": self._settle}[self.phase]()
         self.step += 1
-        if self.step == LOCATE + self.options.steps:
-            self._begin_settling()
+        if self.step == LOCATE_STEPS + self.options.steps:
+            self._finalize_q()
 
     # --- phases -------------------------------------------------------------------------------------------------
 
     def _locate(self) -> None:
-        share = FIRST_SHARE * (LAST_SHARE / FIRST_SHARE) ** (self.step / LOCATE)
-        fits, d = self.place.mean.shape
-        u = torch.randn(fits, max(self.options.batch, DRAWS_PER_DIM * d), d).to(self.place.mean)
+        decay = LAST_LOCATE_FRACTION / FIRST_LOCATE_FRACTION
+        fraction = FIRST_LOCATE_FRACTION * decay ** (self.step / LOCATE_STEPS)
+        fits, d = self.affine.mean.shape
+        n = max(self.options.samples_per_step, SAMPLES_PER_DIM * d)
+        u = torch.randn(fits, n, d, dtype=torch.float32).to(self.affine.mean)
         u.requires_grad_()
-        log_p = log_density(self.target, self.place, u, self.options.temper)
-        self._guard(log_p, u)
+        log_p = log_prob_in_u(self.target, self.affine, u, self.options.initial_power)
+        self._check_finite(log_p, u)
         (grad,) = torch.autograd.grad(log_p.sum(), u)
-        self.place = self.place.towards(grad, u.detach(), share)
-        self.last = {"bound": (log_p - normal_log_prob(u, log_p.new_zeros(()))).mean(1).detach()}
-        if self.step + 1 == LOCATE:
-            runaway(self.target, self.place)
+        self.affine = step_towards(self.affine, grad, u.detach(), fraction)
+        self.metrics = {"elbo": (log_p - normal_log_prob(u, log_p.new_zeros(()))).mean(1).detach()}
+        if self.step + 1 == LOCATE_STEPS:
+            check_proper(self.target, self.affine)
             if self.q.template.diagonal:
-                self.place = self.place.diagonal()
+                self.affine = diagonal_approximation(self.affine)
 
     def _fit(self) -> None:
-        step, n = self.step - LOCATE, self.options.batch
-        risen = min(1.0, step / (RISING * self.options.steps))
-        power = self.options.temper + (1 - self.options.temper) * risen
-        share = rate_share(self._course, step)
-        if self.game is None:
-            u, log_q = self.q(n=n)
-            self._move(log_q - log_density(self.target, self.place, u, power), u, share)
+        step = self.step - LOCATE_STEPS
+        progress = min(1.0, step / (POWER_RISE_FRACTION * self.options.steps))
+        power = self.options.initial_power + (1 - self.options.initial_power) * progress
+        lr_scale = compute_lr_scale(self._train_options, step)
+        if self.critic_trainer is None:
+            u, log_q = self.q(n=self.options.samples_per_step)
+            self._update_q(log_q - log_prob_in_u(self.target, self.affine, u, power), u, lr_scale)
         else:
             for i in range(self.options.critic_steps):
-                self._play(self.game, power, share, last=i == self.options.critic_steps - 1)
-        decay, weights = min(DECAY, (1 + step) / (10 + step)), self.q.fixed()
-        torch._foreach_lerp_(list(self.average.values()), list(weights.values()), 1 - decay)
+                update_q = i == self.options.critic_steps - 1
+                self._adversarial_step(self.critic_trainer, power, lr_scale, update_q=update_q)
+        decay = min(EMA_DECAY, (1 + step) / (10 + step))
+        weights = self.q.detached_weights()
+        torch._foreach_lerp_(list(self.ema_weights.values()), list(weights.values()), 1 - decay)
 
-    def _play(self, game: Game, power: float, share: float, *, last: bool) -> None:
-        """The critics move; at the last of their steps q does too, by the same draws, both gradients taken before."""
-        with torch.set_grad_enabled(last):
-            (u,) = self.q(n=self.draws)
-            r = game.normals(u)
-            bar, log_r = r.standardized(u)
-            log_p = log_density(self.target, self.place, u, power)
-            if last:
-                game.follow(log_p, log_r, first=self.step == LOCATE)
-            known = game.known(log_p, log_r)
-        if last:
-            self._move(game.opinion(known, bar) + log_r - log_p, u, share)
-        noise = game.noise(self.place, r, power, self.draws)
-        game.learn(bar.detach(), known.detach(), *noise, CRITIC_END + (1 - CRITIC_END) * share)
-        self.last |= game.report
+    def _adversarial_step(
+        self, trainer: CriticTrainer, power: float, lr_scale: float, *, update_q: bool
+    ) -> None:
+        """Update the critics, and q too if ``update_q``: from the same samples, q first, with the critics as before."""
+        with torch.set_grad_enabled(update_q):
+            (u,) = self.q(n=self.samples_per_step)
+            r = trainer.batch_contrast(u)
+            whitened, log_r = r.whiten(u)
+            log_p = log_prob_in_u(self.target, self.affine, u, power)
+            if update_q:
+                trainer.track_offset(log_p, log_r, first=self.step == LOCATE_STEPS)
+            known = trainer.known_log_ratio(log_p, log_r)
+        if update_q:
+            self._update_q(trainer.log_ratio_fixed(known, whitened) + log_r - log_p, u, lr_scale)
+        contrast_samples = trainer.sample_contrast(self.affine, r, power, self.samples_per_step)
+        critic_lr_scale = FINAL_CRITIC_LR_SCALE + (1 - FINAL_CRITIC_LR_SCALE) * lr_scale
+        trainer.update(whitened.detach(), known.detach(), *contrast_samples, critic_lr_scale)
+        self.metrics |= trainer.diagnostics
 
     def _settle(self) -> None:
-        assert self.game is not None and self.game.moments is not None
-        step, n, r = self.step - LOCATE - self.options.steps, 2 * self.draws, self.game.moments
+        trainer = self.critic_trainer
+        assert trainer is not None and trainer.contrast is not None
+        step, n = self.step - LOCATE_STEPS - self.options.steps, 2 * self.samples_per_step
         with torch.no_grad():
-            (u,) = self.q(n=n, weights=self.average)
-            bar, log_r = r.standardized(u)
-            known = self.game.known(log_density(self.target, self.place, u, 1.0), log_r)
-        noise = self.game.noise(self.place, r, 1.0, n)
-        self.game.learn(bar, known, *noise, CRITIC_END * (1 - step / self.settle))
-        self.last |= self.game.report
+            (u,) = self.q(n=n, weights=self.ema_weights)
+            whitened, log_r = trainer.contrast.whiten(u)
+            known = trainer.known_log_ratio(log_prob_in_u(self.target, self.affine, u, 1.0), log_r)
+        contrast_samples = trainer.sample_contrast(self.affine, trainer.contrast, 1.0, n)
+        lr_scale = FINAL_CRITIC_LR_SCALE * (1 - step / self.settle_steps)
+        trainer.update(whitened, known, *contrast_samples, lr_scale)
+        self.metrics |= trainer.diagnostics
 
     @torch.no_grad()
-    def _begin_settling(self) -> None:
-        if self.game is not None:
+    def _finalize_q(self) -> None:
+        """Fix the normals that the final q is contrasted with."""
+        if self.critic_trainer is not None:
             reseed(mix_seeds(self.seed, 2), self.target.device)
-            self.game.moments = self.game.normals(self.q(n=MOMENT_DRAWS, weights=self.average)[0])
+            (u,) = self.q(n=CONTRAST_SAMPLES, weights=self.ema_weights)
+            self.critic_trainer.contrast = self.critic_trainer.batch_contrast(u)
 
-    # --- moves --------------------------------------------------------------------------------------------------
+    # --- updates ------------------------------------------------------------------------------------------------
 
     @property
-    def _course(self) -> TrainOptions:
-        """Rates: those of the normals are their own."""
+    def _train_options(self) -> TrainOptions:
         o = self.options
         return TrainOptions(
             steps=o.steps,
-            lr=NORMAL_RATE if o.family in ("mean-field", "full-rank") else o.rate,
-            critic_lr=o.critic_rate,
+            lr=NORMAL_LR if o.family in ("mean-field", "full-rank") else o.lr,
+            critic_lr=o.critic_lr,
             lr_schedule="cosine",
-            beta1=BETA1 if o.has_critic else 0.9,
-            critic_beta1=BETA1,
+            beta1=ADVERSARIAL_BETA1 if o.has_critic else 0.9,
+            critic_beta1=ADVERSARIAL_BETA1,
         )
 
-    def _move(self, loss: Tensor, u: Tensor, share: float) -> None:
-        """Move q by ``loss [F, n]`` of draws u."""
-        self._guard(loss, u)
-        total = loss.mean(1).sum()  # the fits do not touch: each has the gradient of its own mean
+    def _update_q(self, loss: Tensor, u: Tensor, lr_scale: float) -> None:
+        """Update q by the loss ``[F, n]`` at samples u."""
+        self._check_finite(loss, u)
+        total = loss.mean(1).sum()  # the fits share no weights: each gets the gradient of its own mean
         total.backward(inputs=self.player.parameters)
-        self.player.set_rate(share)
+        self.player.set_lr_scale(lr_scale)
         self.player.update(total)
-        self.last["bound"] = -loss.detach().mean(1)
+        self.metrics["elbo"] = -loss.detach().mean(1)
 
-    def _guard(self, loss: Tensor, u: Tensor) -> None:
-        """On the CPU every step is looked at; elsewhere one in fifty, as looking waits for the device."""
-        if self.target.device.type != "cpu" and self.step % 50:
+    def _check_finite(self, loss: Tensor, u: Tensor) -> None:
+        if self.target.device.type != "cpu" and self.step % GUARD_INTERVAL:
             return
-        lost(self.target, self.place, u)
+        check_bounded(self.target, self.affine, u)
         if not bool(loss.isfinite().all()):
             row = int((~loss.isfinite()).any(0).nonzero()[0])
-            values = self.target.space.constrained(self.place.z(u.detach())[:, row])[0]
-            shown = ", ".join(f"{n} = {v[0].flatten()[:3].tolist()}" for n, v in list(values.items())[:4])
+            values = self.target.space.constrain(self.affine(u.detach())[:, row])[0]
+            texts = [
+                f"{name} = {value[0].flatten()[:3].tolist()}" for name, value in list(values.items())[:4]
+            ]
             raise NotFiniteError(
-                f"inference stopped: the log joint was not finite at step {self.step}",
-                given=f"near {shown}",
-                expected="finite numbers; no weight was moved by it",
-                remedy="keep to log space and declare constraints; --dtype float64 helps where numbers are large",
+                f"Inference stopped: the log joint is not finite at step {self.step}.",
+                given=f"near {', '.join(texts)}",
+                expected="finite numbers; no weight was updated",
+                fix="compute in log space and declare constraints; --dtype float64 helps if numbers are large",
             )
 
     # --- state --------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that a step depends on, by slash-named key."""
-        found = {"place/mean": self.place.mean, "place/factor": self.place.factor}
-        found |= {f"q/{key}": weight for key, weight in self.q.fixed().items()}
-        found |= {f"average/{key}": weight for key, weight in self.average.items()}
-        found |= {f"optimiser/{key}": value for key, value in self.player.state().items()}
-        if self.game is not None:
-            found |= {f"game/{key}": value for key, value in self.game.state().items()}
-        return found
+        """Return everything that a step depends on, by slash-separated key."""
+        tensors = {"affine/mean": self.affine.mean, "affine/factor": self.affine.factor}
+        tensors |= {f"q/{key}": weight for key, weight in self.q.detached_weights().items()}
+        tensors |= {f"ema/{key}": weight for key, weight in self.ema_weights.items()}
+        tensors |= {f"optimizer/{key}": value for key, value in self.player.state().items()}
+        if self.critic_trainer is not None:
+            tensors |= {f"critic/{key}": value for key, value in self.critic_trainer.state().items()}
+        return tensors
 
-    def load(self, tensors: dict[str, Tensor], step: int) -> None:
-        """Put back what :meth:`state` gave after ``step`` steps."""
-        here = {key: value.to(self.target.device) for key, value in tensors.items()}
-        self.step, self.place = step, Place(**under(here, "place/"))
-        self.q.load(under(here, "q/"))
-        average = under(here, "average/")
-        self.average = {name: average[name] for name in self.q.weights}  # in their order
-        if states := under(here, "optimiser/"):
-            self.player.load_state(states)
-        if self.game is not None:
-            self.game.load(under(here, "game/"))
-
-
-def reseed(seed: int, device: torch.device) -> None:
-    """Set the random state that a step draws from."""
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
+    def load_state(self, tensors: dict[str, Tensor], step: int) -> None:
+        """Restore what :meth:`state` returned after ``step`` steps."""
+        tensors = {key: value.to(self.target.device) for key, value in tensors.items()}
+        self.step, self.affine = step, AffineMap(**strip_prefix(tensors, "affine/"))
+        self.q.load_weights(strip_prefix(tensors, "q/"))
+        ema_weights = strip_prefix(tensors, "ema/")
+        self.ema_weights = {name: ema_weights[name] for name in self.q.weights}  # in the order of q's weights
+        if optimizer_state := strip_prefix(tensors, "optimizer/"):
+            self.player.load_state(optimizer_state)
+        if self.critic_trainer is not None:
+            self.critic_trainer.load_state(strip_prefix(tensors, "critic/"))

@@ -1,45 +1,72 @@
-"""A long run of Hamiltonian Monte Carlo to set beside a posterior: the project's own transitions, tuned in a warm-up.
+"""Reference samples by Hamiltonian Monte Carlo, with many chains in one batch.
 
-    z = μ + L u          chains move in u; μ and L Lᵀ are the moments of all chains, taken anew in the warm-up
+    z = μ + L u          chains move in u; μ and L Lᵀ are the moments of all chains, updated during the warm-up
 
-The chains begin at an over-dispersed start, under a low power of the target that rises to 1, so that modes that hang
-together at a higher temperature are filled in proportion. What is tuned (step size, and with L the mass) is tuned in
-the warm-up alone.
+The chains begin over-dispersed, under a low power of the target that rises to 1, so that modes that are connected at a
+higher temperature are filled in proportion. The step size and, through L, the mass matrix are adapted only in the
+warm-up.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from advae.errors import NotFiniteError
-from advae.evaluation.likelihood.annealing import with_gradient
-from advae.evaluation.likelihood.hmc import State, transition
+from advae.evaluation.likelihood.hmc import HMCState, transition
+from advae.evaluation.likelihood.log_density_grad import value_and_grad
+from advae.inference.affine_map import AffineMap
 from advae.inference.target import Target
-from advae.metrics.rhat import effective_size, rhat
-from advae.model import seeded
+from advae.metrics.mcmc_diagnostics import effective_sample_size, split_rhat
+from advae.random import seeded
 
-ACCEPTANCE = 0.8  # aimed at: above the 0.65 that is cheapest, as steps must also serve narrow places
-GAIN = 0.1  # by which the log step follows the acceptance
-STARTS, COLD = 2.0, 0.1  # standard deviation of the start; the power that the warm-up begins with
-FEWEST, MOST = 5, 25  # leapfrog steps of a transition, drawn anew each time: no orbit closes for ever
-# The smallest of the step sizes, as a share of the largest: each chain draws its own every time (Neal 2011), so that no
-# chain stays where the target is narrower than elsewhere.
-SMALLEST = 0.05
-RENEWED = 8  # times that the mass is taken anew in the warm-up
+TARGET_ACCEPTANCE = 0.8  # above the 0.65 that is cheapest: steps must also suit narrow regions
+INITIAL_LOG_STEP = -1.5
+LOG_STEP_GAIN = 0.1  # change of the log step size per unit of acceptance error
+INITIAL_SD = 2.0  # of the chains' starting points
+INITIAL_POWER = 0.1  # of the target, at the start of the warm-up
+MIN_LEAPFROGS, MAX_LEAPFROGS = 5, 25  # per transition, drawn at random: no orbit closes for ever
+# Each chain draws its step size in every transition, between this fraction of the adapted one and all of it (Neal
+# 2011), so that no chain gets stuck where the target is narrower than elsewhere.
+MIN_STEP_FRACTION = 0.05
+NUM_MASS_UPDATES = 8  # in the warm-up
 
 
 @dataclass(frozen=True)
-class Reference:
-    """What the chains gave.
+class HMCConfig:
+    """Number and length of the chains.
 
     Attributes:
-        z: unconstrained draws ``[C, n, d]``.
-        acceptance: the mean share of proposals that were taken.
-        rhat, ess: the worst over coordinates.
+        chains: number of chains.
+        warmup: adaptive transitions.
+        samples: samples kept per chain.
+        thin: transitions per kept sample.
+    """
+
+    chains: int = 64
+    warmup: int = 800
+    samples: int = 500
+    thin: int = 4
+
+    @property
+    def num_transitions(self) -> int:
+        """Transitions of one chain."""
+        return self.warmup + self.samples * self.thin
+
+
+@dataclass(frozen=True)
+class HMCDraws:
+    """Samples and their diagnostics.
+
+    Attributes:
+        z: unconstrained samples ``[C, n, d]``.
+        acceptance: mean acceptance probability.
+        rhat: largest R-hat over coordinates.
+        ess: smallest effective sample size over coordinates.
     """
 
     z: Tensor
@@ -48,122 +75,89 @@ class Reference:
     ess: float
 
 
-@dataclass(frozen=True)
-class HMC:
-    """How long.
-
-    Attributes:
-        chains: side by side.
-        warmup: transitions that tune.
-        draws: of each chain that are kept.
-        thin: transitions between two of them.
-    """
-
-    chains: int = 64
-    warmup: int = 800
-    draws: int = 500
-    thin: int = 4
-
-    @property
-    def ticks(self) -> int:
-        """Transitions in all."""
-        return self.warmup + self.draws * self.thin
-
-
-def hmc(
-    target: Target, options: HMC | None = None, seed: int = 0, tick: Callable[[int], None] = lambda n: None
-) -> Reference:
-    """Draws of the posterior by many chains.
+@torch.inference_mode(False)
+def sample_hmc(
+    target: Target,
+    config: HMCConfig | None = None,
+    seed: int = 0,
+    tick: Callable[[int], None] = lambda n: None,
+) -> HMCDraws:
+    """Sample the target, from all data.
 
     Args:
-        target: its log density; all of the data are used.
-        options: how long.
-        seed: of everything random.
-        tick: is told of every transition.
+        target: the log density.
+        config: number and length of the chains.
+        seed: of all random numbers.
+        tick: called with the number of finished transitions, for progress.
 
     Raises:
-        NotFiniteError: no chain could begin.
+        NotFiniteError: no chain starts where the log density is finite.
     """
-    options = options or HMC()
+    config = config or HMCConfig()
     with seeded(seed, target.device):
-        return _run(target, options, tick)
+        z, acceptance = _run_chains(target, config, tick)
+    worst_rhat = torch.nan_to_num(split_rhat(z), nan=torch.inf).max()
+    return HMCDraws(z, acceptance, float(worst_rhat), float(effective_sample_size(z).min()))
 
 
-def _run(target: Target, options: HMC, tick: Callable[[int], None]) -> Reference:
-    d = target.space.dim
-    z = STARTS * torch.randn(options.chains, d, dtype=target.dtype, device=target.device)
-    mean, factor = torch.zeros_like(z[0]), torch.eye(d, dtype=z.dtype, device=z.device)
-    log_step = torch.full((), -1.5, dtype=z.dtype, device=z.device)
-    every = max(1, options.warmup // RENEWED)
-    kept: list[Tensor] = []
+def _run_chains(target: Target, config: HMCConfig, tick: Callable[[int], None]) -> tuple[Tensor, float]:
+    """Return the kept samples ``[C, n, d]`` and the mean acceptance probability."""
+    z = INITIAL_SD * torch.randn(config.chains, target.space.dim, dtype=target.dtype, device=target.device)
+    whitening = AffineMap.translation(torch.zeros_like(z[0]))
+    log_step = torch.full((), INITIAL_LOG_STEP, dtype=z.dtype, device=z.device)
+    mass_interval = max(1, config.warmup // NUM_MASS_UPDATES)
+    samples: list[Tensor] = []
     recent: list[Tensor] = []
-    accepted, state, power = 0.0, None, COLD
-    for t in range(options.ticks):
-        warm = t < options.warmup
-        if warm:
-            power = min(1.0, COLD + (1 - COLD) * 2 * t / options.warmup)
-            if t and t % every == 0:
-                mean, factor = moments(torch.cat(recent))
-                recent = []
-            state = None  # another power, or another mass: what is known of the position is stale
-
-        def log_density(u: Tensor) -> State:
-            value, grad = with_gradient(lambda u: power * target(mean + u @ factor.mT), u)  # noqa: B023
-            return State(u, value, grad)
-
+    total_acceptance, state, power = 0.0, None, INITIAL_POWER
+    for t in range(config.num_transitions):
+        warming_up = t < config.warmup
+        if warming_up:
+            power = min(1.0, INITIAL_POWER + (1 - INITIAL_POWER) * 2 * t / config.warmup)
+            if t and t % mass_interval == 0:
+                whitening, recent = AffineMap.from_samples(torch.cat(recent)), []
+            state = None  # density and gradient belong to another power or mass matrix
+        density = partial(_tempered_state, target, whitening, power)
         if state is None:
-            state = log_density(whitened(z, mean, factor))
-            if warm and bool(lost(state).any()):
-                z = restarted(z, lost(state))
-                state = log_density(whitened(z, mean, factor))
-        steps = int(torch.randint(FEWEST, MOST + 1, ()))
-        shares = SMALLEST ** torch.rand_like(z[:, :1])
-        state, accept = transition(log_density, state, log_step.exp() * shares, steps)
-        z = mean + state.z @ factor.mT
-        if warm:
-            log_step = log_step + GAIN * (accept.mean() - ACCEPTANCE)
-            recent.append(z)
-            recent = recent[-every // 2 :]
+            state = density(whitening.inverse(z))
+            if warming_up and bool(_is_stuck(state).any()):
+                z = _restart(z, _is_stuck(state))
+                state = density(whitening.inverse(z))
+        leapfrogs = int(torch.randint(MIN_LEAPFROGS, MAX_LEAPFROGS + 1, ()))
+        step_fractions = MIN_STEP_FRACTION ** torch.rand_like(z[:, :1])
+        state, acceptance = transition(density, state, log_step.exp() * step_fractions, leapfrogs)
+        z = whitening(state.z)
+        if warming_up:
+            log_step = log_step + LOG_STEP_GAIN * (acceptance.mean() - TARGET_ACCEPTANCE)
+            recent = [*recent, z][-mass_interval // 2 :]
         else:
-            accepted += float(accept.mean())
-            if (t - options.warmup) % options.thin == options.thin - 1:
-                kept.append(z)
+            total_acceptance += float(acceptance.mean())
+            if (t - config.warmup) % config.thin == config.thin - 1:
+                samples.append(z)
         tick(1)
-    draws = torch.stack(kept, 1)
-    worst = float(torch.nan_to_num(rhat(draws), nan=torch.inf).max())
-    return Reference(
-        draws, accepted / (options.draws * options.thin), worst, float(effective_size(draws).min())
-    )
+    return torch.stack(samples, 1), total_acceptance / (config.samples * config.thin)
 
 
-def moments(z: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean ``[d]`` and a lower triangular factor ``[d, d]`` of the covariance of ``z [N, d]``, never singular."""
-    mean, eye = z.mean(0), torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
-    cov = (z - mean).mT @ (z - mean) / len(z)
-    return mean, torch.linalg.cholesky(cov + 1e-6 * cov.diagonal().mean() * eye)
+def _tempered_state(target: Target, whitening: AffineMap, power: float, u: Tensor) -> HMCState:
+    log_prob, grad = value_and_grad(lambda u: power * target(whitening(u)), u)
+    return HMCState(u, log_prob, grad)
 
 
-def whitened(z: Tensor, mean: Tensor, factor: Tensor) -> Tensor:
-    """``u [N, d]`` of ``z [N, d]``."""
-    return torch.linalg.solve_triangular(factor, (z - mean).mT, upper=False).mT
-
-
-def lost(state: State) -> Tensor:
-    """Chains that stand where the log density or its gradient is not finite, ``[C]``: from there none ever moves."""
+def _is_stuck(state: HMCState) -> Tensor:
+    """Return which chains have a log density or gradient that is not finite, ``[C]``: they could never move."""
     return ~(state.log_prob.isfinite() & state.grad.isfinite().all(1))
 
 
-def restarted(z: Tensor, lost: Tensor) -> Tensor:
-    """``z [C, d]`` with the lost chains where others are, drawn at random.
+def _restart(z: Tensor, stuck: Tensor) -> Tensor:
+    """Return ``z [C, d]`` with stuck chains moved to random positions of others.
 
     Raises:
-        NotFiniteError: all of them are lost.
+        NotFiniteError: all chains are stuck.
     """
-    if bool(lost.all()):
+    if bool(stuck.all()):
         raise NotFiniteError(
-            "the reference chains cannot begin: the log joint is finite at none of their starts",
-            remedy="check the scales of the parameters: they begin within a few units of 0",
+            "The reference chains cannot start: the log joint is not finite at any starting point.",
+            fix="check the scales of the parameters: chains start within a few units of 0",
         )
-    found = z.clone()
-    found[lost] = z[~lost][torch.randint(int((~lost).sum()), (int(lost.sum()),), device=z.device)]
-    return found
+    restarted = z.clone()
+    restarted[stuck] = z[~stuck][torch.randint(int((~stuck).sum()), (int(stuck.sum()),), device=z.device)]
+    return restarted

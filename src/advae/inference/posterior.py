@@ -1,181 +1,236 @@
-"""What was fitted: draws of it, their density, its bounds and its evidence. Checks and formats are made of these."""
+"""Fitted posterior: samples, densities, bounds, evidence, summary and diagnostics."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from advae.data import mix
 from advae.errors import ConfigError
-from advae.evaluation.estimate import Estimate, Estimates, mean_and_error
-from advae.evaluation.resumable import Ticks, unseen
-from advae.inference.evidence import Annealed, evidence
-from advae.inference.fit import Fit
+from advae.evaluation.estimate import Estimate, EvaluationResult, mean_and_stderr
+from advae.evaluation.eval_config import AISConfig
+from advae.evaluation.resumable import no_progress
+from advae.inference.diagnostics import run_diagnostics
+from advae.inference.evidence import DEFAULT_AIS, estimate_log_evidence, num_transitions
+from advae.inference.export import make_groups, to_arviz
+from advae.inference.fit import VariationalFit
 from advae.inference.infer_options import InferOptions
 from advae.inference.target import Target
-from advae.model import seeded
+from advae.metrics.mcmc_diagnostics import split_rhat
+from advae.progress import StageProgress
+from advae.random import mix_seeds, seeded
 
 if TYPE_CHECKING:
-    from advae.inference.hmc_reference import Reference
+    from advae.inference.hmc_reference import HMCDraws
 
-AT_ONCE = 4096  # draws of each fit at a time
-BOUND_DRAWS = 4000  # of each fit, for its bound
-NORMAL_DRAWS = 2000  # of each fit, for the normal that annealing starts from
+BATCH_SIZE = 4096  # samples of each fit, or evaluations of the log joint, at a time
+NUM_ELBO_SAMPLES = 4000  # per fit
+NUM_AIS_START_SAMPLES = 2000  # per fit, for the normal that annealing starts from
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 LogLikelihood = Callable[..., Tensor]
 
 
-class Fitted:
-    """``F`` fits of q to one target, kept apart like chains.
+class Posterior:
+    """``F`` independent fits of q to one target, kept apart like chains.
 
     Args:
         fit: finished.
-        log_likelihood: constrained parameters by name to ``log p(y_i | θ) [S, N]``, for ArviZ; None for none.
+        log_likelihood: maps constrained parameters by name to ``log p(y_i | θ) [S, N]``, for ArviZ; or None.
 
     Attributes:
-        history: the bound of every fit over the steps, as ``(step, [F] nats)``.
-        seconds: time that it took.
-        reference: draws by Hamiltonian Monte Carlo to set beside it, if any.
-        baselines: normals fitted to the same target, by name, to set beside it.
+        history: ELBO of every fit during training, as ``(step, [F] nats)``.
+        seconds: training time.
+        reference: samples by Hamiltonian Monte Carlo for comparison, if any.
+        baselines: normals fitted to the same target, by family.
     """
 
-    def __init__(self, fit: Fit, log_likelihood: LogLikelihood | None = None) -> None:
+    def __init__(self, fit: VariationalFit, log_likelihood: LogLikelihood | None = None) -> None:
         self._fit, self.log_likelihood = fit, log_likelihood
         self.history: list[tuple[int, list[float]]] = []
         self.seconds = 0.0
-        self.reference: Reference | None = None
-        self.baselines: dict[str, Fitted] = {}
+        self.reference: HMCDraws | None = None
+        self.baselines: dict[str, Posterior] = {}
         self._evidence: Estimate | None = None
+        self._diagnostics: EvaluationResult | None = None
 
     @property
     def target(self) -> Target:
-        """What it is fitted to."""
+        """The target density."""
         return self._fit.target
 
     @property
     def options(self) -> InferOptions:
-        """How it was fitted."""
+        """Options of the fit."""
         return self._fit.options
 
     @property
     def seed(self) -> int:
-        """Of everything random."""
+        """Seed of all random numbers."""
         return self._fit.seed
 
     @property
     def fits(self) -> int:
-        """How many fits."""
+        """Number of fits."""
         return self._fit.options.fits
 
     def __repr__(self) -> str:
         names = ", ".join(self.target.space.names)
-        return f"{type(self).__name__}({names}; family {self.options.family!r}, {self.fits} fits, seed {self.seed})"
+        return f"Posterior({names}; family={self.options.family!r}, fits={self.fits}, seed={self.seed})"
 
-    # --- draws --------------------------------------------------------------------------------------------------
+    # --- samples ------------------------------------------------------------------------------------------------
 
     def sample(self, n: int = 1000, *, chains: bool = False, seed: int | None = None) -> dict[str, Tensor]:
-        """Draws by name, ``[n, *shape]``, as many of every fit (but for a remainder), one fit after the other.
+        """Sample parameters by name, ``[n, *shape]``: fit by fit, with (nearly) equal numbers of each.
 
         Args:
-            n: how many in all.
-            chains: kept apart by fit, ``[F, n / F, *shape]``, for which n is rounded up.
-            seed: of the draws; that of the fit by default, so that the same call gives the same draws.
+            n: number of samples in all.
+            chains: keep the fits apart, ``[F, n / F, *shape]``; n is then rounded up.
+            seed: of the samples; by default that of the fit, so that the same call returns the same samples.
 
         Raises:
-            ConfigError: n is no positive number.
+            ConfigError: n is not positive.
         """
         if n < 1:
-            raise ConfigError("a sample has draws", given=n, expected="1 or more")
-        z = self.unconstrained(-(-n // self.fits), seed=seed)
+            raise ConfigError("The number of samples must be positive.", given=n, expected="at least 1")
+        z = self.sample_unconstrained(-(-n // self.fits), seed=seed)
         if not chains:
             order = torch.arange(z.shape[0] * z.shape[1]).reshape(z.shape[:2])
-            kept = order.T.flatten()[:n].sort().values  # an equal share of every fit
-            z = z.flatten(0, 1)[kept.to(z.device)]
-        return self.target.space.constrained(z)[0]
+            indices = order.T.flatten()[:n].sort().values  # the first n / F samples of every fit
+            z = z.flatten(0, 1)[indices.to(z.device)]
+        return self.target.space.constrain(z)[0]
 
-    def unconstrained(self, n: int, *, seed: int | None = None) -> Tensor:
-        """``z [F, n, d]``, n draws of every fit."""
-        return self.drawn(n, seed=seed)[0]
+    def sample_unconstrained(self, n: int, *, seed: int | None = None) -> Tensor:
+        """Return ``z [F, n, d]``, n samples of every fit."""
+        return self.sample_with_log_prob(n, seed=seed)[0]
 
     @torch.no_grad()
-    def drawn(self, n: int, *, seed: int | None = None) -> tuple[Tensor, Tensor]:
-        """``z [F, n, d]`` and ``log q(z) [F, n]``: the density, or the critic's estimate of it.
+    def sample_with_log_prob(self, n: int, *, seed: int | None = None) -> tuple[Tensor, Tensor]:
+        """Return ``z [F, n, d]`` and ``log q(z) [F, n]``: the density, or the critic's estimate of it.
 
         Raises:
             NoDensityError: the family has no density, and its critic was not trained to the end.
         """
-        fit, found = self._fit, []
-        with seeded(mix(self.seed if seed is None else seed, 3), self.target.device):
-            for start in range(0, n, AT_ONCE):
-                u, *log_q = fit.q(n=min(AT_ONCE, n - start), weights=fit.average)
-                found.append((fit.place.z(u), log_q[0] if log_q else self._estimated(u)))
-        z, log_q_u = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
-        return z, log_q_u - fit.place.log_volume.unsqueeze(1)
+        fit, batches = self._fit, []
+        with seeded(mix_seeds(self.seed if seed is None else seed, 3), self.target.device):
+            for start in range(0, n, BATCH_SIZE):
+                u, *log_q = fit.q(n=min(BATCH_SIZE, n - start), weights=fit.ema_weights)
+                batches.append((fit.affine(u), log_q[0] if log_q else self._critic_log_prob(u)))
+        z, log_q_u = (torch.cat(parts, 1) for parts in zip(*batches, strict=True))
+        return z, log_q_u - fit.affine.log_volume.unsqueeze(1)
 
-    def _estimated(self, u: Tensor) -> Tensor:
-        """The critic's ``log q(u) = T(u) + log r(u)``, ``[F, n]``."""
-        assert self._fit.game is not None
-        T, log_r = self._fit.game.ratios(self._fit.place, u)
+    def _critic_log_prob(self, u: Tensor) -> Tensor:
+        """Return the critic's ``log q(u) = T(u) + log r(u)``, ``[F, n]``."""
+        assert self._fit.critic_trainer is not None
+        T, log_r = self._fit.critic_trainer.final_log_ratios(self._fit.affine, u)
         return T + log_r
 
     @torch.no_grad()
-    def log_ratios(self, n: int, *, seed: int | None = None) -> tuple[Tensor, Tensor] | None:
-        """The critic's log ratio at n draws of q and at n of its normals, ``[F, n]`` each; None without a critic."""
-        fit, game = self._fit, self._fit.game
-        if game is None or game.moments is None:
+    def critic_log_ratios(self, n: int, *, seed: int | None = None) -> tuple[Tensor, Tensor] | None:
+        """Return the critic's log ratio at n samples of q and of r, ``[F, n]`` each; None without a critic."""
+        fit, trainer = self._fit, self._fit.critic_trainer
+        if trainer is None or trainer.contrast is None:
             return None
-        with seeded(mix(self.seed if seed is None else seed, 4), self.target.device):
-            (u,) = fit.q(n=n, weights=fit.average)
-            r = game.moments
-            from_r = r.mean.unsqueeze(1) + torch.randn_like(u) @ r.factor.mT
-            return game.ratios(fit.place, u)[0], game.ratios(fit.place, from_r)[0]
+        with seeded(mix_seeds(self.seed if seed is None else seed, 4), self.target.device):
+            (u_q,) = fit.q(n=n, weights=fit.ema_weights)
+            u_r = trainer.contrast(torch.randn_like(u_q))
+            return trainer.final_log_ratios(fit.affine, u_q)[0], trainer.final_log_ratios(fit.affine, u_r)[0]
 
-    # --- figures ------------------------------------------------------------------------------------------------
+    # --- values -------------------------------------------------------------------------------------------------
 
-    def log_weights(self, n: int, *, seed: int | None = None) -> Tensor:
-        """``log p(z) − log q(z) [F, n]`` at draws of q, by all of the data."""
-        z, log_q = self.drawn(n, seed=seed)
-        with torch.no_grad():
-            log_p = torch.cat([self.target(part) for part in z.flatten(0, 1).split(AT_ONCE)])
-        return log_p.reshape(log_q.shape) - log_q
+    @torch.no_grad()
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Return the unnormalized log target density at unconstrained ``z [*S, d]``, from all data, ``[*S]``."""
+        parts = [self.target(part) for part in z.reshape(-1, z.shape[-1]).split(BATCH_SIZE)]
+        return torch.cat(parts).reshape(z.shape[:-1])
 
-    def bounds(self) -> Estimates:
-        """The bound on log p(data) that every fit reached, in nats; an adversarial estimate where a critic is in it."""
-        critic = self.options.has_critic
-        name, kind = ("bound (critic)", "adversarial estimate") if critic else ("bound", "lower bound")
-        found = []
-        for i, weights in enumerate(self.log_weights(BOUND_DRAWS)):
-            value, stderr = mean_and_error(weights.cpu())
-            protocol = {"family": self.options.family, "fit": i, "draws": BOUND_DRAWS, "seed": self.seed}
-            found.append(Estimate(f"{name}, fit {i}", value, stderr, kind, "nats", BOUND_DRAWS, protocol))  # type: ignore[arg-type]
-        return Estimates(found)
-
-    def log_evidence(
-        self,
-        options: Annealed | None = None,
-        *,
-        stage: Callable[[str, int], AbstractContextManager[Ticks]] = unseen,
-    ) -> Estimate:
-        """``log p(data)`` by annealed importance sampling, in nats: a lower bound in expectation, with its error.
-
-        Args:
-            options: how to anneal.
-            stage: shows progress.
-        """
-        if self._evidence is None or options is not None:
-            z = self.unconstrained(NORMAL_DRAWS).flatten(0, 1)
-            options = options or Annealed()
-            with stage("annealing", options.ticks) as tick:
-                self._evidence = evidence(self.target, z, options, mix(self.seed, 5) % 2**31, tick)
-        return self._evidence
-
+    @torch.inference_mode(False)
     def score(self, z: Tensor) -> Tensor:
-        """``∇ log p(z) [N, d]`` at ``z [N, d]``, by all of the data."""
-        z = z.detach().requires_grad_()
+        """Return ``∇ log p(z) [N, d]`` at unconstrained ``z [N, d]``, from all data."""
+        z = z.detach().clone().requires_grad_()
         with torch.enable_grad():
             (grad,) = torch.autograd.grad(self.target(z).sum(), z)
         return grad
+
+    def log_weights(self, n: int, *, seed: int | None = None) -> Tensor:
+        """Return ``log p(z) − log q(z) [F, n]`` at samples of q, from all data."""
+        z, log_q = self.sample_with_log_prob(n, seed=seed)
+        return self.log_prob(z) - log_q
+
+    def elbo(self) -> EvaluationResult:
+        """Estimate each fit's ELBO in nats; with a critic it is an adversarial estimate, not a bound."""
+        result = EvaluationResult()
+        for i, weights in enumerate(self.log_weights(NUM_ELBO_SAMPLES)):
+            value, stderr = mean_and_stderr(weights.cpu())
+            result.append(
+                Estimate(
+                    f"elbo[fit {i}]",
+                    value,
+                    stderr,
+                    "adversarial estimate" if self.options.has_critic else "lower bound",
+                    "nats",
+                    NUM_ELBO_SAMPLES,
+                    {"family": self.options.family, "fit": i, "samples": NUM_ELBO_SAMPLES, "seed": self.seed},
+                    metric="elbo",
+                    variant=f"fit {i}",
+                    higher_is_better=True,
+                )
+            )
+        return result
+
+    def log_evidence(
+        self, config: AISConfig | None = None, *, stage: StageProgress = no_progress
+    ) -> Estimate:
+        """Estimate ``log p(data)`` in nats by annealed importance sampling: a lower bound in expectation.
+
+        Args:
+            config: by default :data:`~advae.inference.evidence.DEFAULT_AIS`; the default result is kept.
+            stage: shows progress.
+        """
+        if self._evidence is None or config is not None:
+            config = config or DEFAULT_AIS
+            z = self.sample_unconstrained(NUM_AIS_START_SAMPLES).flatten(0, 1)
+            with stage("annealing", num_transitions(config)) as tick:
+                self._evidence = estimate_log_evidence(
+                    self.target, z, config, mix_seeds(self.seed, 5) % 2**31, tick
+                )
+        return self._evidence
+
+    # --- results ------------------------------------------------------------------------------------------------
+
+    def check(self, *, stage: StageProgress = no_progress) -> EvaluationResult:
+        """Run all diagnostics once: estimates, and remarks with criteria, the verdict first."""
+        if self._diagnostics is None:
+            self._diagnostics = run_diagnostics(self, stage=stage)
+        return self._diagnostics
+
+    def summary(self, n: int = 4000) -> dict[str, dict[str, float]]:
+        """Return mean, sd, quantiles and R-hat between fits of every component of every parameter, by label."""
+        space = self.target.space
+        z = self.sample_unconstrained(-(-n // self.fits), seed=mix_seeds(self.seed, 16))
+        return summarize(space.flatten(space.constrain(z)[0]).cpu(), space.labels())
+
+    def to_arviz(self, n: int = 4000) -> Any:
+        """Return samples for ArviZ: ``InferenceData`` before ArviZ 1, otherwise a ``DataTree``.
+
+        Raises:
+            ConfigError: ArviZ is not installed.
+        """
+        return to_arviz(make_groups(self, n))
+
+
+def summarize(samples: Tensor, labels: list[str]) -> dict[str, dict[str, float]]:
+    """Return ``{label: {"mean": …, "sd": …, "5%": …, "rhat": …}}`` of ``samples [F, S, n]``."""
+    samples = samples.double()
+    num_fits, _, num_components = samples.shape
+    rhat = split_rhat(samples) if num_fits > 1 else torch.full((num_components,), torch.nan)
+    pooled = samples.flatten(0, 1)
+    quantiles = torch.quantile(pooled, torch.tensor(QUANTILES, dtype=torch.float64), dim=0)
+    table = {}
+    for j, label in enumerate(labels):
+        row = {"mean": float(pooled[:, j].mean()), "sd": float(pooled[:, j].std())}
+        row |= {f"{100 * p:.0f}%": float(q) for p, q in zip(QUANTILES, quantiles[:, j], strict=True)}
+        table[label] = {**row, "rhat": float(rhat[j])}
+    return table

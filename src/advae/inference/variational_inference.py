@@ -1,10 +1,10 @@
-"""Where inference starts: from a log joint density to a posterior, and to a run directory if one is asked for.
+"""Variational inference for a log joint density, with an optional run directory.
 
-config.yaml, command.txt, env.json, metrics.jsonl, checkpoints/    as of any run
-draws.npz, draws.nc       draws by name [fit, draw, …]; the second for ArviZ, where h5netcdf is installed
-summary.json              every parameter in numbers, the evidence, the bounds, the verdict
-eval/estimates.json       the checks
-reference.npz, baselines.npz    draws of HMC and of normals to set beside them, where asked for
+config.yaml, command.txt, env.json, metrics.jsonl, checkpoints/    as in every run directory
+draws.npz, draws.nc       samples by name [fit, draw, …]; the second for ArviZ, if it is installed
+summary.json              all parameters, the evidence, the ELBOs, the verdict
+eval/estimates.json       the diagnostics
+reference.npz, baselines.npz    samples of HMC and of normal families for comparison, if requested
 figures/, report.html
 """
 
@@ -21,31 +21,31 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from advae.data import mix
+from advae.devices import find_device
 from advae.errors import CheckpointError, ConfigError
-from advae.inference.fit import Fit
-from advae.inference.hmc_reference import HMC, hmc
-from advae.inference.implicit_posterior import Posterior
-from advae.inference.infer_options import InferOptions
-from advae.inference.parameters import Space
-from advae.inference.posterior import LogLikelihood
-from advae.inference.posterior_run import write_results
-from advae.inference.target import LogJoint, Target, check
-from advae.io import held, write_atomically, write_json
-from advae.model import seeded
-from advae.progress import Progress, Stage, stages
-from advae.run import CONFIG, Run
+from advae.inference.export import write_results
+from advae.inference.fit import VariationalFit
+from advae.inference.hmc_reference import HMCConfig, sample_hmc
+from advae.inference.infer_options import Family, InferOptions
+from advae.inference.parameters import ParameterSpace
+from advae.inference.posterior import LogLikelihood, Posterior
+from advae.inference.target import LogJoint, Target, check_target
+from advae.io import lock_folder, write_atomically, write_json
+from advae.progress import Progress, StageProgress, stage_progress
+from advae.random import mix_seeds, seeded
+from advae.run import CONFIG_FILE, Run
 from advae.training.checkpoint import read_state, write_state
-from advae.training.environment import environment, find_device
-from advae.training.logger import Log
-from advae.training.memory import freed_memory_kept
-from advae.training.signals import Interrupted, Interruption
+from advae.training.environment import environment_info
+from advae.training.logger import MetricsLogger
+from advae.training.signals import Interrupted, SignalHandler
 
-LOG_EVERY, CHECKPOINT_EVERY = 50, 500
-BASELINE_STEPS = 1000  # normals need no more
-BASELINES = ("mean-field", "full-rank")
+LOG_INTERVAL, CHECKPOINT_INTERVAL = 50, 500  # steps
+NUM_BASELINE_STEPS = 1000  # enough for normals
+BASELINE_FAMILIES: tuple[Family, ...] = ("mean-field", "full-rank")
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def infer(
     log_joint: LogJoint,
     parameters: Mapping[str, Any],
@@ -56,7 +56,7 @@ def infer(
     log_likelihood: LogLikelihood | None = None,
     device: str = "cpu",
     out: str | os.PathLike[str] | None = None,
-    reference: Literal["hmc"] | HMC | None = None,
+    reference: Literal["hmc"] | HMCConfig | None = None,
     baselines: bool | None = None,
     resume: bool = False,
     command: str = "",
@@ -64,100 +64,103 @@ def infer(
     quiet: bool = False,
     **options: Any,
 ) -> Posterior:
-    """The posterior of any log joint density.
+    """Fit a posterior to a log joint density.
 
     Args:
-        log_joint: takes every parameter by name, ``[S, *shape]`` each, to ``log p(data, θ) [S]``, in PyTorch.
+        log_joint: maps all parameters by name, ``[S, *shape]`` each, to ``log p(data, θ) [S]``, in PyTorch.
         parameters: by name a shape, a constraint, or a constraint and a shape.
         family: "implicit", "noise-basis", "mean-field", "full-rank" or "flow".
-        seed: of everything random: the same seed gives the same draws.
-        data: tensors whose first axis are rows, by name. The log joint is given them by these names, and ``scale``:
-            with ``minibatch`` only some rows, and their sum times scale stands for all.
-        log_likelihood: parameters by name to ``log p(y_i | θ) [S, N]``, for ArviZ.
-        device: cpu, cuda, cuda:N or auto; tensors that the log joint holds must be there too.
-        out: a run directory to write; none by default.
-        reference: "hmc" for a long run of Hamiltonian Monte Carlo beside it, or how long.
-        baselines: fit normals as well, to set beside it; by default where a run directory is written.
-        resume: go on in ``out`` where it stopped.
-        command: what to record as the command.
-        source: what to record of where the log joint comes from.
+        seed: of all random numbers: the same seed gives the same samples.
+        data: tensors by name whose first axis is rows. The log joint receives them as keyword arguments, with
+            ``scale``: with ``minibatch_size`` it receives only some rows, and their sum times scale estimates the sum
+            over all.
+        log_likelihood: maps parameters by name to ``log p(y_i | θ) [S, N]``, for ArviZ.
+        device: cpu, cuda, cuda:N or auto; tensors inside the log joint must be on it too.
+        out: run directory to write; none by default.
+        reference: "hmc" (or a config) for Hamiltonian Monte Carlo as a reference.
+        baselines: also fit normal families for comparison; by default if a run directory is written.
+        resume: continue the run in ``out``.
+        command: recorded in the run directory.
+        source: of the log joint, recorded in the run directory.
         quiet: show no progress.
-        options: of :class:`InferOptions`: fits, steps, batch, rate, minibatch, dtype, …
+        options: of :class:`InferOptions`: fits, steps, samples_per_step, lr, minibatch_size, dtype, …
 
     Raises:
-        ConfigError: an option, a parameter or the log joint does not fit; nothing was trained.
-        NotFiniteError: the log joint, or its gradient, was not finite.
-        AdvaeError: the target is improper: draws run away.
-        Interrupted: a signal came; with ``out`` a checkpoint was saved.
+        ConfigError: an option, a parameter or the log joint is invalid; nothing was trained.
+        NotFiniteError: the log joint or its gradient is not finite.
+        AdvaeError: the target is improper: samples diverge.
+        Interrupted: by a signal; with ``out`` a checkpoint was saved.
     """
-    chosen = InferOptions.of({"family": family, **options})
-    if reference not in (None, "hmc") and not isinstance(reference, HMC):
-        raise ConfigError(f"there is no reference {reference!r}", expected="hmc, or none")
+    infer_options = InferOptions.from_dict({"family": family, **options})
+    if reference not in (None, "hmc") and not isinstance(reference, HMCConfig):
+        raise ConfigError(f"There is no reference {reference!r}.", expected="hmc, or none")
     target = Target(
         log_joint,
-        Space(parameters),
-        dtype=getattr(torch, chosen.dtype),
+        ParameterSpace(parameters),
+        dtype=getattr(torch, infer_options.dtype),
         device=find_device(device),
         data=data,
-        rows=chosen.minibatch,
+        minibatch_size=infer_options.minibatch_size,
     )
-    check(target, mix(seed, 9) % 2**31)
+    check_target(target, mix_seeds(seed, 9) % 2**31)
     config = {
-        "inference": chosen.to_dict(),
-        "parameters": target.space.describe(),
+        "inference": infer_options.to_dict(),
+        "parameters": target.space.to_dict(),
         "seed": seed,
         "source": dict(source or {}),
     }
-    run = _opened(out, config, resume)
-    posterior = _fitted(target, chosen, seed, run, command, resume, quiet, log_likelihood)
-    stage = stages(quiet)
-    if run is not None and resume and reference is None and (run.path / "summary.json").exists():
-        return posterior  # it was finished before
+    run = _open_run(out, config, resume)
+    posterior = _fit_posterior(target, infer_options, seed, run, command, resume, quiet, log_likelihood)
+    was_finished = run is not None and resume and (run.path / "summary.json").exists()
+    if was_finished and reference is None:
+        return posterior
+    stage = stage_progress(quiet)
     if reference is not None:
-        lengths = reference if isinstance(reference, HMC) else HMC()
-        with stage("Hamiltonian Monte Carlo", lengths.ticks) as tick:
-            posterior.reference = hmc(target, lengths, mix(seed, 6) % 2**31, tick)
+        hmc_config = reference if isinstance(reference, HMCConfig) else HMCConfig()
+        with stage("Hamiltonian Monte Carlo", hmc_config.num_transitions) as tick:
+            posterior.reference = sample_hmc(target, hmc_config, mix_seeds(seed, 6) % 2**31, tick)
     if baselines or (baselines is None and run is not None):
-        for name in BASELINES:
-            posterior.baselines[name] = baseline(target, chosen, name, seed, stage)
+        for name in BASELINE_FAMILIES:
+            posterior.baselines[name] = _fit_baseline(target, infer_options, name, seed, stage)
     if run is not None:
         write_results(run, posterior, stage)
     return posterior
 
 
-def baseline(target: Target, options: InferOptions, family: str, seed: int, stage: Stage) -> Posterior:
-    """One normal fitted to the same target."""
-    chosen = replace(options, family=family, fits=1, steps=BASELINE_STEPS)  # type: ignore[arg-type]
+def _fit_baseline(
+    target: Target, options: InferOptions, family: Family, seed: int, stage: StageProgress
+) -> Posterior:
+    options = replace(options, family=family, fits=1, steps=NUM_BASELINE_STEPS)
     with seeded(seed, target.device):
-        fit = Fit(target, chosen, seed)
-        with stage(f"{family} normal", fit.total) as tick:
-            while fit.step < fit.total:
+        fit = VariationalFit(target, options, seed)
+        with stage(f"{family} normal", fit.total_steps) as tick:
+            while fit.step < fit.total_steps:
                 fit.advance()
                 tick(1)
     return Posterior(fit)
 
 
-def _opened(out: str | os.PathLike[str] | None, config: dict[str, Any], resume: bool) -> Run | None:
-    """The run directory, new or gone on with."""
+def _open_run(out: str | os.PathLike[str] | None, config: dict[str, Any], resume: bool) -> Run | None:
+    """Create a run directory, or open it to resume."""
     if out is None:
         if resume:
-            raise ConfigError("there is nothing to go on with", remedy="name the run directory: out=DIR")
+            raise ConfigError("There is no run to resume.", fix="name the run directory: out=DIR")
         return None
-    if resume and (Path(out) / CONFIG).is_file():
+    if resume and (Path(out) / CONFIG_FILE).is_file():
         run = Run.open(out)
-        if run.config != config:
-            before = run.config
-            differ = [key for key in config if config[key] != before.get(key)]
+        saved_config = run.config
+        changed = [key for key in config if config[key] != saved_config.get(key)]
+        if changed or len(saved_config) != len(config):
             raise CheckpointError(
-                "a run goes on as it was configured",
-                given=", ".join(f"another {key}" for key in differ),
-                remedy="start a new run with other options, or after the file was edited",
+                "Cannot resume a run with a different configuration.",
+                given=f"different {', '.join(changed)}",
+                fix="start a new run, or restore the file and the options of this one",
             )
         return run
     return Run.create(out, config, verb="infer")
 
 
-def _fitted(
+def _fit_posterior(
     target: Target,
     options: InferOptions,
     seed: int,
@@ -167,65 +170,76 @@ def _fitted(
     quiet: bool,
     log_likelihood: LogLikelihood | None,
 ) -> Posterior:
-    """Train to the end, from the start or from the last checkpoint; alone, where there is a run directory."""
-    alone = nullcontext() if run is None else held(run.path)
-    with alone, freed_memory_kept(), seeded(seed, target.device):
-        fit = Fit(target, options, seed)
-        posterior, before = Posterior(fit, log_likelihood), 0.0
-        if run is not None and resume and run.checkpoint().is_dir():
-            tensors, state = read_state(run.checkpoint())
-            fit.load(tensors, state["step"])
-            posterior.history, before = [(row[0], row[1]) for row in state["history"]], state["seconds"]
+    """Train from the start or the last checkpoint to the end; a run directory is locked meanwhile."""
+    lock = nullcontext() if run is None else lock_folder(run.path)
+    with lock, seeded(seed, target.device):
+        fit = VariationalFit(target, options, seed)
+        posterior = Posterior(fit, log_likelihood)
         if run is not None:
-            _record(run, target, fit, command)
-        began = time.monotonic()
-
-        def seconds() -> float:
-            return before + time.monotonic() - began
-
-        log = Log(run, fit.step) if run is not None else None
-        try:
-            with Interruption() as stop, Progress(fit.total, fit.step, quiet, "inference") as progress:
-                while fit.step < fit.total:
-                    fit.advance()
-                    last = fit.step == fit.total
-                    if fit.step % LOG_EVERY == 0 or last:
-                        progress.update(fit.step, _logged(fit, posterior, log, seconds()))
-                    if run is not None and (
-                        fit.step % CHECKPOINT_EVERY == 0 or last or stop.signum is not None
-                    ):
-                        _save(run, fit, posterior, seconds())
-                    if stop.signum is not None and not last:
-                        raise Interrupted(stop.signum)
-        finally:
-            if log is not None:
-                log.close()
-        posterior.seconds = seconds()
+            if resume and run.checkpoint().is_dir():
+                _load_checkpoint(run, fit, posterior)
+            _write_provenance(run, target, fit, command)
+        _train(fit, posterior, run, quiet)
     return posterior
 
 
-def _logged(fit: Fit, posterior: Posterior, log: Log | None, seconds: float) -> dict[str, float]:
-    """Keep the newest figures, and give what progress shows."""
-    values = {name: value.tolist() for name, value in fit.last.items()}
-    if fit.phase != "settle" or fit.step == fit.total - fit.settle:
-        posterior.history.append((fit.step, values["bound"]))
-    found = {name: sum(each) / len(each) for name, each in values.items()}
-    if log is not None:
-        single = {f"bound/{i}": value for i, value in enumerate(values.get("bound", []))}
-        log.write(fit.step, "train", seconds, {**found, **single})
-    return found
+def _train(fit: VariationalFit, posterior: Posterior, run: Run | None, quiet: bool) -> None:
+    """Train to the end, with progress, metrics and checkpoints."""
+    start = time.monotonic() - posterior.seconds
+    logger = MetricsLogger(run, fit.step) if run is not None else None
+    try:
+        with (
+            SignalHandler() as signals,
+            Progress(fit.total_steps, fit.step, quiet, "inference") as progress,
+        ):
+            while fit.step < fit.total_steps:
+                fit.advance()
+                posterior.seconds = time.monotonic() - start
+                is_last = fit.step == fit.total_steps
+                interrupted = signals.signum is not None
+                if fit.step % LOG_INTERVAL == 0 or is_last:
+                    progress.update(fit.step, _log_metrics(fit, posterior, logger))
+                if run is not None and (fit.step % CHECKPOINT_INTERVAL == 0 or is_last or interrupted):
+                    _save_checkpoint(run, fit, posterior)
+                if signals.signum is not None and not is_last:
+                    raise Interrupted(signals.signum)
+    finally:
+        if logger is not None:
+            logger.close()
 
 
-def _save(run: Run, fit: Fit, posterior: Posterior, seconds: float) -> None:
-    state = {"step": fit.step, "seconds": seconds, "history": posterior.history}
+def _log_metrics(fit: VariationalFit, posterior: Posterior, logger: MetricsLogger | None) -> dict[str, float]:
+    """Record the metrics of the last step, and return their means over fits."""
+    per_fit = {name: value.tolist() for name, value in fit.metrics.items()}
+    if fit.phase != "settle" or fit.step == fit.total_steps - fit.settle_steps:  # the ELBO is new
+        posterior.history.append((fit.step, per_fit["elbo"]))
+    means = {name: sum(values) / len(values) for name, values in per_fit.items()}
+    if logger is not None:
+        elbos = {f"elbo/{i}": value for i, value in enumerate(per_fit["elbo"])}
+        logger.write(fit.step, "train", posterior.seconds, {**means, **elbos})
+    return means
+
+
+def _save_checkpoint(run: Run, fit: VariationalFit, posterior: Posterior) -> None:
+    state = {"step": fit.step, "seconds": posterior.seconds, "history": posterior.history}
     write_state(run.path / "checkpoints" / "last", fit.state(), state)
 
 
-def _record(run: Run, target: Target, fit: Fit, command: str) -> None:
-    """What a run directory says of how it was made."""
+def _load_checkpoint(run: Run, fit: VariationalFit, posterior: Posterior) -> None:
+    tensors, state = read_state(run.checkpoint())
+    fit.load_state(tensors, state["step"])
+    posterior.history, posterior.seconds = (
+        [(step, elbos) for step, elbos in state["history"]],
+        state["seconds"],
+    )
+
+
+def _write_provenance(run: Run, target: Target, fit: VariationalFit, command: str) -> None:
+    """Write command.txt and env.json."""
     if not (run.path / "command.txt").exists():
         write_atomically(run.path / "command.txt", (command or "advae.infer(…)") + "\n")
-    sizes = {"q": fit.q, **({"critic": fit.game.critic} if fit.game else {})}
-    counts = {name: sum(w[0].numel() for w in stack.weights.values()) for name, stack in sizes.items()}
-    about = {"rows": target.count, "parameters": target.space.describe()}
-    write_json(run.path / "env.json", environment(target.device, fit.options.dtype, about, counts))
+    num_weights = {"q": fit.q.num_weights()}
+    if fit.critic_trainer is not None:
+        num_weights["critic"] = fit.critic_trainer.critic.num_weights()
+    data = {"rows": target.num_rows, "parameters": target.space.to_dict()}
+    write_json(run.path / "env.json", environment_info(target.device, fit.options.dtype, data, num_weights))

@@ -5,7 +5,7 @@
     SSIM    mean over windows of (2 μ_a μ_b + C₁)(2 σ_ab + C₂) / ((μ_a² + μ_b² + C₁)(σ_a² + σ_b² + C₂))
 
 with C₁ = (K₁ 255)², C₂ = (K₂ 255)² and Gaussian windows that lie wholly within the image (Wang, Bovik, Sheikh and
-Simoncelli 2004). All in grey levels and in float64: a variance as a difference of squares loses digits.
+Simoncelli 2004). All in gray levels and in float64: a variance as a difference of squares loses digits.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
-PEAK = 255.0  # grey levels
+PEAK = 255.0  # gray levels
 BEST = (
-    100.0  # dB: an error of 0.0026 grey levels. An exact copy counts as this, for a mean that stays finite.
+    100.0  # dB: an error of 0.0026 gray levels. An exact copy counts as this, for a mean that stays finite.
 )
 WIDTH, SIGMA = 11, 1.5  # of the window; Wang et al., section III.C
 K1, K2 = 0.01, 0.03  # ibid., section III.B

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from advae.data import mix
+from advae.random import mix_seeds
 
 BLOCK = 1024  # rows of H at a time: 33 MB for the four kernels of a block in float64
 SWAPS = 199  # random ways of swapping: the p-value counts in steps of 1/200
@@ -101,7 +101,7 @@ def _block(x: Tensor, y: Tensor, rows: slice, columns: slice) -> Tensor:
 def c2st(x: Tensor, y: Tensor, *, seed: int = 0) -> tuple[float, int]:
     """The accuracy of a classifier that tells ``x [n, d]`` from ``y [n, d]``, and on how many it was tried.
 
-    A perceptron with one hidden layer of 64 on standardised numbers, trained on half of each sample until its
+    A perceptron with one hidden layer of 64 on standardized numbers, trained on half of each sample until its
     accuracy on a tenth of them no longer rises; one half means that it cannot tell. n is FEWEST or more.
     """
     import numpy as np
@@ -115,7 +115,7 @@ def c2st(x: Tensor, y: Tensor, *, seed: int = 0) -> tuple[float, int]:
     half = len(x) // 2
     train, test = (np.concatenate([s[part] for s in halves]) for part in (slice(half), slice(half, None)))
     network = MLPClassifier(
-        (64,), learning_rate_init=3e-3, max_iter=100, early_stopping=True, random_state=mix(seed) % 2**32
+        (64,), learning_rate_init=3e-3, max_iter=100, early_stopping=True, random_state=mix_seeds(seed) % 2**32
     )
     classifier = make_pipeline(StandardScaler(), network)
     with warnings.catch_warnings():

@@ -1,0 +1,225 @@
+"""``infer``: reproducible, resumable, without side effects, and its run directory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Normal
+
+import advae
+from advae.errors import CheckpointError
+from advae.inference import HMCConfig, fit
+from advae.inference import variational_inference as vi
+from advae.io import lock_folder
+
+TINY: dict[str, Any] = {
+    "fits": 2,
+    "steps": 10,
+    "samples_per_step": 16,
+    "hidden": (8,),
+    "critic_width": 8,
+    "quiet": True,
+    "baselines": False,
+}
+SETTLE_STEPS = 2
+PARAMETERS = {"mu": (), "tau": advae.positive, "eta": (2,)}
+
+
+@pytest.fixture(autouse=True)
+def few_locate_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "LOCATE_STEPS", 30)
+
+
+def log_joint(mu: Tensor, tau: Tensor, eta: Tensor) -> Tensor:
+    prior = Normal(0.0, 2.0).log_prob(mu) - tau + Normal(0.0, 1.0).log_prob(eta).sum(-1)
+    return prior + Normal(mu + tau, 1.0).log_prob(torch.tensor(1.5).to(mu))
+
+
+def pointwise_log_likelihood(mu: Tensor, tau: Tensor, eta: Tensor) -> Tensor:
+    return Normal((mu + tau)[:, None], 1.0).log_prob(torch.tensor([1.5, 2.5]))
+
+
+@pytest.fixture(scope="module")
+def posteriors() -> dict[str, advae.Posterior]:
+    """One posterior of each family, with seed 3."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit, "LOCATE_STEPS", 30)
+        families = ("implicit", "noise-basis", "flow", "full-rank", "mean-field")
+        return {f: advae.infer(log_joint, PARAMETERS, family=f, seed=3, **TINY) for f in families}
+
+
+# --- random numbers and modes -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["implicit", "noise-basis", "flow", "full-rank"])
+def test_the_seed_determines_the_posterior(family: str, posteriors: dict[str, advae.Posterior]) -> None:
+    first = posteriors[family]
+    again = advae.infer(log_joint, PARAMETERS, family=family, seed=3, **TINY)
+    assert torch.equal(first.sample_unconstrained(5), again.sample_unconstrained(5))
+    assert first.history == again.history
+    other = advae.infer(log_joint, PARAMETERS, family=family, seed=4, **TINY)
+    assert not torch.equal(first.sample_unconstrained(5), other.sample_unconstrained(5))
+
+
+@pytest.mark.parametrize("mode", ["no_grad", "inference_mode", "float64"])
+@pytest.mark.parametrize("family", ["implicit", "noise-basis", "flow", "full-rank"])
+def test_modes_of_the_caller_do_not_matter(
+    family: str, mode: str, posteriors: dict[str, advae.Posterior]
+) -> None:
+    contexts = {
+        "no_grad": torch.no_grad,
+        "inference_mode": torch.inference_mode,
+        "float64": torch.enable_grad,
+    }
+    if mode == "float64":
+        torch.set_default_dtype(torch.float64)
+    try:
+        with contexts[mode]():
+            posterior = advae.infer(log_joint, PARAMETERS, family=family, seed=3, **TINY)
+            assert torch.is_inference_mode_enabled() == (mode == "inference_mode")
+            assert torch.is_grad_enabled() == (mode == "float64")
+        assert torch.get_default_dtype() == (torch.float64 if mode == "float64" else torch.float32)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    expected = posteriors[family].sample_unconstrained(5)
+    torch.testing.assert_close(posterior.sample_unconstrained(5), expected, atol=1e-4, rtol=1e-3)
+
+
+def test_the_global_random_state_is_unchanged() -> None:
+    before = torch.get_rng_state()
+    advae.infer(log_joint, PARAMETERS, **TINY).sample(3)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+# --- samples ------------------------------------------------------------------------------------------------
+
+
+def test_samples_have_names_shapes_and_chains() -> None:
+    posterior = advae.infer(log_joint, PARAMETERS, dtype="float64", **TINY)
+    sample = posterior.sample(7)
+    assert {name: tuple(v.shape) for name, v in sample.items()} == {"mu": (7,), "tau": (7,), "eta": (7, 2)}
+    assert sample["mu"].dtype == torch.float64
+    assert bool((sample["tau"] > 0).all())
+    assert posterior.sample(8, chains=True)["eta"].shape == (2, 4, 2)
+    assert "implicit" in repr(posterior)
+    with pytest.raises(advae.AdvaeError):
+        posterior.sample(0)
+
+
+def test_summary_has_a_row_per_component(posteriors: dict[str, advae.Posterior]) -> None:
+    summary = posteriors["full-rank"].summary(100)
+    assert list(summary) == ["mu", "tau", "eta[0]", "eta[1]"]
+    for row in summary.values():
+        assert row["5%"] < row["25%"] < row["50%"] < row["75%"] < row["95%"]
+
+
+# --- checkpoints --------------------------------------------------------------------------------------------
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop_at", [22, 37, 41], ids=["locate", "fit", "settle"])
+@pytest.mark.parametrize("family", ["implicit", "full-rank"])
+def test_a_resumed_fit_equals_an_uninterrupted_one(
+    stop_at: int,
+    family: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    posteriors: dict[str, advae.Posterior],
+) -> None:
+    if stop_at == 41 and family == "full-rank":
+        pytest.skip("families with a density do not settle")
+    options = {**TINY, "family": family, "seed": 3}
+    monkeypatch.setattr(vi, "CHECKPOINT_INTERVAL", 4)
+    monkeypatch.setattr(vi, "write_results", lambda *args: None)
+    advance = fit.VariationalFit.advance
+
+    def stopping(self: fit.VariationalFit) -> None:
+        if self.step == stop_at:
+            raise Stop
+        advance(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fit.VariationalFit, "advance", stopping)
+        with pytest.raises(Stop):
+            advae.infer(log_joint, PARAMETERS, out=tmp_path / "run", **options)
+    resumed = advae.infer(log_joint, PARAMETERS, out=tmp_path / "run", resume=True, **options)
+    whole = posteriors[family]
+    for expected, actual in zip(whole.sample_with_log_prob(5), resumed.sample_with_log_prob(5), strict=True):
+        assert torch.equal(expected, actual)
+
+
+def test_a_run_that_cannot_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vi, "write_results", lambda *args: None)
+    options = {**TINY, "family": "mean-field"}
+    advae.infer(log_joint, PARAMETERS, out=tmp_path / "run", **options)
+    with lock_folder(tmp_path / "run"), pytest.raises(CheckpointError, match="process"):
+        advae.infer(log_joint, PARAMETERS, out=tmp_path / "run", resume=True, **options)
+    with pytest.raises(CheckpointError, match="seed"):
+        advae.infer(log_joint, PARAMETERS, out=tmp_path / "run", resume=True, **{**options, "seed": 9})
+    with pytest.raises(CheckpointError, match="not empty"):
+        advae.infer(log_joint, PARAMETERS, out=tmp_path / "run", **options)
+
+
+# --- run directory ------------------------------------------------------------------------------------------
+
+
+def test_the_run_directory(tmp_path: Path, quick_annealing: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vi, "NUM_BASELINE_STEPS", 5)
+    posterior = advae.infer(
+        log_joint,
+        PARAMETERS,
+        out=tmp_path / "run",
+        reference=HMCConfig(chains=4, warmup=20, samples=10, thin=1),
+        log_likelihood=pointwise_log_likelihood,
+        **{**TINY, "baselines": True},
+    )
+    assert posterior.reference is not None and set(posterior.baselines) == {"mean-field", "full-rank"}
+    run = advae.Run.open(tmp_path / "run")
+    with np.load(run.path / "draws.npz", allow_pickle=False) as file:
+        assert file["eta"].shape == (2, 2000, 2)
+    summary = json.loads((run.path / "summary.json").read_text())
+    assert summary["fits"] == 2 and set(summary["parameters"]) == {"mu", "tau", "eta[0]", "eta[1]"}
+    assert summary["reference"]["samples"] == 40 and len(summary["elbo"]) == 2
+    assert summary["reliable"] == (not any(remark["warning"] for remark in summary["remarks"]))
+    metrics = {estimate["metric"] for estimate in run.estimates()}
+    assert metrics >= {"ais", "rhat", "accuracy", "elbo", "ksd", "pareto-k", "evidence-gap"}
+    assert run.metrics()[-1]["step"] == fit.LOCATE_STEPS + TINY["steps"] + SETTLE_STEPS
+    page = (run.path / "report.html").read_text()
+    assert "HMC" in page and "eta[1]" in page
+    assert {path.stem for path in (run.path / "figures").iterdir()} >= {"marginals", "pairs", "bounds"}
+
+
+def test_minibatches_estimate_the_sum_over_all_rows() -> None:
+    """Mean of 400 numbers with a flat prior: N(mean, 1/400), from 40 rows per step.
+
+    Without the scale the standard deviation would be √10 times as large. The noise of the minibatches, 3 standard
+    deviations per step, is averaged over some hundred steps: the tolerance is a third of a standard deviation.
+    """
+    x = torch.randn(400, generator=torch.Generator().manual_seed(1)) + 2
+
+    def log_joint(m: Tensor, *, x: Tensor, scale: float) -> Tensor:
+        return scale * Normal(m[:, None], 1.0).log_prob(x).sum(-1)
+
+    posterior = advae.infer(
+        log_joint,
+        {"m": ()},
+        data={"x": x},
+        minibatch_size=40,
+        family="full-rank",
+        steps=600,
+        fits=2,
+        samples_per_step=32,
+        quiet=True,
+    )
+    m = posterior.sample(4000, chains=True)["m"]
+    assert float((m.mean(1) - x.mean()).abs().max()) < 0.05 / 3
+    assert float((m.std(1) / 0.05 - 1).abs().max()) < 0.15
