@@ -1,19 +1,18 @@
-"""Models whose critics, log ratios and KLs are known, and images for them."""
+"""Models with known critics, log ratios and KLs, and examples for them."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from advae.data import Dataset, Split, make_protocol
+from advae.data import Dataset, Split, make_preprocessing
 from advae.distributions import Distribution
-from advae.distributions.implicit import Implicit
+from advae.distributions.implicit import ImplicitSampler
 from advae.distributions.normal import Normal
-from advae.evaluation.estimate import Estimate, Estimates, Remark
-from advae.evaluation.eval_data import Observed
+from advae.evaluation.estimate import Criterion, Estimate, EvaluationResult, Remark
+from advae.evaluation.eval_data import EvalData
 from advae.methods import Method
 from advae.methods.ali import ALI
 from advae.methods.asvae import ASVAE
@@ -29,11 +28,11 @@ Function = Callable[[Tensor, Tensor], Tensor]
 
 
 def data_of(x: Tensor, train: Tensor) -> Dataset:
-    """Real vectors, observed as they are."""
+    """Real vectors without preprocessing."""
     test, learned = Split("test", x), Split("train", train)
-    protocol = make_protocol("standardise", test)
-    protocol.mean, protocol.std = torch.zeros(x.shape[1]), torch.ones(x.shape[1])  # type: ignore[attr-defined]
-    return Dataset("toy", "toy", tuple(x.shape[1:]), learned, test, test, protocol, "0")
+    preprocessing = make_preprocessing("standardize", test)
+    preprocessing.mean, preprocessing.std = torch.zeros(x.shape[1]), torch.ones(x.shape[1])  # type: ignore[attr-defined]
+    return Dataset("toy", "toy", tuple(x.shape[1:]), learned, test, test, preprocessing, "0")
 
 
 def with_critics(model: LatentModel, method: Method, functions: dict[str, Function]) -> LatentModel:
@@ -43,17 +42,17 @@ def with_critics(model: LatentModel, method: Method, functions: dict[str, Functi
 
 
 def assert_is(estimate: Estimate, exact: float, rounding: float = 1e-5) -> None:
-    """Within SIGMAS standard errors; ``rounding`` where critics answer in float32 and nothing else is random."""
+    """Within SIGMAS standard errors; ``rounding`` for critics in float32 where nothing else is random."""
     assert abs(estimate.value - exact) <= SIGMAS * estimate.stderr + rounding, (estimate, exact)
 
 
-def only(found: Estimates) -> Remark:
+def only(found: EvaluationResult) -> Remark:
     assert len(found.remarks) == 1
     return found.remarks[0]
 
 
 def pairs_kl(t: Truth, role: str) -> Tensor:
-    """The KL(P‖Q) of each contrast."""
+    """KL(P‖Q) of each contrast."""
     zero = torch.zeros(t.n, t.d)
     apart = torch.cat([torch.cat([t.data.cov, zero], 1), torch.cat([zero.T, t.q_z.cov], 1)])
     return {
@@ -66,7 +65,7 @@ def pairs_kl(t: Truth, role: str) -> Tensor:
 
 
 def diagonal_kl(t: Truth) -> Tensor:
-    """KL(q(z̄|x) ‖ N(0, I)) where z̄ has its variances, with AVB's small constant, taken out."""
+    """KL(q(z̄|x) ‖ N(0, I)) for z̄ standardized by its variances plus AVB's small constant."""
     A = torch.diag((t.t2.diagonal() + VARIANCE_FLOOR).rsqrt())
     return Gauss(torch.zeros(t.d), A @ t.t2 @ A.T).kl(t.prior)
 
@@ -115,14 +114,14 @@ CASES: dict[
 
 def optimal(
     name: str, change: Callable[[Function], Function] = lambda f: f
-) -> tuple[LatentModel, Truth, Observed]:
-    """A method's model with its optimal critics, changed as said, its truth, and images."""
+) -> tuple[LatentModel, Truth, EvalData]:
+    """A method's model with its optimal critics, after ``change``, its closed forms, and examples."""
     method, functions, _, correlated = CASES[name]
     model, data = make(correlated)
     truth = Truth(model, data).frozen()
     with_critics(model, method, {role: change(f) for role, f in functions(truth).items()})
     x = data.rsample(2 * IMAGES)
-    return model, truth, Observed(data_of(x[:IMAGES], x[IMAGES:]))
+    return model, truth, EvalData(data_of(x[:IMAGES], x[IMAGES:]))
 
 
 class Shifted(nn.Module):
@@ -134,7 +133,7 @@ class Shifted(nn.Module):
 
     def forward(self, x: Tensor) -> Distribution:
         mean = self.m(x)
-        return Implicit(lambda n: mean + torch.randn(n, *mean.shape), len(x), mean.shape[1:])
+        return ImplicitSampler(lambda n: mean + torch.randn(n, *mean.shape), len(x), mean.shape[1:])
 
 
 class Plain(nn.Module):
@@ -154,18 +153,18 @@ D = 2
 def shifted(
     m: Callable[[Tensor], Tensor], n: int = D, change: Callable[[Tensor], Tensor] = lambda T: T
 ) -> LatentModel:
-    """AVB contrasted with the prior; the log ratio is m·z − |m|²/2, changed as said."""
+    """AVB contrasted with the prior; the log ratio is m·z − |m|²/2, after ``change``."""
 
     def T(x: Tensor, z: Tensor) -> Tensor:
         return change((m(x) * z).sum(1) - 0.5 * m(x).square().sum(1))
 
-    model = LatentModel(Shifted(m), Plain(n), x_shape=(n,), latent=D)
+    model = LatentModel(Shifted(m), Plain(n), x_shape=(n,), latent_dim=D)
     return with_critics(model, AVB(known="none"), {"critic": T})
 
 
-def images(n: int = D) -> Observed:
+def images(n: int = D) -> EvalData:
     x = torch.randn(2 * IMAGES, n)
-    return Observed(data_of(x[:IMAGES], x[IMAGES:]))
+    return EvalData(data_of(x[:IMAGES], x[IMAGES:]))
 
 
 def exact_posterior(model: LatentModel) -> None:
@@ -179,14 +178,19 @@ def exact_posterior(model: LatentModel) -> None:
         net.weight.data, net.bias.data, net.log_scale.data = torch.diag(weight), torch.zeros(2), scale.log()
 
 
-def nats_in(text: str, pattern: str) -> float:
-    match = re.search(pattern, text)
-    assert match, text
-    return float(match[1])
+def criterion(remark: Remark, name: str) -> Criterion:
+    """The row of a verdict's table."""
+    (row,) = [row for row in remark.criteria if row.name == name]
+    return row
 
 
-def calibrated_pairs(sets: int, n: int, draws: int = 1) -> tuple[Tensor, Tensor]:
-    """Log ratios of N(m, 1) to N(0, 1) at draws of both, m of each image; ``[sets, n, draws]``."""
+def failed(remark: Remark) -> set[str]:
+    """The criteria that a critic does not meet."""
+    return {row.name for row in remark.criteria if not row.passed}
+
+
+def calibrated_pairs(sets: int, n: int, samples: int = 1) -> tuple[Tensor, Tensor]:
+    """Log ratios of N(m, 1) to N(0, 1) at samples of both, one m per example; ``[sets, n, samples]``."""
     m = 0.5 + 2 * torch.rand(sets, n, 1)
-    noise = torch.randn(2, sets, n, draws)
+    noise = torch.randn(2, sets, n, samples)
     return 0.5 * m**2 + m * noise[0], -0.5 * m**2 + m * noise[1]
