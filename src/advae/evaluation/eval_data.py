@@ -1,4 +1,4 @@
-"""What an evaluation looks at: a split's images, observed once under a seed, and the likelihood that scores them."""
+"""Seeded evaluation batches of a split, and the likelihood that scores them."""
 
 from __future__ import annotations
 
@@ -9,48 +9,49 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advae.data import Dataset, mix
+from advae.data import Dataset
 from advae.distributions import Distribution
-from advae.distributions.discretized_normal import DiscretisedNormal
-from advae.distributions.normal import Normal
+from advae.distributions.discretized_normal import DiscretizedNormal
+from advae.distributions.normal import Normal, NormalHead
 from advae.errors import ConfigError, nearest
-from advae.evaluation.resumable import ALONE, NOWHERE, Slot, Ticks, Work
-from advae.model import LatentModel, seeded
+from advae.evaluation.resumable import LOCAL, NOT_STORED, PartialResult, Runner, Ticks
+from advae.model import LatentModel
+from advae.random import mix_seeds, seeded
 
 SPLITS = ("train", "validation", "test")
-CHUNK = 256
+CHUNK_SIZE = 256  # examples preprocessed under one seed; the largest batch
 
 
 @dataclass(frozen=True)
-class Part:
-    """Some of the images.
+class Batch:
+    """Consecutive examples.
 
     Attributes:
         x: observations ``[b, *x_shape]``.
         raw: the stored examples ``[b, *x_shape]``.
-        start: the place of the first among all.
-        seed: of the random numbers it runs under.
-        slot: where an estimator may keep what it has so far.
-        tick: to be told that so many ticks were done.
+        start: index of the first one.
+        seed: of what an estimator samples for it.
+        partial: where an estimator may store its state.
+        tick: progress callback.
     """
 
     x: Tensor
     raw: Tensor
     start: int
     seed: int
-    slot: Slot = NOWHERE
+    partial: PartialResult = NOT_STORED
     tick: Ticks = field(default=lambda n: None)
 
 
 @dataclass(frozen=True)
-class Observed:
-    """Observations of one split, the same for the same seed.
+class EvalData:
+    """Observations of one split; a pure function of the seed.
 
     Args:
         data: the data set.
         split: "train", "validation" or "test".
-        seed: of the observation protocol's noise and of every draw an estimator makes.
-        limit: the first so many images only.
+        seed: of the preprocessing's noise and of all that estimators sample.
+        limit: use the first examples only, at most this many.
     """
 
     data: Dataset
@@ -60,127 +61,131 @@ class Observed:
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
-            raise ConfigError(f"there is no split {self.split!r}", remedy=nearest(self.split, SPLITS))
+            raise ConfigError(f"Unknown split {self.split!r}.", fix=nearest(self.split, SPLITS))
         if self.limit is not None:
-            self.refuse_too_few()
+            self.check_min_size()
 
     @property
     def count(self) -> int:
-        """How many images."""
+        """The number of examples."""
         total = len(getattr(self.data, self.split))
         return total if self.limit is None else min(total, self.limit)
 
-    def refuse_too_few(self) -> None:
-        """See that there is something to judge by.
-
-        Raises:
-            ConfigError: there are fewer than two images, of which no error is known.
-        """
+    def check_min_size(self) -> None:
+        """Raise ConfigError for fewer than two examples: their standard error is undefined."""
         if self.count < 2:
-            raise ConfigError("an evaluation needs at least 2 images", given=self.count)
+            raise ConfigError("An evaluation needs at least 2 examples.", given=self.count)
 
-    def starts(self, size: int) -> list[int]:
-        """Where the parts begin, ``size`` images at a time and none across two CHUNKs."""
-        chunks = range(0, self.count, CHUNK)
-        return [start for c in chunks for start in range(c, min(c + CHUNK, self.count), min(size, CHUNK))]
+    def batch_starts(self, size: int) -> list[int]:
+        """Return the first index of each batch of at most ``size`` examples; no batch crosses a chunk's end."""
+        chunks = range(0, self.count, CHUNK_SIZE)
+        size = min(size, CHUNK_SIZE)
+        return [i for c in chunks for i in range(c, min(c + CHUNK_SIZE, self.count), size)]
 
-    def reader(self, device: torch.device, size: int = CHUNK) -> Callable[[int], Part]:
-        """Reads the part on a device that begins at one of :meth:`starts`.
+    def batch_reader(self, device: torch.device, size: int = CHUNK_SIZE) -> Callable[[int], Batch]:
+        """Return a function that reads the batch at one of :meth:`batch_starts`.
 
-        Images are observed CHUNK at a time whatever ``size`` is, so that all estimators see the same ones. Each
-        part runs under random numbers of its own, so that what it finds does not depend on what came before.
+        Examples are preprocessed a chunk at a time whatever the batch size, so that all estimators see the same
+        observations. Each batch has its own seed, so that its result does not depend on the other batches.
         """
-        split, size = getattr(self.data, self.split), min(size, CHUNK)
+        split, size = getattr(self.data, self.split), min(size, CHUNK_SIZE)
         chunk, x, raw = -1, torch.empty(0), torch.empty(0)
 
-        def read(start: int) -> Part:
+        def read(start: int) -> Batch:
             nonlocal chunk, x, raw
-            if start // CHUNK != chunk:
-                chunk = start // CHUNK
-                stop = min((chunk + 1) * CHUNK, self.count)
-                raw = split.raw(torch.arange(chunk * CHUNK, stop)).to(device)
-                with seeded(mix(self.seed, chunk), device):
-                    x = self.data.protocol.observe(raw)
-            own = slice(start % CHUNK, start % CHUNK + size)
-            return Part(x[own], raw[own], start, mix(self.seed, start, 1))
+            if start // CHUNK_SIZE != chunk:
+                chunk = start // CHUNK_SIZE
+                stop = min((chunk + 1) * CHUNK_SIZE, self.count)
+                raw = split.raw(torch.arange(chunk * CHUNK_SIZE, stop)).to(device)
+                with seeded(mix_seeds(self.seed, chunk), device):
+                    x = self.data.preprocessing.apply(raw)
+            rows = slice(start % CHUNK_SIZE, start % CHUNK_SIZE + size)
+            return Batch(x[rows], raw[rows], start, mix_seeds(self.seed, start, 1))
 
         return read
 
-    def parts(self, device: torch.device, size: int = CHUNK) -> Iterator[Part]:
-        """All images, ``size`` at a time, at most CHUNK."""
-        return map(self.reader(device, size), self.starts(size))
+    def batches(self, device: torch.device, size: int = CHUNK_SIZE) -> Iterator[Batch]:
+        """Return all batches of at most ``size`` examples."""
+        return map(self.batch_reader(device, size), self.batch_starts(size))
 
     def map(
         self,
         device: torch.device,
-        compute: Callable[[Part], Mapping[str, Tensor]],
+        compute: Callable[[Batch], Mapping[str, Tensor]],
         *,
-        size: int = CHUNK,
+        size: int = CHUNK_SIZE,
         protocol: Mapping[str, Any] | None = None,
         label: str = "evaluating",
         ticks: int = 1,
-        work: Work = ALONE,
+        runner: Runner = LOCAL,
     ) -> dict[str, Tensor]:
-        """What ``compute`` finds for each image, by name, ``[N, …]`` on the CPU in the order of the images.
+        """Return values for each example by name, ``[N, …]``, on the CPU in the order of the examples.
 
-        Every estimator's one loop over images, by :meth:`Work.each`; images of parts that were finished before are
-        not read again.
+        The one loop over examples of all estimators, by :meth:`Runner.map`. The caller's grad and inference modes
+        have no effect within it.
 
         Args:
-            device: where to work.
-            compute: what to find, ``[B, …]`` each; it may keep its own state in ``part.slot``, and then ticks.
-            size: images at a time, at most CHUNK.
-            protocol: what the result depends on; unfinished work is only taken up under the same. None keeps none.
+            device: for the computation.
+            compute: returns the values of a batch, ``[b, …]`` each; it may store its state in ``batch.partial``.
+            size: of a batch, at most CHUNK_SIZE.
+            protocol: what the values depend on; partial results are only used under an equal one. None stores none.
             label: for the progress bar.
-            ticks: how often ``compute`` calls ``part.tick``; with 1 it does not, and is counted for it.
-            work: how it is carried out.
+            ticks: per batch, reported by ``compute`` through ``batch.tick``; 1 is counted by the runner.
+            runner: how it is carried out.
         """
-        size = min(size, CHUNK)
-        read = self.reader(device, size)
+        size = min(size, CHUNK_SIZE)
+        read = self.batch_reader(device, size)
 
-        def found(start: int, slot: Slot, tick: Ticks) -> Mapping[str, Tensor]:
-            part = replace(read(start), slot=slot, tick=tick)
-            with seeded(part.seed, device):
-                return compute(part)
+        def compute_batch(start: int, partial: PartialResult, tick: Ticks) -> Mapping[str, Tensor]:
+            with torch.inference_mode(False), torch.enable_grad():
+                batch = replace(read(start), partial=partial, tick=tick)
+                with seeded(batch.seed, device):
+                    return compute(batch)
 
         key = None if protocol is None else {**protocol, "label": label, "size": size, "n": self.count}
-        return work.each(label, self.starts(size), found, key, ticks)
+        return runner.map(label, self.batch_starts(size), compute_batch, key, ticks)
 
     def protocol(self, **more: Any) -> dict[str, Any]:
-        """What a figure made from these observations must say of them."""
-        described = self.data.protocol.describe()
+        """Return the part of an estimate's protocol that describes the observations, with ``more`` after it."""
+        preprocessing = self.data.preprocessing.describe()
         return {
             "data": self.data.name,
             "checksum": self.data.checksum,
             "split": self.split,
-            "observation": described["name"],
-            **({"binarise_seed": described["seed"]} if "seed" in described else {}),
+            "preprocessing": preprocessing["name"],
+            **({"binarize_seed": preprocessing["seed"]} if "seed" in preprocessing else {}),
             "seed": self.seed,
             **more,
         }
 
-    def scores_bins(self, model: LatentModel) -> bool:
-        """Whether 8-bit images are scored by the probabilities of their values, never by densities."""
-        head = getattr(model.decoder, "head", None)
-        scored = (
-            issubclass(getattr(head, "distribution", object), Normal)
-            or getattr(head, "support", "") == "8-bit"
+    def with_neighbor(self, batch: Batch) -> Tensor:
+        """Return the batch's observations; a single one is followed by another, as methods pair neighbors."""
+        if len(batch.x) > 1:
+            return batch.x
+        other = getattr(self.data, self.split).raw(torch.arange(1)).to(batch.x.device)
+        return torch.cat([batch.x, self.data.preprocessing.apply(other)])
+
+    def uses_discretized_likelihood(self, model: LatentModel) -> bool:
+        """Return whether 8-bit images are scored by probabilities of their levels, not by densities."""
+        scores_levels = (
+            isinstance(getattr(model.decoder, "head", None), NormalHead)
+            or model.likelihood_support == "8-bit"
         )
-        return self.data.protocol.support == "8-bit" and scored
+        return self.data.preprocessing.support == "8-bit" and scores_levels
 
 
-def likelihood(p: Distribution, bins: bool) -> Distribution:
-    """``p`` as it scores images: with ``bins`` a normal is integrated over each 8-bit value's bin."""
-    if bins and type(p) is Normal:
-        return DiscretisedNormal(p.mean, p.log_scale)
+def scoring_distribution(p: Distribution, discretize: bool) -> Distribution:
+    """Return ``p`` as it scores examples: with ``discretize``, a normal integrated over the bin of each level."""
+    if discretize and type(p) is Normal:
+        return DiscretizedNormal(p.mean, p.log_scale)
     return p
 
 
-def scored_as(bins: bool) -> str:
-    """How a protocol says what :func:`likelihood` did."""
-    return "bin probabilities" if bins else "as observed"
+def likelihood_description(discretize: bool) -> str:
+    """Return how a protocol describes :func:`scoring_distribution`."""
+    return "bin probabilities" if discretize else "as observed"
 
 
-def unit_dims(model: LatentModel) -> int:
-    """How many numbers an observation has."""
+def num_dims(model: LatentModel) -> int:
+    """Return how many numbers an observation has."""
     return int(torch.Size(model.x_shape).numel())

@@ -1,256 +1,286 @@
-"""The evaluation that every run gets: what can be said of this model, and nothing that cannot."""
+"""Evaluation of a model: which metrics apply, their estimates, and the files of a run.
+
+    encoder   latents   density   log p(x)                     other
+    yes       yes       yes       elbo, iwae, ais, bdmc        reconstruction, posterior
+    yes       yes       no                                     reconstruction, posterior
+    no        yes       yes       ais, bdmc from the prior
+    no        no        yes       exact
+    no        yes       no                                     (a GAN)
+
+"Density" is that of the decoder. All models have samples, some have critics. An affine decoder also has an exact log
+p(x). Each likelihood estimator declares what it requires (`likelihood/base.py`).
+
+A run's evaluation is written to:
+
+eval/estimates.json     estimates and remarks of the last evaluation
+eval/NAME.npz           values for each example of the estimate of that name
+eval/unfinished/        partial results of an evaluation that is running or was interrupted
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from advae.data import Dataset, protocol_from
+from advae.data import Dataset, preprocessing_from_dict
 from advae.errors import AdvaeError, ConfigError, UnsupportedError, nearest
-from advae.evaluation.capabilities import lacking, said
-from advae.evaluation.critics.critic_diagnostics import critics
-from advae.evaluation.estimate import Estimate, Estimates, Remark
-from advae.evaluation.eval_data import Observed, unit_dims
-from advae.evaluation.latent_diagnostics import posterior
+from advae.evaluation.critics.critic_diagnostics import evaluate_critics
+from advae.evaluation.estimate import Estimate, EvaluationResult, Remark, file_stem
+from advae.evaluation.eval_config import DIAGNOSTICS, EvalConfig
+from advae.evaluation.eval_data import EvalData, num_dims
+from advae.evaluation.latent_diagnostics import evaluate_posterior
 from advae.evaluation.likelihood.adversarial_elbo import adversarial_elbo
-from advae.evaluation.likelihood.ais import Annealing, ais, bdmc, whitening
-from advae.evaluation.likelihood.bounds import elbo, iwae
-from advae.evaluation.likelihood.exact import exact
-from advae.evaluation.likelihood.proposals import Proposal, chosen
-from advae.evaluation.reconstruction import reconstructions
-from advae.evaluation.resumable import ALONE, Work
-from advae.evaluation.samples.features import Features
-from advae.evaluation.samples.sample_metrics import METRICS, prepared, samples
-from advae.model import LatentModel, seeded
-from advae.networks.products import faster_products
-
-LIKELIHOODS = ("elbo", "iwae", "exact", "ais", "bdmc")
-CHECKS = ("posterior", "critics")
-LISTS = ("likelihood", "samples", "checks")
-SHARPEST = ("exact log-likelihood", "ais", "iwae")  # figures of log p(x), the best first
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What is to be judged, and how.
-
-    Attributes:
-        likelihood: of LIKELIHOODS, where the model has them.
-        samples: metrics of samples, of METRICS.
-        checks: of CHECKS.
-        importance: K of the importance-weighted bound.
-        draws: codes an image for the ELBO.
-        proposal: what importance weights draw codes from.
-        annealing: how AIS and BDMC anneal.
-        simulated: how many images the model makes for BDMC.
-        features: the network in whose features samples are judged: "classifier", "inception" or a weights file.
-        generated: how many samples are judged; None: as many as there are test images, at most 10,000.
-        strict: refuse what is asked for by name and the model cannot have; else it is left out.
-    """
-
-    likelihood: tuple[str, ...] = ("elbo", "iwae", "exact")
-    samples: tuple[str, ...] = ()
-    checks: tuple[str, ...] = CHECKS
-    importance: int = 64
-    draws: int = 16
-    proposal: Proposal = "auto"
-    annealing: Annealing = field(default_factory=Annealing)
-    simulated: int = 64
-    features: str = "classifier"
-    generated: int | None = None
-    strict: bool = True
-
-    def __post_init__(self) -> None:
-        for kind, known in (("likelihood", LIKELIHOODS), ("samples", METRICS), ("checks", CHECKS)):
-            for name in getattr(self, kind):
-                if name not in known:
-                    raise ConfigError(f"{kind} has no {name!r}", remedy=nearest(name, known))
-
-    @classmethod
-    def of(cls, options: Mapping[str, Any]) -> Asked:
-        """From the arguments of :func:`evaluate`, of which it takes its own; names may stand alone, None is none."""
-        own = {k: v for k, v in options.items() if k in cls.__dataclass_fields__ and v is not None}
-        listed = {k: (own[k],) if isinstance(own[k], str) else tuple(own[k]) for k in LISTS if k in own}
-        return cls(**own | listed)
-
-    def without(self, impossible: Mapping[str, AdvaeError], named: Iterable[str]) -> Asked:
-        """The same but for what is impossible, which is refused where it was named."""
-        for name in named:
-            if self.strict and name in impossible:
-                raise impossible[name]
-        likelihood, checks = (
-            tuple(name for name in names if name not in impossible)
-            for names in (self.likelihood, self.checks)
-        )
-        return replace(self, likelihood=likelihood, checks=checks)
+from advae.evaluation.likelihood.base import ESTIMATORS, LikelihoodEstimator, estimator_names, no_encoder
+from advae.evaluation.reconstruction import evaluate_reconstruction
+from advae.evaluation.resumable import LOCAL, Runner, model_fingerprint, no_progress
+from advae.evaluation.samples.sample_metrics import evaluate_samples, prepared
+from advae.model import LatentModel
+from advae.progress import StageProgress
+from advae.random import seeded
+from advae.run import Run
+from advae.torch_state import default_torch_modes
 
 
 def evaluate(
     model: LatentModel,
     data: Dataset,
+    config: EvalConfig | None = None,
     *,
-    likelihood: str | Sequence[str] | None = None,
-    samples: str | Sequence[str] = Asked.samples,
-    checks: str | Sequence[str] | None = None,
     split: str = "test",
     seed: int = 0,
     limit: int | None = None,
-    work: Work = ALONE,
-    **more: Any,
-) -> Estimates:
-    """Judge a model on data.
+    runner: Runner = LOCAL,
+    **options: Any,
+) -> EvaluationResult:
+    """Evaluate a model.
+
+    The caller's default dtype, grad and inference modes and random state have no effect and are not changed.
 
     Args:
         model: a trained model.
-        data: the data set it is judged on, under the observation protocol it was trained for.
-        likelihood: which of "elbo", "iwae", "exact", "ais" and "bdmc"; by default what the model has of the first
-            three. Annealing needs no density of the encoder, and minutes to hours.
-        samples: which of "fid", "kid", "is", "prdc" and "neighbours"; they need labels or an inception network.
-        checks: which of "posterior" and "critics"; by default what the model has of them.
+        data: the data set, with the preprocessing that the model was trained for.
+        config: metrics and their options.
         split: "train", "validation" or "test".
-        seed: of every draw.
-        limit: the first so many images only.
-        work: how a long evaluation is shown, shared out and kept.
-        more: the other attributes of :class:`Asked`.
+        seed: of everything random.
+        limit: use the first examples only, at most this many.
+        runner: shows progress, shares out the work, stores partial results.
+        options: fields of :class:`EvalConfig`, which replace those of ``config``.
 
     Returns:
-        Each figure with its kind, error and protocol, and remarks on what they mean: reconstruction errors beside
-        those of principal components; bounds on log p(x), for 8-bit images also in bits per dimension; what
-        can be said of the posterior, the critics and the samples.
+        Estimates with remarks on what they mean: reconstruction errors, with those of principal components; log p(x)
+        and bounds on it, for 8-bit images also in bits per dimension; diagnostics of the posterior and of critics;
+        metrics of samples.
 
     Raises:
-        ConfigError: an unknown figure, split or option.
-        NoDensityError, UnsupportedError: something was asked for by name that the model cannot have; before any
-            work.
+        ConfigError: an unknown metric, split or option.
+        NoDensityError, UnsupportedError: a metric was named that the model does not support; before any work.
     """
-    for name in more:
-        if name not in Asked.__dataclass_fields__:
-            raise ConfigError(
-                f"evaluate has no option {name!r}", remedy=nearest(name, Asked.__dataclass_fields__)
-            )
-    asked = Asked.of({"likelihood": likelihood, "samples": samples, "checks": checks, **more})
-    named = [
-        *(asked.likelihood if likelihood is not None else ()),
-        *(asked.checks if checks is not None else ()),
-    ]
+    for name in options:
+        if name not in EvalConfig.__dataclass_fields__:
+            fix = nearest(name, EvalConfig.__dataclass_fields__)
+            raise ConfigError(f"evaluate has no option {name!r}.", fix=fix)
+    config = replace(config or EvalConfig(), **options)
     model.eval()
-    observed = Observed(as_trained(model, data), split, seed, limit)
-    observed.refuse_too_few()
-    found = Estimates((), said(model, likelihood=bool(asked.likelihood)))
-    asked = asked.without(lacking(model, observed), named)
-    with faster_products(), seeded(seed, model.device):
-        network = ready(model, observed, asked, work)
-        if model.has_encoder:
-            found.add(reconstructions(model, observed, work=work))
-        found.add(likelihoods(model, observed, asked, work))
-        best, bound = sharpest(found), first(found, "elbo")
-        if "posterior" in asked.checks:
-            found.add(posterior(model, observed, log_prob=best, bound=bound, seed=seed, work=work))
-        if "critics" in asked.checks:
-            found.add(critics(model, observed, log_prob=best, work=work))
-        if network is not None:
-            found.add(_samples(model, observed, asked, network, work))
-    return found
-
-
-def ready(model: LatentModel, observed: Observed, asked: Asked, work: Work) -> Features | None:
-    """See that what was asked for can be had, before any work; and the network that samples are judged by.
-
-    Raises:
-        NoDensityError: a start or proposal was asked for that the encoder is too implicit for.
-        UnsupportedError: annealing was to start from the codes of an encoder, and there is none.
-        ConfigError: samples cannot be judged: no labels, no weights, too few images.
-    """
-    if {"elbo", "iwae"} & set(asked.likelihood):
-        chosen(model, asked.proposal)
-    if {"ais", "bdmc"} & set(asked.likelihood):
-        if not model.has_encoder and asked.annealing.start != "prior":
-            raise UnsupportedError(
-                "annealing was to start from the encoder's codes, and this model has no encoder",
-                given=f"start = {asked.annealing.start}",
-                remedy="start it from the prior",
+    eval_data = EvalData(match_training_preprocessing(model, data), split, seed, limit)
+    eval_data.check_min_size()
+    with default_torch_modes(next(model.parameters()).dtype), seeded(seed, model.device):
+        unsupported = unsupported_metrics(model, eval_data)
+        estimators = [
+            ESTIMATORS.find(name).from_config(config)
+            for name in _select(config.likelihood, _default_estimators(), unsupported, config.strict)
+        ]
+        diagnostics = _select(config.diagnostics, DIAGNOSTICS, unsupported, config.strict)
+        for estimator in estimators:
+            estimator.check(model)
+        features = None
+        if config.samples:
+            features = prepared(
+                eval_data, config.feature_extractor, config.num_samples, device=model.device, runner=runner
             )
-        whitening(model, torch.zeros(2, *model.x_shape, device=model.device), asked.annealing.start)
-    if not asked.samples:
-        return None
-    return prepared(observed, asked.features, asked.generated, device=model.device, work=work)
+
+        result = EvaluationResult((), capability_notes(model, likelihood=config.likelihood != ()))
+        if model.has_encoder:
+            result.add(evaluate_reconstruction(model, eval_data, runner=runner))
+        log_prob = None
+        if model.decoder_has_density():
+            log_prob = _add_likelihood(result, model, eval_data, estimators, diagnostics, runner)
+        if "posterior" in diagnostics:
+            bound = next((e for e in result if e.metric == "elbo" and e.kind == "lower bound"), None)
+            result.add(
+                evaluate_posterior(model, eval_data, log_prob=log_prob, bound=bound, seed=seed, runner=runner)
+            )
+        if "critics" in diagnostics:
+            result.add(evaluate_critics(model, eval_data, log_prob=log_prob, runner=runner))
+        if features is not None:
+            result.add(
+                evaluate_samples(
+                    model,
+                    eval_data,
+                    metrics=config.samples,
+                    features=features,
+                    generated=config.num_samples,
+                    seed=seed,
+                    runner=runner,
+                )
+            )
+    return result
 
 
-def likelihoods(model: LatentModel, observed: Observed, asked: Asked, work: Work) -> Estimates:
-    """What can be said of log p(x), and for 8-bit images the same in bits per dimension."""
-    found, names = Estimates(), asked.likelihood
-    if not model.decoder_has_density():
-        return found
-    if why := _no_probabilities(model, observed):
-        return Estimates((), [Remark("likelihood", why, warning=True)])
-    if "elbo" in names:
-        found.append(elbo(model, observed, asked.draws, asked.proposal, work=work))
-    if model.critics and model.has_encoder and not model.encoder_has_density():
-        claimed = adversarial_elbo(model, observed, work=work)
-        found.extend(e for e in claimed if e.section == "likelihood" or "critics" not in asked.checks)
-    if "iwae" in names and asked.importance:
-        found.append(iwae(model, observed, asked.importance, asked.proposal, work=work))
-    if "exact" in names:
-        found.append(exact(model, observed, work=work))
-    if "ais" in names:
-        found.append(ais(model, observed, asked.annealing, work=work))
-    if "bdmc" in names:
-        made = replace(observed, limit=max(2, min(observed.count, asked.simulated)))
-        found.add(bdmc(model, made, asked.annealing, work=work))
-    if observed.scores_bins(model):
-        per_dim = -1 / (unit_dims(model) * math.log(2))
-        bounds = [e for e in found if e.kind != "adversarial estimate" and not e.name.startswith("bdmc")]
-        found.extend(bound.scaled(per_dim, "bits/dim") for bound in bounds)
-    return found
+def evaluate_run(
+    run: Run,
+    model: LatentModel,
+    data: Dataset,
+    config: EvalConfig | None = None,
+    *,
+    stage: StageProgress = no_progress,
+    **options: Any,
+) -> EvaluationResult:
+    """Evaluate a run's model and write the result into its directory.
 
+    After an interruption the same evaluation continues and gives the same estimates. Under several processes examples
+    are shared out, and the first process writes.
 
-def _no_probabilities(model: LatentModel, observed: Observed) -> str:
-    """Why densities would pass for probabilities of images, or an empty string."""
-    levels = observed.data.train.dtype == torch.uint8 and observed.data.protocol.support in ("unit", "real")
-    if levels and getattr(getattr(model.decoder, "head", None), "support", "") in ("real", "interval"):
-        return (
-            "A normal's density at grey levels is no probability of an image: no likelihood is given."
-            " Train with data.protocol dequantise, whose images are scored by probabilities of their levels."
-        )
-    return ""
-
-
-def sharpest(found: Estimates) -> Estimate | None:
-    """The best figure of log p(x) for each image, if there is one."""
-    return next((e for name in SHARPEST if (e := first(found, name))), None)
-
-
-def first(found: Estimates, name: str) -> Estimate | None:
-    """The first figure of this name, whatever its proposal or number of draws, with its value for each image."""
-    return next(
-        (e for e in found if e.name.startswith(name) and e.kind != "adversarial estimate" and e.each), None
-    )
-
-
-def _samples(
-    model: LatentModel, observed: Observed, asked: Asked, network: Features, work: Work
-) -> Estimates:
-    return samples(
-        model,
-        observed,
-        metrics=asked.samples,
-        features=network,
-        generated=asked.generated,
-        seed=observed.seed,
-        work=work,
-    )
-
-
-def as_trained(model: LatentModel, data: Dataset) -> Dataset:
-    """The data under the model's own protocol, where it is one of the same name with other numbers.
-
-    Standardised data keep the mean and scale of the data that the model was trained on.
+    Args:
+        run: where to write.
+        model: its model.
+        data: its data.
+        config: as for :func:`evaluate`.
+        stage: shows progress.
+        options: as for :func:`evaluate`.
     """
-    described = (model.info.get("data") or {}).get("protocol", {})
-    if described.get("name") != data.protocol.name:
+    unfinished = run.path / "eval" / "unfinished"
+    runner = Runner(unfinished, stage, model_fingerprint(model))
+    result = evaluate(model, data, config, runner=runner, **options)
+    if runner.rank == 0:
+        write_result(run, model, result)
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return result
+
+
+def write_result(run: Run, model: LatentModel, result: EvaluationResult) -> None:
+    """Write estimates, remarks and per-example values; delete the values of earlier estimates."""
+    arrays = {file_stem(estimate.name): estimate.per_example for estimate in result if estimate.per_example}
+    for stem, values in arrays.items():
+        run.write_arrays(f"eval/{stem}.npz", {name: value.numpy() for name, value in values.items()})
+    run.write_estimates(result.to_dict(), model.checksum)
+    for path in (run.path / "eval").glob("*.npz"):
+        if path.stem not in arrays:
+            path.unlink()
+
+
+# --- what a model supports ----------------------------------------------------------------------------------
+
+
+def unsupported_metrics(model: LatentModel, data: EvalData) -> dict[str, AdvaeError]:
+    """Return the likelihood estimators and diagnostics that the model does not support, with errors that say why."""
+    reasons = {name: ESTIMATORS.find(name).unsupported(model, data) for name in estimator_names()}
+    if not model.has_encoder:
+        reasons["posterior"] = no_encoder(model)
+    if not model.critics:
+        reasons["critics"] = UnsupportedError(
+            "The model has no critics to evaluate.", fix="leave critics out of the diagnostics"
+        )
+    return {name: error for name, error in reasons.items() if error is not None}
+
+
+def capability_notes(model: LatentModel, likelihood: bool) -> list[Remark]:
+    """Return remarks on a model without an encoder or a density.
+
+    Args:
+        model: the model.
+        likelihood: whether likelihood estimates were to be computed.
+    """
+    notes = []
+    if not model.has_encoder:
+        text = "The model has no encoder, so there are no latents of data, reconstructions or posterior."
+        notes.append(Remark("reconstruction", text))
+    if likelihood and not model.decoder_has_density():
+        text = "The decoder has no density: this model has no likelihood, and no bound on one."
+        if not model.has_encoder:
+            text += " Only its samples can be evaluated."
+        notes.append(Remark("likelihood", text))
+    return notes
+
+
+def _default_estimators() -> list[str]:
+    return [name for name in estimator_names() if ESTIMATORS.find(name).by_default]
+
+
+def _select(
+    names: tuple[str, ...] | None,
+    default: tuple[str, ...] | list[str],
+    unsupported: Mapping[str, AdvaeError],
+    strict: bool,
+) -> list[str]:
+    """Return the metrics to compute; raise the reason if one is unsupported that was named."""
+    for name in names or ():
+        if strict and name in unsupported:
+            raise unsupported[name]
+    chosen = default if names is None else names
+    order = [*estimator_names(), *DIAGNOSTICS]
+    return sorted((name for name in set(chosen) if name not in unsupported), key=order.index)
+
+
+def match_training_preprocessing(model: LatentModel, data: Dataset) -> Dataset:
+    """Return the data with the model's own preprocessing, if it is of the same kind with other numbers.
+
+    Standardized data thus keep the mean and scale of the data that the model was trained on.
+    """
+    description = (model.info.get("data") or {}).get("preprocessing", {})
+    if description.get("name") != data.preprocessing.name:
         return data
-    return replace(data, protocol=protocol_from(described))
+    return replace(data, preprocessing=preprocessing_from_dict(description))
+
+
+# --- likelihood ---------------------------------------------------------------------------------------------
+
+
+def _add_likelihood(
+    result: EvaluationResult,
+    model: LatentModel,
+    data: EvalData,
+    estimators: list[LikelihoodEstimator],
+    diagnostics: list[str],
+    runner: Runner,
+) -> Estimate | None:
+    """Add the likelihood estimates; return the best one of log p(x), with values for each example."""
+    if warning := _density_is_no_probability(model, data):
+        result.remarks.append(warning)
+        return None
+    first = len(result)
+    best: Estimate | None = None
+    best_precedence = 0
+    per_dim: list[Estimate] = []
+    for estimator in estimators:
+        estimates = estimator.estimate(model, data, runner)
+        if estimator.precedence > best_precedence:
+            best, best_precedence = estimates[0], estimator.precedence
+        per_dim += estimates if estimator.per_dim else []
+        result.add(estimates)
+    if model.critics and model.has_encoder and not model.encoder_has_density():
+        estimates = adversarial_elbo(model, data, runner=runner)
+        extra = [e for e in estimates if e.section == "likelihood" or "critics" not in diagnostics]
+        has_elbo = bool(result[first:]) and result[first].metric == "elbo"
+        result[first + has_elbo : first + has_elbo] = extra
+    if data.uses_discretized_likelihood(model):
+        bits_per_nat = -1 / (num_dims(model) * math.log(2))
+        result.extend(estimate.scaled(bits_per_nat, "bits/dim") for estimate in per_dim)
+    return best
+
+
+def _density_is_no_probability(model: LatentModel, data: EvalData) -> Remark | None:
+    """Return a warning if densities would be reported as probabilities of 8-bit images."""
+    preprocessing = data.data.preprocessing
+    is_eight_bit = data.data.train.dtype == torch.uint8 and preprocessing.support in ("unit", "real")
+    if not is_eight_bit or model.likelihood_support not in ("real", "interval"):
+        return None
+    text = (
+        "The density of a normal at gray levels is not a probability of an image: no likelihood is given."
+        " Train with data.preprocessing dequantize, for which images are scored by probabilities of their levels."
+    )
+    return Remark("likelihood", text, warning=True)

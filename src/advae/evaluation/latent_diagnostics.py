@@ -1,7 +1,7 @@
-"""The posterior: how far the encoder is from the true one, and the codes of the data from the prior.
+"""Posterior diagnostics: the inference gap, and the aggregated posterior against the prior.
 
 inference gap            log p(x) − ELBO(x) = KL(q(z|x) ‖ p(z|x))
-aggregated posterior     q(z) = E_x q(z|x), which the prior should equal for samples to be good
+aggregated posterior     q(z) = E_x q(z|x), which equals the prior in a well-trained model
 active units             dimensions u with Var_x(E[z_u|x]) > 0.01       (Burda, Grosse and Salakhutdinov 2016)
 """
 
@@ -12,209 +12,260 @@ import math
 import torch
 from torch import Tensor
 
-from advae.data import mix
 from advae.distributions import Distribution
 from advae.distributions.normal import Normal
 from advae.errors import ConfigError, NotFiniteError
-from advae.evaluation.estimate import Estimate, Estimates, Kind, Remark, from_images
-from advae.evaluation.eval_data import Observed, Part
-from advae.evaluation.resumable import ALONE, Work
+from advae.evaluation.estimate import Estimate, EvaluationResult, Kind, Remark, from_per_example
+from advae.evaluation.eval_data import Batch, EvalData
+from advae.evaluation.resumable import LOCAL, Runner
 from advae.metrics.two_sample import FEWEST, SWAPS, blocks, c2st, mmd
-from advae.model import LatentModel, seeded
+from advae.model import LatentModel
+from advae.random import mix_seeds, seeded
 
-CODES = 10_000  # compared with draws from the prior
-ACTIVE = 0.01  # the variance above which a dimension is active; Burda et al. 2016, section 5.2
-PRECISION = 0.001  # of the variance of an idle dimension, where means are estimated: a tenth of ACTIVE
-AT_ONCE = 2**23  # numbers of repeated observations encoded at a time
-SURE = 3.0  # standard errors
+MAX_LATENTS = 10_000  # that are compared with samples from the prior
+ACTIVE_VARIANCE = 0.01  # the variance above which a dimension is active; Burda et al. 2016, section 5.2
+MEAN_VARIANCE_TOL = 0.001  # of the variance of an inactive dimension whose means are estimated
+DIMS_PER_BATCH = 2**23  # of repeated observations that are encoded together
+NUM_SIGMAS = 3.0
+P_VALUE_LEVEL = 0.01
 
-MMD, C2ST = "MMD² of aggregated posterior", "C2ST accuracy"
-KINDS: dict[str, Kind] = {"exact": "unbiased", "unbiased": "unbiased"}
+C2ST = "C2ST accuracy"
 
 
-def posterior(
+def evaluate_posterior(
     model: LatentModel,
-    observed: Observed,
+    data: EvalData,
     *,
     log_prob: Estimate | None = None,
     bound: Estimate | None = None,
     seed: int = 0,
-    work: Work = ALONE,
-) -> Estimates:
-    """What can be said of the encoder's codes.
+    runner: Runner = LOCAL,
+) -> EvaluationResult:
+    """Compute diagnostics of the encoder's latents.
 
     Args:
-        model: only its encoder is asked.
-        observed: the images.
-        log_prob: log p(x) of these images, exact or estimated, with its figure for each.
-        bound: their ELBO. Without both of them there is no inference gap.
-        seed: of the draws from the prior, the swaps and the classifier.
-        work: how it is carried out.
+        model: only its encoder and prior are used.
+        data: the examples.
+        log_prob: log p(x) of these examples, exact or estimated, with per-example values.
+        bound: their ELBO. The inference gap needs both.
+        seed: of samples from the prior, permutations and the classifier.
+        runner: how it is carried out.
 
     Returns:
-        The inference gap; MMD² of codes and draws from the prior, with its p-value; a classifier's accuracy in
-        telling them apart; the number of active units; the aggregated posterior's standard deviation.
+        The inference gap; MMD² between latents and samples from the prior, with its p-value; the accuracy of a
+        classifier in telling them apart; the number of active units; the aggregated posterior's standard deviation.
 
     Raises:
-        ConfigError: the two figures for the gap are not of the same images.
-        NotFiniteError: the encoder gives codes that are not finite.
+        ConfigError: ``log_prob`` and ``bound`` are not for the same examples.
+        NotFiniteError: the encoder's latents are not finite.
     """
-    found = Estimates()
+    result = EvaluationResult()
     if log_prob is not None and bound is not None:
-        found.add(inference_gap(log_prob, bound))
-    codes = _codes(model, observed, work)
-    found.add(_against_prior(model, observed, codes["z"], seed, work))
-    found.add(_active(observed, codes))
-    found.append(_spread(observed, codes["z"]))
-    return found
+        result.add(inference_gap(log_prob, bound))
+    latents = _sample_latents(model, data, runner)
+    result.add(_compare_with_prior(model, data, latents["z"], seed, runner))
+    result.add(_active_units(data, latents))
+    result.append(_aggregated_std(data, latents["z"]))
+    return result
 
 
-def inference_gap(log_prob: Estimate, bound: Estimate) -> Estimates:
-    """``log p(x) − ELBO(x)`` for each image, in nats: how much of the evidence the encoder gives away.
+def inference_gap(log_prob: Estimate, bound: Estimate) -> EvaluationResult:
+    """Compute ``log p(x) − ELBO(x)`` for each example, in nats.
 
-    It is a lower bound where ``log_prob`` is one. A bound of a normal fitted to the encoder, or a critic's, gives
-    the gap of that; the name or the kind says so. That of an encoder with an auxiliary variable holds what its
-    reverse model misses too, KL(q(a|x,z) ‖ r); the protocol says so.
+    It is a lower bound if ``log_prob`` is one. With the bound of a fitted normal, or of a critic, it is the gap of
+    that; name or kind say so. For an encoder with an auxiliary variable it includes KL(q(a|x,z) ‖ r), the gap of the
+    reverse model; the protocol says so.
 
     Raises:
-        ConfigError: the two figures are not of the same images.
+        ConfigError: the two estimates are not for the same examples.
     """
-    for name in ("data", "checksum", "split", "observation", "seed", "likelihood"):
-        if log_prob.protocol.get(name) != bound.protocol.get(name) or log_prob.n != bound.n:
+    for key in ("data", "checksum", "split", "preprocessing", "seed", "likelihood"):
+        if log_prob.protocol.get(key) != bound.protocol.get(key) or log_prob.n != bound.n:
             raise ConfigError(
-                "an inference gap needs log p(x) and the ELBO of the same images",
-                given=f"{log_prob.name} of {log_prob.n} images, {bound.name} of {bound.n} ({name})",
+                "An inference gap needs log p(x) and the ELBO of the same examples.",
+                given=f"{log_prob.name} for {log_prob.n} examples, {bound.name} for {bound.n} ({key})",
             )
-    values = log_prob.each["value"].double() - bound.each["value"].double()
-    kinds = {log_prob.kind, bound.kind}
-    critic = "adversarial estimate" in kinds
-    kind: Kind = "adversarial estimate" if critic else KINDS.get(log_prob.kind, log_prob.kind)
-    _, bracket, of = bound.name.partition("[")
+    values = log_prob.per_example["value"].double() - bound.per_example["value"].double()
+    kind: Kind = "unbiased" if log_prob.kind == "exact" else log_prob.kind
+    if bound.kind == "adversarial estimate":
+        kind = "adversarial estimate"
     protocol = {**bound.protocol, "log_prob": log_prob.name, "bound": bound.name}
-    gap = from_images(values, f"inference gap{bracket}{of}", kind, "nats", protocol, "posterior")
-    found = Estimates([gap])
-    if gap.value < -SURE * gap.stderr:
+    name = f"inference gap{bound.variant and f'[{bound.variant}]'}"
+    gap = from_per_example(
+        values, name, kind, "nats", protocol, "posterior", metric="inference-gap", variant=bound.variant
+    )
+    result = EvaluationResult([gap])
+    if gap.value < -NUM_SIGMAS * gap.stderr:
         text = (
-            f"{log_prob.name} lies below {bound.name}, by {-gap.value:.2f} nats: it is too loose an estimate of "
-            "log p(x) to say anything of the inference gap."
+            f"{log_prob.name} is below {bound.name} by {-gap.value:.2f} nats: it is too loose an estimate of"
+            " log p(x) for an inference gap."
         )
-        found.remarks.append(Remark(gap.name, text, warning=True))
-    return found
+        result.remarks.append(Remark(gap.name, text, warning=True))
+    return result
 
 
 @torch.no_grad()
-def _codes(model: LatentModel, observed: Observed, work: Work) -> dict[str, Tensor]:
-    """For each image a draw "z", and "mean", E[z|x]; where that is not known, two estimates, "mean" and "other"."""
-    draws = math.ceil(1 / (PRECISION * math.sqrt(observed.count)))
+def _sample_latents(model: LatentModel, data: EvalData, runner: Runner) -> dict[str, Tensor]:
+    """Return per example a sample "z" and the "mean" E[z|x]; if that is unknown, two estimates, "mean" and "other"."""
+    num_samples = math.ceil(1 / (MEAN_VARIANCE_TOL * math.sqrt(data.count)))
 
-    def compute(part: Part) -> dict[str, Tensor]:
-        q = model.encode(part.x)
+    @torch.no_grad()
+    def compute(batch: Batch) -> dict[str, Tensor]:
+        q = model.encode(batch.x)
         if isinstance(q, Normal):
             return {"z": q.sample(), "mean": q.mean}
-        return {"z": q.sample(), "mean": _mean(q, draws, part.x), "other": _mean(q, draws, part.x)}
+        names = ("mean", "other")
+        return {"z": q.sample()} | {name: _sample_mean(q, num_samples, batch.x) for name in names}
 
-    found = observed.map(model.device, compute, label="codes", work=work)
-    if not found["z"].isfinite().all():
-        raise NotFiniteError("the encoder gives codes that are not finite", remedy="the training has failed")
-    return found
-
-
-def _mean(q: Distribution, draws: int, x: Tensor) -> Tensor:
-    """The mean of so many draws, ``[B, d]``, not too many at a time."""
-    at_once = max(1, AT_ONCE // x.numel())
-    counts = [min(at_once, draws - start) for start in range(0, draws, at_once)]
-    return torch.stack([q.sample((count,)).sum(0) for count in counts]).sum(0) / draws
+    latents = data.map(model.device, compute, label="latents", runner=runner)
+    if not latents["z"].isfinite().all():
+        raise NotFiniteError(
+            "The encoder's latents are not finite.", fix="train again: the training has failed"
+        )
+    return latents
 
 
-def _against_prior(model: LatentModel, observed: Observed, z: Tensor, seed: int, work: Work) -> Estimates:
-    """Codes ``z [N, d]``, at most CODES of them, against as many draws from the prior."""
-    n = min(len(z), CODES)
+def _sample_mean(q: Distribution, num_samples: int, x: Tensor) -> Tensor:
+    """Return the mean of samples, ``[B, d]``."""
+    chunk_size = max(1, DIMS_PER_BATCH // x.numel())
+    counts = [min(chunk_size, num_samples - start) for start in range(0, num_samples, chunk_size)]
+    return torch.stack([q.sample((count,)).sum(0) for count in counts]).sum(0) / num_samples
+
+
+def _compare_with_prior(
+    model: LatentModel, data: EvalData, z: Tensor, seed: int, runner: Runner
+) -> EvaluationResult:
+    """Compare at most MAX_LATENTS of the latents ``z [N, d]`` with as many samples from the prior."""
+    n = min(len(z), MAX_LATENTS)
     z = z[torch.arange(n) * len(z) // n]
-    with seeded(mix(seed, 0), model.device):
+    with seeded(mix_seeds(seed, 0), model.device):
         prior = model.prior.sample((n,))
-    with work.stage("codes against the prior", blocks(n)) as tick:
-        distance = mmd(z.to(prior.device), prior, seed=mix(seed, 1), tick=tick)
-    protocol = observed.protocol(codes=n, prior_draws=n, draws_seed=seed)
-    kernel = {**protocol, "kernel": "5 Gaussians of variance d/2 to 8d", "stderr": "under equality, by swaps"}
-    swaps = {**protocol, "test": "MMD²", "swaps": SWAPS}
-    p, p_error = distance.p, math.sqrt(distance.p * (1 - distance.p) / SWAPS)
-    found = Estimates(
+    with runner.stage("latents against the prior", blocks(n)) as tick:
+        distance = mmd(z.to(prior.device), prior, seed=mix_seeds(seed, 1), tick=tick)
+    p, p_stderr = distance.p, math.sqrt(distance.p * (1 - distance.p) / SWAPS)
+    protocol = data.protocol(latents=n, prior_samples=n, samples_seed=seed)
+    kernel = {"kernel": "5 Gaussians of variance d/2 to 8d", "stderr": "under equality, by permutations"}
+    result = EvaluationResult(
         [
-            Estimate(MMD, distance.value, distance.stderr, "error", "", n, kernel, "posterior"),
-            Estimate("MMD² p-value", p, p_error, "diagnostic", "", n, swaps, "posterior"),
+            Estimate(
+                "MMD² of aggregated posterior",
+                distance.value,
+                distance.stderr,
+                "error",
+                "",
+                n,
+                {**protocol, **kernel},
+                "posterior",
+                metric="mmd",
+            ),
+            Estimate(
+                "MMD² p-value",
+                p,
+                p_stderr,
+                "diagnostic",
+                "",
+                n,
+                {**protocol, "test": "MMD²", "permutations": SWAPS},
+                "posterior",
+                metric="mmd-p-value",
+            ),
         ]
     )
     if n >= FEWEST:
-        accuracy, tried = c2st(z, prior, seed=mix(seed, 2))
-        error = math.sqrt(accuracy * (1 - accuracy) / tried)
-        how = {
-            **protocol,
+        accuracy, num_test = c2st(z, prior, seed=mix_seeds(seed, 2))
+        stderr = math.sqrt(accuracy * (1 - accuracy) / num_test)
+        classifier = {
             "classifier": "perceptron, one hidden layer of 64",
-            "tried on": f"{tried} held out",
+            "tested on": f"{num_test} held-out latents",
         }
-        found.append(Estimate(C2ST, accuracy, error, "diagnostic", "", n, how, "posterior"))
-        found.remarks.append(_told_apart(accuracy, tried, p))
-    return found
-
-
-def _told_apart(accuracy: float, tried: int, p: float) -> Remark:
-    """What the classifier's accuracy means."""
-    if accuracy - 0.5 > SURE * 0.5 / math.sqrt(tried):
-        text = (
-            f"A classifier tells codes of data from draws of the prior with accuracy {accuracy:.2f} (0.50 is a "
-            "guess): samples start from codes that the decoder saw seldom."
+        result.append(
+            Estimate(
+                C2ST,
+                accuracy,
+                stderr,
+                "diagnostic",
+                "",
+                n,
+                {**protocol, **classifier},
+                "posterior",
+                metric="c2st",
+            )
         )
-    elif p <= 0.01:
+        result.remarks.append(_prior_remark(accuracy, num_test, p))
+    return result
+
+
+def _prior_remark(accuracy: float, num_test: int, p: float) -> Remark:
+    """Return what the classifier's accuracy and the test mean."""
+    if accuracy - 0.5 > NUM_SIGMAS * 0.5 / math.sqrt(num_test):
         text = (
-            f"Codes of data differ from draws of the prior (MMD, p = {p:.3f}), but a classifier does not tell "
-            f"them apart (accuracy {accuracy:.2f}, 0.50 is a guess): the difference is small, or the images are "
-            "too few to learn it from."
+            f"A classifier separates latents of data from samples of the prior with accuracy {accuracy:.2f} (chance:"
+            " 0.50), so generated samples come from latents that were rare in training."
+        )
+    elif p <= P_VALUE_LEVEL:
+        text = (
+            f"Latents of data differ from samples of the prior (MMD, p = {p:.3f}), but a classifier does not separate"
+            f" them (accuracy {accuracy:.2f}, chance: 0.50): the difference is small, or there are too few examples"
+            " to learn it from."
         )
     else:
         text = (
-            f"Codes of data and draws of the prior cannot be told apart (accuracy {accuracy:.2f}, 0.50 is a "
-            f"guess; MMD, p = {p:.2f}): samples start from codes that the decoder knows."
+            f"Latents of data and samples of the prior cannot be distinguished (accuracy {accuracy:.2f}, chance:"
+            f" 0.50; MMD, p = {p:.2f})."
         )
     return Remark(C2ST, text)
 
 
-def _active(observed: Observed, codes: dict[str, Tensor]) -> Estimates:
-    """How many dimensions of the code tell images apart.
+def _active_units(data: EvalData, latents: dict[str, Tensor]) -> EvaluationResult:
+    """Count the dimensions whose posterior means vary over examples.
 
-    The covariance over images of two independent estimates of E[z|x] is free of the bias that the variance of one
-    has. The standard error is of the count, when each dimension's variance is as uncertain as a mean over images.
+    The covariance over examples of two independent estimates of E[z|x] does not have the bias that the variance of
+    one has. The standard error is that of the count if each dimension's variance is as uncertain as a mean over
+    examples.
     """
-    a, b = (codes[name].double() for name in ("mean", "other" if "other" in codes else "mean"))
+    other = "other" if "other" in latents else "mean"
+    a, b = latents["mean"].double(), latents[other].double()
     products = (a - a.mean(0)) * (b - b.mean(0)) * (len(a) / (len(a) - 1))
-    variance, error = products.mean(0), products.std(0) / math.sqrt(len(a))
-    active, d = int((variance > ACTIVE).sum()), a.shape[1]
-    p = torch.special.ndtr((variance - ACTIVE) / error.clamp_min(torch.finfo(a.dtype).tiny))
-    of_count = round(float((p * (1 - p)).sum().sqrt()), 2)  # of a count, less is none
-    how = "covariance of two means of draws" if "other" in codes else "variance of means"
-    protocol = observed.protocol(variance=how, threshold=ACTIVE)
-    unit, each = f"of {d}", {"variance": variance}
-    figure = Estimate(
-        "active units", float(active), of_count, "diagnostic", unit, len(a), protocol, "posterior", each=each
+    variance, stderr = products.mean(0), products.std(0) / math.sqrt(len(a))
+    count, d = int((variance > ACTIVE_VARIANCE).sum()), a.shape[1]
+    p = torch.special.ndtr((variance - ACTIVE_VARIANCE) / stderr.clamp_min(torch.finfo(a.dtype).tiny))
+    method = "covariance of two sample means" if other == "other" else "variance of means"
+    estimate = Estimate(
+        "active units",
+        float(count),
+        round(float((p * (1 - p)).sum().sqrt()), 2),  # less is 0 for a count
+        "diagnostic",
+        f"of {d}",
+        len(a),
+        data.protocol(variance=method, threshold=ACTIVE_VARIANCE),
+        "posterior",
+        per_example={"variance": variance},
+        metric="active-units",
     )
-    found = Estimates([figure])
-    if active < d:
-        text = f"{active} of {d} dimensions of the code tell images apart: the others carry next to nothing."
-        found.remarks.append(Remark(figure.name, text))
-    return found
+    result = EvaluationResult([estimate])
+    if count < d:
+        text = f"{count} of {d} latent dimensions are active; the others contain almost no information on x."
+        result.remarks.append(Remark(estimate.name, text))
+    return result
 
 
-def _spread(observed: Observed, z: Tensor) -> Estimate:
-    """The standard deviation of q(z), averaged over dimensions; of each also its mean. The prior has 1, and 0.
+def _aggregated_std(data: EvalData, z: Tensor) -> Estimate:
+    """Return the standard deviation of q(z), averaged over dimensions; the prior's is 1. Also each mean and std.
 
-    The standard error is that of the variances carried through the roots.
+    The standard error is that of the variances, by the delta method.
     """
     z = z.double()
     mean, std = z.mean(0), z.std(0)
     influence = ((z - mean).square() - std.square()) / (2 * std.clamp_min(torch.finfo(z.dtype).tiny))
-    error = float(influence.mean(1).std()) / math.sqrt(len(z))
-    protocol = observed.protocol(code="a draw from q(z|x)")
-    each = {"mean": mean, "std": std}
-    value = float(std.mean())
     return Estimate(
-        "aggregated std", value, error, "diagnostic", "", len(z), protocol, "posterior", each=each
+        "aggregated std",
+        float(std.mean()),
+        float(influence.mean(1).std()) / math.sqrt(len(z)),
+        "diagnostic",
+        "",
+        len(z),
+        data.protocol(latent="a sample from q(z|x)"),
+        "posterior",
+        per_example={"mean": mean, "std": std},
+        metric="aggregated-std",
     )

@@ -1,7 +1,10 @@
-"""Principal components of the training images: what a linear code of a given length can keep.
+"""Principal component analysis of training images.
 
-No linear map to k numbers and back has a smaller squared error on the images it was fitted to (Eckart and Young
-1936); so this is the yardstick of a model whose code has k dimensions.
+No linear map to k dimensions and back has a smaller squared error on the images that it was fitted to (Eckart and
+Young 1936), so PCA is the baseline for the reconstructions of a model with k latent dimensions.
+
+scikit-learn's randomized SVD needs all images in floating point on the CPU (1 GB for 64 × 64 color images, four times
+what is stored here), and its incremental PCA takes an SVD of k + batch rows per batch; both are slower for large k.
 """
 
 from __future__ import annotations
@@ -16,142 +19,144 @@ import torch
 from torch import Tensor
 
 from advae.data import Dataset
-from advae.evaluation.resumable import ALONE, Work
+from advae.evaluation.resumable import LOCAL, Runner
 
-IMAGES = 20_000  # all 60,000 of MNIST lower the error on other images by 0.05 %; all of CIFAR-10's by 0.14 %
-HELD = 2**28  # bytes of stored images that are held at a time
-EXACT = 1024  # numbers an image up to which the covariance matrix is held and decomposed
-CHUNK = 1024  # images converted to floating point at a time
-ROUNDS = 100  # of the iteration, at most
-SETTLED = 1e-3  # it ends when a round takes no larger part of the variance left out: 0.05 % of the error
+MAX_IMAGES = (
+    20_000  # all 60,000 of MNIST lower the error on other images by 0.05 %; all of CIFAR-10's by 0.14 %
+)
+MAX_BYTES = 2**28  # of stored images in memory
+MAX_COVARIANCE_DIMS = 1024  # up to this size of an image the covariance matrix is decomposed
+IMAGES_PER_CHUNK = 1024  # converted to floating point together
+MAX_ITERATIONS = 100
+RELATIVE_TOL = 1e-3  # change of the residual variance at convergence: 0.05 % of the error
 
 
 @dataclass(frozen=True)
-class Plane:
-    """An affine subspace.
+class PCA:
+    """Principal components.
 
     Attributes:
         mean: ``[n]``, float64.
         basis: orthonormal rows ``[k, n]``.
-        variances: of the images along them, the largest first, ``[k]``.
-        images: how many it was fitted to.
-        method: how.
+        variances: of the images along the components, in decreasing order, ``[k]``.
+        num_images: that they were fitted to.
+        method: of fitting, for protocols.
     """
 
     mean: Tensor
     basis: Tensor
     variances: Tensor
-    images: int
+    num_images: int
     method: str
 
-    def project(self, x: Tensor) -> Tensor:
-        """The nearest points of the plane to ``x [B, …]``, in its shape, float64."""
-        centred = x.double().flatten(1) - self.mean
-        return (self.mean + centred @ self.basis.T @ self.basis).reshape(x.shape)
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Return the projections of ``x [B, …]`` in the same shape, float64."""
+        centered = x.double().flatten(1) - self.mean
+        return (self.mean + centered @ self.basis.T @ self.basis).reshape(x.shape)
 
 
-def principal_plane(data: Dataset, k: int, device: torch.device, work: Work = ALONE) -> Plane:
-    """The plane of the first ``k`` principal components of the training images, in grey levels.
+def fit_pca(data: Dataset, k: int, device: torch.device, runner: Runner = LOCAL) -> PCA:
+    """Return the first ``k`` principal components of the training images, in gray levels.
 
-    Of at most IMAGES of them, evenly spaced. Exact by the eigenvectors of the covariance matrix for images of up
-    to EXACT numbers; for larger ones by subspace iteration, until the variance left out has settled. The last plane
-    is kept: with 2048 components of 64 × 64 images it takes minutes, and the rows of a table share it.
+    At most MAX_IMAGES evenly spaced images are used. Small images: eigenvectors of the covariance matrix; large ones:
+    subspace iteration until the residual variance has converged. The last result is cached: 2048 components of 64 × 64
+    images take minutes, and the rows of a table share them.
 
     Args:
-        data: whose training images, as stored.
-        k: how many; fewer where the images have fewer numbers or there are fewer images.
-        device: where to work.
-        work: how it is carried out.
+        data: data set.
+        k: number of components; fewer if the images have fewer dimensions or there are fewer images.
+        device: for the computation.
+        runner: shows progress.
     """
-    asked = (k, str(device))
-    if _last and _last[0]() is data and _last[1] == asked:
-        return _last[2]
-    plane = _fitted(data, k, device, work)
-    _last[:] = [weakref.ref(data, lambda _: _last.clear()), asked, plane]
-    return plane
+    key = (k, str(device))
+    if _cache and _cache[0]() is data and _cache[1] == key:
+        return _cache[2]
+    pca = _fit(data, k, device, runner)
+    _cache[:] = [weakref.ref(data, lambda _: _cache.clear()), key, pca]
+    return pca
 
 
-_last: list[Any] = []  # the data (weakly), what was asked of them, and the plane
+_cache: list[Any] = []  # data set (weak reference), arguments, result
 
 
-def _fitted(data: Dataset, k: int, device: torch.device, work: Work) -> Plane:
-    images = _Images(data, device, work)
-    k = min(k, images.size, len(images.raw))
-    if images.size <= EXACT:
-        variances, basis = _decomposed(images.covariance(), k)
+def _fit(data: Dataset, k: int, device: torch.device, runner: Runner) -> PCA:
+    images = _Images(data, device, runner)
+    k = min(k, images.num_dims, len(images.raw))
+    if images.num_dims <= MAX_COVARIANCE_DIMS:
+        variances, basis = _top_eigenvectors(images.covariance(), k)
         method = "covariance matrix"
     else:
-        variances, basis = _iterated(images, k, work)
+        variances, basis = _subspace_iteration(images, k, runner)
         method = "subspace iteration"
-    return Plane(images.mean, basis.T.contiguous(), variances, len(images.raw), method)
+    return PCA(images.mean, basis.T.contiguous(), variances, len(images.raw), method)
 
 
 class _Images:
-    """Some training images, held as they are stored; float64 a chunk at a time."""
+    """Training images as they are stored, converted to float64 a chunk at a time."""
 
-    def __init__(self, data: Dataset, device: torch.device, work: Work) -> None:
-        split, self.device, self.grey = data.train, device, data.protocol.raw_grey
-        self.size = torch.Size(split.shape).numel()
-        count = min(len(split), IMAGES, max(1, HELD // (self.size * split.dtype.itemsize)))
-        places = torch.arange(count) * len(split) // count
-        with work.stage("reading training images", count) as tick:
-            parts = []
-            for some in places.split(CHUNK):
-                parts.append(split.raw(some))
-                tick(len(some))
-        self.raw = torch.cat(parts)
-        self.mean = torch.zeros(self.size, dtype=torch.float64, device=device)
-        for start in range(0, count, CHUNK):
-            self.mean += self._grey(start).sum(0) / count
+    def __init__(self, data: Dataset, device: torch.device, runner: Runner) -> None:
+        split, self.device, self.raw_to_gray = data.train, device, data.preprocessing.raw_to_gray
+        self.num_dims = torch.Size(split.shape).numel()
+        count = min(len(split), MAX_IMAGES, max(1, MAX_BYTES // (self.num_dims * split.dtype.itemsize)))
+        indices = torch.arange(count) * len(split) // count
+        with runner.stage("reading training images", count) as tick:
+            chunks = []
+            for chunk in indices.split(IMAGES_PER_CHUNK):
+                chunks.append(split.raw(chunk))
+                tick(len(chunk))
+        self.raw = torch.cat(chunks)
+        self.mean = torch.zeros(self.num_dims, dtype=torch.float64, device=device)
+        for chunk in self._gray_chunks():
+            self.mean += chunk.sum(0) / count
 
-    def _grey(self, start: int) -> Tensor:
-        return self.grey(self.raw[start : start + CHUNK].to(self.device)).double().flatten(1)
+    def _gray_chunks(self) -> Iterator[Tensor]:
+        for chunk in self.raw.split(IMAGES_PER_CHUNK):
+            yield self.raw_to_gray(chunk.to(self.device)).double().flatten(1)
+
+    def centered_chunks(self) -> Iterator[Tensor]:
+        """Return the images less their mean, ``[IMAGES_PER_CHUNK, n]`` at a time."""
+        return (chunk - self.mean for chunk in self._gray_chunks())
 
     def covariance(self) -> Tensor:
-        """The covariance matrix C (of 1/N), ``[n, n]``."""
-        return sum_of(centred.T @ centred for centred in self.centred()) / len(self.raw)
+        """Return the covariance matrix C (with 1/N), ``[n, n]``."""
+        return _sum(x.T @ x for x in self.centered_chunks()) / len(self.raw)
 
-    def variance(self) -> float:
-        """The trace of C."""
-        return sum(float(centred.square().sum()) for centred in self.centred()) / len(self.raw)
+    def total_variance(self) -> float:
+        """Return the trace of C."""
+        return sum(float(x.square().sum()) for x in self.centered_chunks()) / len(self.raw)
 
     def covariance_times(self, q: Tensor) -> Tensor:
-        """``C q`` for ``q [n, m]``, without holding C; products in float32, their sum in float64."""
+        """Return ``C q`` for ``q [n, m]`` without storing C; products in float32, their sum in float64."""
         q = q.float()
-        parts = (centred.float() for centred in self.centred())
-        return sum_of((part.T @ (part @ q)).double() for part in parts) / len(self.raw)
-
-    def centred(self) -> Iterator[Tensor]:
-        """The images less their mean, ``[CHUNK, n]`` at a time."""
-        for start in range(0, len(self.raw), CHUNK):
-            yield self._grey(start) - self.mean
+        chunks = (x.float() for x in self.centered_chunks())
+        return _sum((x.T @ (x @ q)).double() for x in chunks) / len(self.raw)
 
 
-def sum_of(terms: Iterable[Tensor]) -> Tensor:
-    """The sum of tensors as they come."""
+def _sum(terms: Iterable[Tensor]) -> Tensor:
+    """Return the sum of tensors, of which only one is in memory at a time."""
     return functools.reduce(Tensor.add_, terms)
 
 
-def _decomposed(matrix: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The ``k`` largest eigenvalues of a symmetric matrix, the largest first, and their vectors ``[n, k]``."""
+def _top_eigenvectors(matrix: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the ``k`` largest eigenvalues of a symmetric matrix in decreasing order, and eigenvectors ``[n, k]``."""
     values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
     return values[-k:].flip(0), vectors[:, -k:].flip(1)
 
 
-def _iterated(images: _Images, k: int, work: Work) -> tuple[Tensor, Tensor]:
-    """Subspace iteration from random directions, with half as many again as are wanted for its speed."""
+def _subspace_iteration(images: _Images, k: int, runner: Runner) -> tuple[Tensor, Tensor]:
+    """Return the ``k`` largest variances and directions ``[n, k]``; 1.5 k directions are iterated, for speed."""
     generator = torch.Generator().manual_seed(0)
-    width = min(images.size, k + max(16, k // 2))
-    start = torch.randn(images.size, width, generator=generator, dtype=torch.float64)
-    q = torch.linalg.qr(start.to(images.device)).Q
-    left = total = images.variance()
-    with work.stage("principal components", ROUNDS) as tick:
-        for _ in range(ROUNDS):
+    width = min(images.num_dims, k + max(16, k // 2))
+    initial = torch.randn(images.num_dims, width, generator=generator, dtype=torch.float64)
+    q = torch.linalg.qr(initial.to(images.device)).Q
+    residual = total = images.total_variance()
+    with runner.stage("principal components", MAX_ITERATIONS) as tick:
+        for _ in range(MAX_ITERATIONS):
             product = images.covariance_times(q)
-            variances, turn = _decomposed(q.T @ product, k)
-            before, left = left, total - float(variances.sum())
-            if before - left <= SETTLED * before:
+            variances, rotation = _top_eigenvectors(q.T @ product, k)
+            previous, residual = residual, total - float(variances.sum())
+            if previous - residual <= RELATIVE_TOL * previous:
                 break
             q = torch.linalg.qr(product).Q
             tick(1)
-    return variances, q @ turn
+    return variances, q @ rotation

@@ -1,153 +1,141 @@
-"""How well x → z → x' gives x back: in nats under the likelihood, and as images are compared.
+"""Reconstruction errors, under the likelihood and as images are compared.
 
-The codes are draws from q(z|x), one an image. The images that come back are the decoder's means (an implicit decoder
-gives a draw), not clamped, and are compared with the stored image without observation noise.
+Latents are samples from q(z|x), one per example. Reconstructions are the decoder's means (a sample of an implicit
+decoder), not clamped, and are compared with the stored example without the preprocessing's noise.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from advae.errors import NoDensityError
-from advae.evaluation.estimate import Estimate, Estimates, Kind, Remark, from_images, mean_and_error
-from advae.evaluation.eval_data import Observed, Part, likelihood, scored_as
-from advae.evaluation.pca import Plane, principal_plane
-from advae.evaluation.resumable import ALONE, Work
+from advae.evaluation.estimate import (
+    Estimate,
+    EvaluationResult,
+    Kind,
+    Remark,
+    from_per_example,
+    mean_and_stderr,
+)
+from advae.evaluation.eval_data import Batch, EvalData, likelihood_description, scoring_distribution
+from advae.evaluation.pca import PCA, fit_pca
+from advae.evaluation.resumable import LOCAL, Runner
 from advae.metrics.image_similarity import BEST, K1, K2, PEAK, SIGMA, psnr, squared_error, ssim, window_width
-from advae.model import LatentModel, representative
+from advae.model import LatentModel
 
-Found = dict[str, Tensor]
-CODE = "a draw from q(z|x)"
-PCA = "pca-"
-
-
-def reconstruction(model: LatentModel, observed: Observed, work: Work = ALONE) -> Estimate:
-    """``−E_q[log p(x|z)]`` in nats, one code an image.
-
-    Raises:
-        NoDensityError: the decoder is implicit.
-    """
-    found = _measured(model, observed, work)
-    if "nats" not in found:
-        raise NoDensityError("an implicit decoder has no reconstruction error in nats", remedy="see rmse")
-    return _nats(model, observed, found)
+LATENT = "a sample from q(z|x)"
+PCA_PREFIX = "pca-"  # of the names of values for PCA's reconstructions
 
 
-def rmse(model: LatentModel, observed: Observed, work: Work = ALONE) -> Estimate:
-    """Root of the mean squared error a pixel.
-
-    In grey levels, 0 to 255 (in the data's own units where they are no images). The standard error is that of
-    the mean squared error carried through the root: se(√m) = se(m) / (2 √m). What is given for each image is
-    its own root; the figure is the root of the mean of their squares.
-    """
-    protocol = observed.protocol(code=CODE, per="pixel")
-    return _root(observed, "rmse", _measured(model, observed, work)["mse"], "error", protocol)
-
-
-def reconstructions(model: LatentModel, observed: Observed, *, work: Work = ALONE) -> Estimates:
-    """All that can be said of the images that come back, from one pass, and the same for a linear code.
+def evaluate_reconstruction(
+    model: LatentModel, data: EvalData, *, runner: Runner = LOCAL
+) -> EvaluationResult:
+    """Compute all reconstruction errors in one pass, and the same for PCA.
 
     Returns:
-        Root mean squared error; in nats where the decoder has a density; for grey levels the peak
-        signal-to-noise ratio, and for images the structural similarity. Beside each the same for as many
-        principal components of the training images as the code has dimensions, called ``rmse (PCA-32)``.
+        Root mean squared error per dimension; ``−E_q[log p(x|z)]`` in nats if the decoder has a density; the peak
+        signal-to-noise ratio for gray levels, and the structural similarity for images. Baselines are the same for as
+        many principal components of the training images as the model has latent dimensions: ``rmse (PCA-32)``.
     """
-    plane = principal_plane(observed.data, model.latent, model.device, work)
-    found = _measured(model, observed, work, plane)
-    figures = _compared(observed, found, "", "error", {"code": CODE})
-    if "nats" in found:
-        figures.append(_nats(model, observed, found))
-    k = len(plane.basis)
-    fitted = {
-        "code": f"{k} principal components",
-        "fitted": f"{plane.images} training images, {plane.method}",
-    }
-    given = {**fitted, "input": "the stored image"}
-    linear = {name.removeprefix(PCA): value for name, value in found.items() if name.startswith(PCA)}
-    figures.add(_compared(observed, linear, f" (PCA-{k})", "yardstick", given))
-    if k == len(plane.mean):
-        text = (
-            f"{k} principal components give back images of {k} numbers exactly: they are no yardstick here."
+    pca = fit_pca(data.data, model.latent_dim, model.device, runner)
+    values = _per_example_values(model, data, pca, runner)
+    result = _comparisons(data, values, "error", {"latent": LATENT})
+    if "nats" in values:
+        likelihood = likelihood_description(data.uses_discretized_likelihood(model))
+        protocol = data.protocol(latent=LATENT, likelihood=likelihood)
+        result.append(
+            from_per_example(values["nats"], "reconstruction", "error", "nats", protocol, "reconstruction")
         )
-        figures.remarks.append(Remark(f"rmse (PCA-{k})", text))
-    return figures
+    k = len(pca.basis)
+    pca_protocol = {
+        "latent": f"{k} principal components",
+        "fitted": f"{pca.num_images} training images, {pca.method}",
+        "input": "the stored image",
+    }
+    of_pca = {k.removeprefix(PCA_PREFIX): v for k, v in values.items() if k.startswith(PCA_PREFIX)}
+    result.add(_comparisons(data, of_pca, "baseline", pca_protocol, variant=f"PCA-{k}"))
+    if k == len(pca.mean):
+        text = f"PCA is not a useful baseline here: {k} components reconstruct {k} dimensions exactly."
+        result.remarks.append(Remark(f"rmse (PCA-{k})", text))
+    return result
 
 
 @torch.no_grad()
-def _measured(model: LatentModel, observed: Observed, work: Work, plane: Plane | None = None) -> Found:
-    """What the comparisons find for each image; of the plane's images under names that begin with PCA."""
-    protocol, bins = observed.data.protocol, observed.scores_bins(model)
-    compare = _comparison(observed)
+def _per_example_values(model: LatentModel, data: EvalData, pca: PCA, runner: Runner) -> dict[str, Tensor]:
+    """Return errors and scores of each example; those of PCA under names that begin with PCA_PREFIX."""
+    preprocessing, discretize = data.data.preprocessing, data.uses_discretized_likelihood(model)
+    is_gray = preprocessing.unit == "gray levels"
+    is_image = is_gray and len(data.data.x_shape) == 3
 
-    def compute(part: Part) -> Found:
-        p = model.decode(model.encode(part.x).sample())
-        grey = protocol.raw_grey(part.raw)
-        found = compare(protocol.to_grey(representative(p)), grey)
+    def compare(a: Tensor, b: Tensor) -> dict[str, Tensor]:
+        values = {"mse": squared_error(a, b)}
+        if is_gray:
+            values["psnr"] = psnr(values["mse"])
+        if is_image:
+            values["ssim"] = ssim(a, b)
+        return values
+
+    @torch.no_grad()
+    def compute(batch: Batch) -> dict[str, Tensor]:
+        p = model.decode(model.encode(batch.x).sample())
+        gray = preprocessing.raw_to_gray(batch.raw)
+        values = compare(preprocessing.to_gray(p.point_estimate()), gray)
         if p.has_log_prob:
-            found["nats"] = -likelihood(p, bins).log_prob(part.x)
-        if plane is not None:
-            found |= {PCA + name: value for name, value in compare(plane.project(grey), grey).items()}
-        return found
+            values["nats"] = -scoring_distribution(p, discretize).log_prob(batch.x)
+        baseline = compare(pca.reconstruct(gray), gray)
+        return values | {PCA_PREFIX + name: value for name, value in baseline.items()}
 
-    return observed.map(model.device, compute, label="reconstruction", work=work)
-
-
-def _comparison(observed: Observed) -> Callable[[Tensor, Tensor], Found]:
-    """How two examples of these data are compared: PSNR needs grey levels, and SSIM images of them."""
-    levels = observed.data.protocol.unit == "grey levels"
-    pictures = levels and len(observed.data.x_shape) == 3
-
-    def compare(a: Tensor, b: Tensor) -> Found:
-        found = {"mse": squared_error(a, b)}
-        if levels:
-            found["psnr"] = psnr(found["mse"])
-        if pictures:
-            found["ssim"] = ssim(a, b)
-        return found
-
-    return compare
+    return data.map(model.device, compute, label="reconstruction", runner=runner)
 
 
-def _compared(
-    observed: Observed, found: Mapping[str, Tensor], of: str, kind: Kind, code: Mapping[str, Any]
-) -> Estimates:
-    """The comparisons as estimates whose names end with ``of``; a score where the error is an error."""
+def _comparisons(
+    data: EvalData, values: Mapping[str, Tensor], kind: Kind, latent: Mapping[str, Any], variant: str = ""
+) -> EvaluationResult:
+    """Return the comparisons as estimates; those of PCA have a variant and are baselines."""
     score: Kind = "score" if kind == "error" else kind
-    root = _root(observed, f"rmse{of}", found["mse"], kind, observed.protocol(**code, per="pixel"))
-    figures = Estimates([root])
-    if "psnr" in found:
-        more = {"peak": PEAK, "mean": "of each image's PSNR", "at most": BEST}
-        said = observed.protocol(**code, **more)
-        figures.append(from_images(found["psnr"], f"PSNR{of}", score, "dB", said, "reconstruction"))
-    if "ssim" in found:
-        width = window_width(observed.data.x_shape)
+    suffix = variant and f" ({variant})"
+
+    def mean(metric: str, unit: str, **more: Any) -> Estimate:
+        protocol, name = data.protocol(**latent, **more), f"{metric.upper()}{suffix}"
+        return from_per_example(
+            values[metric], name, score, unit, protocol, "reconstruction", metric=metric, variant=variant
+        )
+
+    protocol = data.protocol(**latent, per="pixel")
+    result = EvaluationResult([_rmse(data, f"rmse{suffix}", values["mse"], kind, protocol, variant)])
+    if "psnr" in values:
+        result.append(mean("psnr", "dB", peak=PEAK, mean="of each image's PSNR", **{"at most": BEST}))
+    if "ssim" in values:
+        width = window_width(data.data.x_shape)
         window = {"window": f"{width} × {width}, Gaussian of {SIGMA}", "borders": "left out"}
-        said = observed.protocol(**code, **window, K1=K1, K2=K2, L=PEAK)
-        figures.append(from_images(found["ssim"], f"SSIM{of}", score, "", said, "reconstruction"))
-    return figures
+        result.append(mean("ssim", "", **window, K1=K1, K2=K2, L=PEAK))
+    return result
 
 
-def _root(observed: Observed, name: str, mse: Tensor, kind: Kind, protocol: dict[str, Any]) -> Estimate:
-    mean, error = mean_and_error(mse)
+def _rmse(
+    data: EvalData, name: str, mse: Tensor, kind: Kind, protocol: dict[str, Any], variant: str
+) -> Estimate:
+    """Return the root of the mean squared error per dimension.
+
+    In gray levels, 0 to 255, or in the data's own units. By the delta method se(√m) = se(m) / (2 √m). Per-example
+    values are the roots for each example; the estimate is the root of the mean of their squares.
+    """
+    mean, stderr = mean_and_stderr(mse)
     root = math.sqrt(mean)
     return Estimate(
         name,
         root,
-        error / (2 * root) if root else 0.0,
+        stderr / (2 * root) if root else 0.0,
         kind,
-        observed.data.protocol.unit,
+        data.data.preprocessing.unit,
         len(mse),
         protocol,
         "reconstruction",
-        each={"value": mse.sqrt()},
+        per_example={"value": mse.sqrt()},
+        metric="rmse",
+        variant=variant,
     )
-
-
-def _nats(model: LatentModel, observed: Observed, found: Found) -> Estimate:
-    protocol = observed.protocol(code=CODE, likelihood=scored_as(observed.scores_bins(model)))
-    return from_images(found["nats"], "reconstruction", "error", "nats", protocol, "reconstruction")

@@ -1,8 +1,8 @@
-"""How a long evaluation is carried out: shown while it goes on, shared out over processes, and kept.
+"""Resumable, distributed map over batches, with progress.
 
-What one part of the images gave is written to a file of its own as soon as it is known, under a name that says what
-it depends on; an evaluation that was interrupted finds it there and continues. The same files serve several
-processes, each with parts of its own.
+The result of each batch is written to a file of its own as soon as it is known, in a folder named by a hash of all that
+it depends on. An evaluation that was interrupted reads these files and continues. Under several processes each one
+takes every n-th batch.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,151 +23,152 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from advae.io import write_atomically
+from advae.progress import StageProgress
 
-SECONDS = 5.0  # between two records of a part that is not finished: little work is lost, little time is spent
+SECONDS_BETWEEN_SAVES = 5.0  # of the state of an unfinished batch
 
 Ticks = Callable[[int], None]
+"""Called with the number of units of work that were done since the last call."""
 
 
 @contextmanager
-def unseen(label: str, total: int) -> Iterator[Ticks]:
-    """A stage that nobody watches."""
+def no_progress(label: str, total: int) -> Iterator[Ticks]:
+    """Show nothing."""
     yield lambda n: None
 
 
-class Slot:
-    """Where one part is kept.
+class PartialResult:
+    """The files of one batch: its result once it is finished, until then the state of the computation.
 
     Args:
-        path: its file, without ending; None keeps nothing.
+        path: of the files, without suffix; None stores nothing.
     """
 
     def __init__(self, path: Path | None) -> None:
-        self.path, self._last = path, time.monotonic()
+        self.path, self._last_save = path, time.monotonic()
 
-    def finished(self) -> dict[str, Tensor] | None:
-        """What the part gave, if it was finished before."""
+    def load_result(self) -> dict[str, Tensor] | None:
+        """Return the stored result, or None."""
         return self._read("done")
 
-    def finish(self, found: Mapping[str, Tensor]) -> None:
-        """Keep what the part gave."""
-        self._write("done", found)
+    def save_result(self, result: Mapping[str, Tensor]) -> None:
+        """Store the result and delete the state."""
+        self._write("done", result)
         if self.path is not None:
             self.path.with_suffix(".state").unlink(missing_ok=True)
 
-    def state(self) -> dict[str, Tensor] | None:
-        """How far the part had come when it was interrupted, if it was."""
+    def load_state(self) -> dict[str, Tensor] | None:
+        """Return the stored state of an interrupted computation, or None."""
         return self._read("state")
 
-    @property
-    def due(self) -> bool:
-        """Whether it is time to keep the state again."""
-        return self.path is not None and time.monotonic() - self._last > SECONDS
-
-    def keep(self, state: Mapping[str, Tensor]) -> None:
-        """Keep how far the part has come."""
+    def save_state(self, state: Mapping[str, Tensor]) -> None:
+        """Store the state of the computation."""
         self._write("state", state)
-        self._last = time.monotonic()
+        self._last_save = time.monotonic()
 
-    def _read(self, ending: str) -> dict[str, Tensor] | None:
+    @property
+    def is_save_due(self) -> bool:
+        """Whether the state was last saved long enough ago."""
+        return self.path is not None and time.monotonic() - self._last_save > SECONDS_BETWEEN_SAVES
+
+    def _read(self, suffix: str) -> dict[str, Tensor] | None:
         if self.path is None:
             return None
         try:
-            return load(self.path.with_suffix(f".{ending}").read_bytes())
+            return load(self.path.with_suffix(f".{suffix}").read_bytes())
         except (FileNotFoundError, SafetensorError):
-            return None  # nothing to go on from: the part is computed anew
+            return None  # the batch is computed again
 
-    def _write(self, ending: str, tensors: Mapping[str, Tensor]) -> None:
+    def _write(self, suffix: str, tensors: Mapping[str, Tensor]) -> None:
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            held = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-            write_atomically(self.path.with_suffix(f".{ending}"), save(held))
+            content = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
+            write_atomically(self.path.with_suffix(f".{suffix}"), content)
 
 
-NOWHERE = Slot(None)
+NOT_STORED = PartialResult(None)
 
 
 @dataclass(frozen=True)
-class Work:
-    """How evaluations are carried out.
+class Runner:
+    """How an evaluation is carried out.
 
     Attributes:
-        folder: where unfinished work is kept; None keeps none.
-        stage: ``with stage(label, total) as tick`` shows progress; ``tick(n)`` says that n of the total were done.
-        model: a fingerprint of the model, for the names of what is kept.
+        folder: for partial results; None stores none.
+        stage: shows progress.
+        fingerprint: of the model; partial results of other models are not used.
     """
 
     folder: Path | None = None
-    stage: Callable[[str, int], AbstractContextManager[Ticks]] = unseen
-    model: str = ""
+    stage: StageProgress = no_progress
+    fingerprint: str = ""
 
     @property
     def rank(self) -> int:
-        """Which process this is."""
+        """The number of this process."""
         return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
 
     @property
-    def world(self) -> int:
-        """How many processes there are."""
+    def world_size(self) -> int:
+        """The number of processes."""
         return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
 
-    def slot(self, key: Mapping[str, Any] | None, start: int) -> Slot:
-        """Where the part that begins at ``start`` is kept under ``key``; without a key, nowhere."""
+    def partial_result(self, key: Mapping[str, Any] | None, start: int) -> PartialResult:
+        """Return the files of the batch that begins at ``start``; without a key nothing is stored."""
         if self.folder is None or key is None:
-            return NOWHERE
-        text = json.dumps({**key, "model": self.model}, sort_keys=True, default=str)
+            return NOT_STORED
+        text = json.dumps({**key, "model": self.fingerprint}, sort_keys=True, default=str)
         name = hashlib.sha256(text.encode()).hexdigest()[:16]
-        return Slot(self.folder / name / f"part-{start:08d}")
+        return PartialResult(self.folder / name / f"part-{start:08d}")
 
-    def each(
+    def map(
         self,
         label: str,
         starts: Sequence[int],
-        compute: Callable[[int, Slot, Ticks], Mapping[str, Tensor]],
+        compute: Callable[[int, PartialResult, Ticks], Mapping[str, Tensor]],
         key: Mapping[str, Any] | None,
         ticks: int = 1,
     ) -> dict[str, Tensor]:
-        """What ``compute`` finds for all parts, by name, ``[N, …]`` on the CPU in the order of the parts.
-
-        The one loop over parts: shown while it goes on, shared out over processes, and kept part by part.
+        """Return the concatenated results of all batches by name, ``[N, …]``, on the CPU.
 
         Args:
             label: for the progress bar.
-            starts: where the parts begin, in order.
-            compute: is given one of them, where it may keep its state, and what to tick.
-            key: what the result depends on; unfinished work is only taken up under the same. None keeps none.
-            ticks: how often ``compute`` ticks; with 1 it does not, and is counted for it.
+            starts: the index of the first example of each batch, in order.
+            compute: gets a start, the batch's files and the progress callback.
+            key: what the result depends on: partial results are only used under an equal key. None stores none.
+            ticks: per batch. With 1 they are counted here; otherwise ``compute`` reports them.
         """
-        own = starts[self.rank :: self.world]
-        found: dict[int, dict[str, Tensor]] = {}
+        own = starts[self.rank :: self.world_size]
+        results: dict[int, dict[str, Tensor]] = {}
         with self.stage(label, len(own) * ticks) as tick:
             for start in own:
-                slot = self.slot(key, start)
-                done = slot.finished()
-                if done is None:
-                    done = {name: tensor.cpu() for name, tensor in compute(start, slot, tick).items()}
-                    slot.finish(done)
+                partial = self.partial_result(key, start)
+                result = partial.load_result()
+                if result is None:
+                    result = {name: tensor.cpu() for name, tensor in compute(start, partial, tick).items()}
+                    partial.save_result(result)
                     tick(1 if ticks == 1 else 0)
                 else:
                     tick(ticks)
-                found[start] = done
-        found = self.gathered(found)
-        return {name: torch.cat([found[start][name] for start in sorted(found)]) for name in found[starts[0]]}
+                results[start] = result
+        results = self._gather(results)
+        names = results[starts[0]]
+        return {name: torch.cat([results[start][name] for start in sorted(results)]) for name in names}
 
-    def gathered(self, found: dict[int, dict[str, Tensor]]) -> dict[int, dict[str, Tensor]]:
-        """The parts of all processes."""
-        if self.world == 1:
-            return found
-        everybody: list[Any] = [None] * self.world
-        torch.distributed.all_gather_object(everybody, found)
-        return {start: done for each in everybody for start, done in each.items()}
-
-
-ALONE = Work()
+    def _gather(self, results: dict[int, dict[str, Tensor]]) -> dict[int, dict[str, Tensor]]:
+        """Return the results of all processes."""
+        if self.world_size == 1:
+            return results
+        gathered: list[Any] = [None] * self.world_size
+        torch.distributed.all_gather_object(gathered, results)
+        return {start: result for part in gathered for start, result in part.items()}
 
 
-def fingerprint(model: nn.Module) -> str:
-    """A digest of a model's weights."""
+LOCAL = Runner()
+
+
+def model_fingerprint(model: nn.Module) -> str:
+    """Return a SHA-256 digest of a model's weights."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())

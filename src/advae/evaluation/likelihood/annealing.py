@@ -1,15 +1,15 @@
-"""Annealing between a density that can be drawn from and p(x, ·) (Neal 2001), many chains in one batch.
+"""Annealing paths from a density that can be sampled to p(x, ·), for many chains in one batch (Neal 2001).
 
-    z = μ + L u           codes and whitened coordinates; annealing runs in u, where f_0 is of unit scale
+    z = μ + L u           latents and whitened coordinates; annealing runs in u, where f_0 has unit scale
     f_β(u)                f_0(u)^(1−β) p(x, z(u))^β |L|^β
     log w                 Σ_t (β_t − β_{t−1}) (log f_1(u_{t−1}) − log f_0(u_{t−1}))
     u_t                   one transition of Hamiltonian Monte Carlo on f_{β_t} from u_{t−1}
 
-Upwards, β_0 = 0 to β_T = 1 from u_0 ~ f_0, ``w`` is unbiased for p(x). Downwards, from an exact draw of the
+Forward, from β_0 = 0 to β_T = 1 and from u_0 ~ f_0, ``w`` is unbiased for p(x). In reverse, from an exact sample of the
 posterior, the same sum over the same temperatures in reverse order is log 1/w, and 1/w is unbiased for 1/p(x).
 
-Step sizes are tuned for each image by a pilot run of chains of their own, at temperatures of its own, and then
-frozen: adapting them inside the chain would void both statements.
+Step sizes are tuned for each example by a pilot run with its own chains and temperatures, and then frozen: adapting
+them within the chain would invalidate both statements.
 """
 
 from __future__ import annotations
@@ -18,194 +18,188 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from advae.distributions.base import LOG_2PI
-from advae.evaluation.likelihood.hmc import State, transition
-from advae.evaluation.likelihood.log_density_grad import with_gradient
-from advae.evaluation.resumable import NOWHERE, Slot
+from advae.evaluation.eval_config import Schedule
+from advae.evaluation.likelihood.hmc import HMCState, transition
+from advae.evaluation.likelihood.log_density_grad import value_and_grad
+from advae.evaluation.resumable import NOT_STORED, PartialResult
+from advae.random import get_rng_state, set_rng_state
 
-Schedule = Literal["sigmoid", "linear"]
-SIGMOID_ENDS = 4.0  # the sigmoid schedule runs over ±4 (Wu et al. 2017): more temperatures near both ends
-ACCEPTANCE = 0.65  # the rate at which HMC in many dimensions is most efficient (Neal 2011)
-PILOT_TEMPERATURES, PILOT_CHAINS, FIRST_STEP, GAIN = 100, 4, 0.2, 0.2
+SIGMOID_RANGE = 4.0  # the sigmoid schedule runs over ±4 (Wu et al. 2017): more temperatures near both ends
+TARGET_ACCEPTANCE = 0.65  # at which HMC in many dimensions is most efficient (Neal 2011)
+PILOT_TEMPERATURES, PILOT_CHAINS = 100, 4
+INITIAL_STEP_SIZE, ADAPTATION_RATE = 0.2, 0.2
 
 
-def temperatures(count: int, schedule: Schedule) -> list[float]:
-    """``β_0 = 0 … β_count = 1``."""
+def make_temperatures(count: int, schedule: Schedule) -> list[float]:
+    """Return ``β_0 = 0 … β_count = 1``."""
     t = torch.linspace(-1, 1, count + 1, dtype=torch.float64)
     if schedule == "linear":
         return ((t + 1) / 2).tolist()
-    s = torch.sigmoid(SIGMOID_ENDS * t)
+    s = torch.sigmoid(SIGMOID_RANGE * t)
     return ((s - s[0]) / (s[-1] - s[0])).tolist()
 
 
 @dataclass(frozen=True)
-class Between(State):
-    """A state of ``f_β``, with what both ends say of its positions: log densities ``[N]``, gradients ``[N, d]``."""
+class AnnealedState(HMCState):
+    """A state of ``f_β``, with log densities ``[N]`` and gradients ``[N, d]`` of both ends at its positions."""
 
     log_0: Tensor
     log_1: Tensor
     grad_0: Tensor
     grad_1: Tensor
 
-    def at(self, beta: float) -> Between:
-        """The same positions under another temperature; nothing is computed anew."""
+    def with_temperature(self, beta: float) -> AnnealedState:
+        """Return the same positions under another temperature, without evaluating a density."""
         log_prob, grad = torch.lerp(self.log_0, self.log_1, beta), torch.lerp(self.grad_0, self.grad_1, beta)
-        return Between(self.z, log_prob, grad, self.log_0, self.log_1, self.grad_0, self.grad_1)
+        return AnnealedState(self.z, log_prob, grad, self.log_0, self.log_1, self.grad_0, self.grad_1)
 
 
 @dataclass(frozen=True)
-class Path:
+class AnnealingPath:
     """The densities between ``f_0`` and ``p(x, ·)`` for ``N`` chains, in whitened coordinates.
 
     Attributes:
         mean: ``μ [N, d]``.
-        factor: ``L``, lower triangular ``[N, d, d]``, or its diagonal ``[N, d]``.
-        log_joint: ``z [N, d]`` to ``log p(x, z) [N]``, each row under its own x.
-        log_start: ``z [N, d]`` to the log density of the start; None where that is ``N(μ, L Lᵀ)``.
-        draw: codes from the start, ``[N, d]``; None where that is ``N(μ, L Lᵀ)``.
-        gradient: :meth:`log_end` and its gradient at ``u``; None: as autograd finds it.
+        scale: ``L``, lower triangular ``[N, d, d]``, or its diagonal ``[N, d]``.
+        log_joint: ``z [N, d]`` to ``log p(x, z) [N]``, each row for its own x.
+        initial_log_prob: ``z [N, d]`` to the log density of the initial distribution; None for ``N(μ, L Lᵀ)``.
+        sample_initial_z: samples ``[N, d]`` from it; None for ``N(μ, L Lᵀ)``.
+        final_and_grad: :meth:`log_final` and its gradient at ``u``; None uses autograd.
     """
 
     mean: Tensor
-    factor: Tensor
+    scale: Tensor
     log_joint: Callable[[Tensor], Tensor]
-    log_start: Callable[[Tensor], Tensor] | None = None
-    draw: Callable[[], Tensor] | None = None
-    gradient: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
+    initial_log_prob: Callable[[Tensor], Tensor] | None = None
+    sample_initial_z: Callable[[], Tensor] | None = None
+    final_and_grad: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
 
     @property
-    def triangular(self) -> bool:
-        """Whether L is a whole triangle."""
-        return self.factor.dim() == 3
+    def is_triangular(self) -> bool:
+        """Whether L is a full lower triangle."""
+        return self.scale.dim() == 3
 
-    def z(self, u: Tensor) -> Tensor:
-        """Codes of whitened coordinates."""
-        if self.triangular:
-            return self.mean + torch.bmm(self.factor, u.unsqueeze(-1)).squeeze(-1)
-        return self.mean + self.factor * u
+    def to_latents(self, u: Tensor) -> Tensor:
+        """Return ``z`` of whitened coordinates."""
+        if self.is_triangular:
+            return self.mean + torch.bmm(self.scale, u.unsqueeze(-1)).squeeze(-1)
+        return self.mean + self.scale * u
 
-    def u(self, z: Tensor) -> Tensor:
-        """Whitened coordinates of codes."""
-        if self.triangular:
-            centred = (z - self.mean).unsqueeze(-1)
-            return torch.linalg.solve_triangular(self.factor, centred, upper=False).squeeze(-1)
-        return (z - self.mean) / self.factor
+    def whiten(self, z: Tensor) -> Tensor:
+        """Return the whitened coordinates ``u`` of latents."""
+        if self.is_triangular:
+            centered = (z - self.mean).unsqueeze(-1)
+            return torch.linalg.solve_triangular(self.scale, centered, upper=False).squeeze(-1)
+        return (z - self.mean) / self.scale
 
     @property
     def log_volume(self) -> Tensor:
         """``log |L|``, ``[N]``."""
-        diagonal = self.factor.diagonal(dim1=-2, dim2=-1) if self.triangular else self.factor
+        diagonal = self.scale.diagonal(dim1=-2, dim2=-1) if self.is_triangular else self.scale
         return diagonal.log().sum(-1)
 
-    def first(self) -> Tensor:
-        """A draw of ``u`` from ``f_0``."""
-        return torch.randn_like(self.mean) if self.draw is None else self.u(self.draw())
+    def sample_initial(self) -> Tensor:
+        """Return ``u ~ f_0``."""
+        if self.sample_initial_z is None:
+            return torch.randn_like(self.mean)
+        return self.whiten(self.sample_initial_z())
 
-    def log_end(self, u: Tensor) -> Tensor:
-        """``log f_1(u)``, ``[N]``."""
-        return self.log_joint(self.z(u)) + self.log_volume
+    def log_final(self, u: Tensor) -> Tensor:
+        """Return ``log f_1(u)``, ``[N]``."""
+        return self.log_joint(self.to_latents(u)) + self.log_volume
 
-    def state(self, u: Tensor, beta: float) -> Between:
-        """``f_β`` at ``u``, with gradients."""
-        log_1, grad_1 = self.gradient(u) if self.gradient else with_gradient(self.log_end, u)
-        if self.log_start is None:
+    def state(self, u: Tensor, beta: float) -> AnnealedState:
+        """Return the state of ``f_β`` at ``u``, with gradients."""
+        log_1, grad_1 = self.final_and_grad(u) if self.final_and_grad else value_and_grad(self.log_final, u)
+        if self.initial_log_prob is None:
             log_0, grad_0 = -0.5 * (u.square().sum(-1) + u.shape[-1] * LOG_2PI), -u
         else:
-            density, volume = self.log_start, self.log_volume
-            log_0, grad_0 = with_gradient(lambda u: density(self.z(u)) + volume, u)
-        return Between(u, log_0, grad_0, log_0, log_1, grad_0, grad_1).at(beta)
+            log_prob, volume = self.initial_log_prob, self.log_volume
+            log_0, grad_0 = value_and_grad(lambda u: log_prob(self.to_latents(u)) + volume, u)
+        return AnnealedState(u, log_0, grad_0, log_0, log_1, grad_0, grad_1).with_temperature(beta)
 
 
 def anneal(
-    path: Path,
+    path: AnnealingPath,
     u: Tensor,
     betas: Sequence[float],
-    step: Callable[[float], Tensor],
-    leapfrogs: int,
-    observe: Callable[[Tensor], None] = lambda accept: None,
+    step_size: Callable[[float], Tensor],
+    leapfrog_steps: int,
+    on_accept: Callable[[Tensor], None] = lambda accept: None,
     tick: Callable[[int], None] = lambda n: None,
-    slot: Slot = NOWHERE,
+    partial_result: PartialResult = NOT_STORED,
 ) -> tuple[Tensor, Tensor]:
-    """One run of every chain along ``betas``: the sum of log weights ``[N]`` in float64, mean acceptance ``[N]``.
+    """Run every chain along ``betas``; return the log weights ``[N]`` in float64 and mean acceptances ``[N]``.
 
     Args:
-        path: from where to where.
-        u: where the chains start, an exact draw of ``f_β`` at the first of ``betas``.
-        betas: temperatures, rising or falling.
-        step: step sizes ``[N, 1]`` at β; the weights are unbiased only if they were fixed beforehand.
-        leapfrogs: leapfrog steps a transition.
-        observe: is given the acceptance probabilities ``[N]`` of each transition.
-        tick: is told how many transitions were made.
-        slot: where the run is kept, to go on from; random numbers go on too.
+        path: the densities.
+        u: initial positions, exact samples of ``f_β`` at the first of ``betas``.
+        betas: temperatures, increasing or decreasing.
+        step_size: step sizes ``[N, 1]`` at β; the weights are unbiased only if these were fixed beforehand.
+        leapfrog_steps: per transition.
+        on_accept: called with the acceptance probabilities ``[N]`` of each transition.
+        tick: called with the number of transitions made.
+        partial_result: where the state of the run, random state included, is stored for resuming.
     """
     log_w = torch.zeros(len(u), dtype=torch.float64, device=u.device)
     accepted, begin = torch.zeros_like(u[:, 0]), 1
-    if kept := slot.state():
-        u, log_w, accepted = (kept[name].to(u.device) for name in ("u", "log_w", "accepted"))
-        begin = int(kept["next"])
-        set_random_state(u.device, kept["random"])
+    if saved := partial_result.load_state():
+        u, log_w, accepted = (saved[name].to(u.device) for name in ("u", "log_w", "accepted"))
+        begin = int(saved["next"])
+        set_rng_state(u.device, saved["random"])
         tick(begin - 1)
     state = path.state(u, betas[begin - 1])
     for t in range(begin, len(betas)):
-        if slot.due:
-            found = {"u": state.z, "log_w": log_w, "accepted": accepted, "next": torch.tensor(t)}
-            slot.keep(found | {"random": random_state(u.device)})
+        if partial_result.is_save_due:
+            tensors = {"u": state.z, "log_w": log_w, "accepted": accepted, "next": torch.tensor(t)}
+            partial_result.save_state(tensors | {"random": get_rng_state(u.device)})
         log_w = log_w + (betas[t] - betas[t - 1]) * (state.log_1 - state.log_0).double()
-        if t == len(betas) - 1:  # where the last transition would lead has no weight
+        if t == len(betas) - 1:  # the position after the last transition would have no weight
             break
-        target, here = partial(path.state, beta=betas[t]), state.at(betas[t])
-        state, accept = transition(target, here, step(betas[t]), leapfrogs)
+        target, current = partial(path.state, beta=betas[t]), state.with_temperature(betas[t])
+        state, accept = transition(target, current, step_size(betas[t]), leapfrog_steps)
         accepted = accepted + accept
-        observe(accept)
+        on_accept(accept)
         tick(1)
     return log_w, accepted / max(1, len(betas) - 2)
 
 
-def random_state(device: torch.device) -> Tensor:
-    """The state of the random numbers that are drawn on a device."""
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
-
-
-def set_random_state(device: torch.device, state: Tensor) -> None:
-    """Go on with the random numbers of a device from ``state``."""
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state, device)
-    else:
-        torch.set_rng_state(state)
-
-
-def tuned_steps(
-    path: Path, images: int, schedule: Schedule, leapfrogs: int, tick: Callable[[int], None] = lambda n: None
+def tune_step_sizes(
+    path: AnnealingPath,
+    num_examples: int,
+    schedule: Schedule,
+    leapfrog_steps: int,
+    tick: Callable[[int], None] = lambda n: None,
 ) -> Tensor:
-    """Step sizes by a pilot run upwards, ``[PILOT_TEMPERATURES − 1, images]``: one for each transition of it.
+    """Tune step sizes by a forward pilot run; return one per transition, ``[PILOT_TEMPERATURES − 1, num_examples]``.
 
-    At each an image's step grows or shrinks by its chains' mean acceptance.
+    After each transition an example's log step size is adapted by the mean acceptance of its chains.
     """
-    betas = temperatures(PILOT_TEMPERATURES, schedule)
-    first = torch.full((images,), math.log(FIRST_STEP), device=path.mean.device)
-    record = [first]
+    betas = make_temperatures(PILOT_TEMPERATURES, schedule)
+    log_steps = [torch.full_like(path.mean[:num_examples, 0], math.log(INITIAL_STEP_SIZE))]
 
     def adapt(accept: Tensor) -> None:
-        record.append(record[-1] + GAIN * (accept.reshape(-1, images).mean(0) - ACCEPTANCE))
+        excess = accept.reshape(-1, num_examples).mean(0) - TARGET_ACCEPTANCE
+        log_steps.append(log_steps[-1] + ADAPTATION_RATE * excess)
 
-    def step(beta: float) -> Tensor:
-        return record[-1].exp().repeat(len(path.mean) // images).unsqueeze(-1)
+    def step_size(beta: float) -> Tensor:
+        return log_steps[-1].exp().repeat(len(path.mean) // num_examples).unsqueeze(-1)
 
-    anneal(path, path.first(), betas, step, leapfrogs, adapt, tick)
-    return torch.stack(record[1:]).exp()
+    anneal(path, path.sample_initial(), betas, step_size, leapfrog_steps, adapt, tick)
+    return torch.stack(log_steps[1:]).exp()
 
 
-def steps_at(steps: Tensor, schedule: Schedule, chains: int) -> Callable[[float], Tensor]:
-    """The tuned steps read off at any β, for ``chains`` chains an image, ``[N, 1]``."""
-    betas = torch.tensor(temperatures(PILOT_TEMPERATURES, schedule)[1:-1])
+def make_step_size_fn(step_sizes: Tensor, schedule: Schedule, chains: int) -> Callable[[float], Tensor]:
+    """Return a function from β to the tuned step sizes at the next pilot temperature, ``[chains · examples, 1]``."""
+    betas = torch.tensor(make_temperatures(PILOT_TEMPERATURES, schedule)[1:-1], dtype=torch.float32)
 
-    def step(beta: float) -> Tensor:
-        nearest = int(torch.searchsorted(betas, beta))
-        return steps[min(nearest, len(steps) - 1)].repeat(chains).unsqueeze(-1)
+    def step_size(beta: float) -> Tensor:
+        index = int(torch.searchsorted(betas, beta))
+        return step_sizes[min(index, len(step_sizes) - 1)].repeat(chains).unsqueeze(-1)
 
-    return step
+    return step_size

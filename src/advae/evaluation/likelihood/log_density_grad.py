@@ -1,7 +1,8 @@
-"""A log density and its gradient, as chains ask for them thousands of times: compiled where that pays.
+"""Log densities with their gradients; compiled for CPUs where this saves time.
 
-Whether it pays is decided by work that is counted, never by a clock: rounding differs between both ways, and sends
-chains along other trajectories. The same evaluation takes the same way again, wherever it stopped.
+Chains evaluate a density thousands of times. Whether compiling pays is decided by counted work, not by measured time:
+compiled and eager functions round differently, which changes the trajectories of chains. An evaluation that is resumed
+thus makes the same choice again.
 """
 
 from __future__ import annotations
@@ -13,67 +14,69 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from advae.inductor import CannotCompile, Program, compiled
+from advae.inductor import CompilationError, CompiledFunction, compile_function
 
-Density = Callable[..., Tensor]
-"""``density(u [N, d], *given) -> [N]``, each row under its own row of what is given."""
+LogDensity = Callable[..., Tensor]
+"""``log_density(u [N, d], *given) -> [N]``, each row for its own row of what is given."""
 
-PAYS = 5e12  # FLOP of products to come, about a minute of a core, from which on compiling, 5 to 15 s, pays
-CLOSE = 1e-5, 1e-3  # of the largest value, and gradient: what both ways may differ by, by rounding alone
+MIN_FLOP_TO_COMPILE = 5e12  # about a minute of one core; compiling takes 5 to 15 s
+VALUE_TOL, GRAD_TOL = 1e-5, 1e-3  # differences by rounding, relative to the largest value
 
 
-def with_gradient(density: Density, u: Tensor, *given: Tensor) -> tuple[Tensor, Tensor]:
-    """A log density ``[N]`` and its gradient ``[N, d]`` at ``u``."""
-    with torch.enable_grad():
-        u = u.detach().requires_grad_()
-        value = density(u, *given)
+def value_and_grad(log_density: LogDensity, u: Tensor, *given: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a log density ``[N]`` and its gradient ``[N, d]`` at ``u``, whatever the grad mode."""
+    with torch.inference_mode(False), torch.enable_grad():
+        u = (u.clone() if u.is_inference() else u.detach()).requires_grad_()
+        value = log_density(u, *given)
         (grad,) = torch.autograd.grad(value.sum(), u)
     return value.detach(), grad
 
 
-class Gradient:
-    """:func:`with_gradient` of one density, for inputs of several kinds; each is compiled when that pays.
+class LogDensityGrad:
+    """:func:`value_and_grad` of one density, compiled per shape of its inputs where this saves time.
 
-    On a CPU. What other tensors the density uses, such as weights, must stay where they are in memory.
+    Other tensors that the density uses, such as weights, must not be replaced afterwards.
 
     Args:
-        density: what to differentiate.
+        log_density: function to differentiate.
     """
 
-    def __init__(self, density: Density) -> None:
-        self.density = density
-        self._programs: dict[tuple[Any, ...], Program | None] = {}
+    def __init__(self, log_density: LogDensity) -> None:
+        self.log_density = log_density
+        self._compiled: dict[tuple[Any, ...], CompiledFunction | None] = {}
 
-    def __call__(self, u: Tensor, *given: Tensor, times: int) -> tuple[Tensor, Tensor]:
-        """At ``u``; to be asked for about so many times for inputs of this kind."""
-        kind = tuple((value.shape, value.stride(), value.dtype, value.device) for value in (u, *given))
-        if kind not in self._programs:
-            self._programs[kind] = self._program(u, given, times)
-        program = self._programs[kind]
-        if program is None:
-            return with_gradient(self.density, u, *given)
-        value, grad = program(u, *given)
+    def __call__(self, u: Tensor, *given: Tensor, num_evals: int) -> tuple[Tensor, Tensor]:
+        """Return value and gradient at ``u``; ``num_evals``: expected number of calls with inputs of these shapes."""
+        key = tuple((value.shape, value.stride(), value.dtype, value.device) for value in (u, *given))
+        if key not in self._compiled:
+            self._compiled[key] = self._compile(u, given, num_evals)
+        compiled = self._compiled[key]
+        if compiled is None:
+            return value_and_grad(self.log_density, u, *given)
+        value, grad = compiled(u, *given)
         return value, grad
 
-    def _program(self, u: Tensor, given: tuple[Tensor, ...], times: int) -> Program | None:
-        """The compiled function; None where it does not pay, or is another function."""
+    def _compile(self, u: Tensor, given: tuple[Tensor, ...], num_evals: int) -> CompiledFunction | None:
+        """Return the compiled function; None where it would not pay or gives other values."""
         if u.device.type != "cpu":
             return None
         with FlopCounterMode(display=False) as counter:
-            with_gradient(self.density, u, *given)
-        if times * counter.get_total_flops() < PAYS:
+            value_and_grad(self.log_density, u, *given)
+        if num_evals * counter.get_total_flops() < MIN_FLOP_TO_COMPILE:
             return None
         try:
-            program = compiled(lambda *inputs: with_gradient(self.density, *inputs), (u, *given))
-        except CannotCompile:
+            compiled = compile_function(
+                lambda *inputs: value_and_grad(self.log_density, *inputs), (u, *given)
+            )
+        except CompilationError:
             return None
-        elsewhere = 0.9 * u + 0.1  # what was baked in while recording is right at u alone
-        expected = with_gradient(self.density, elsewhere, *given)
-        same = all(map(_close, program(elsewhere, *given), expected, CLOSE))
-        return program if same else None
+        elsewhere = 0.9 * u + 0.1  # values that tracing made constant would be right at u alone
+        expected = value_and_grad(self.log_density, elsewhere, *given)
+        same = all(map(_is_close, compiled(elsewhere, *given), expected, (VALUE_TOL, GRAD_TOL)))
+        return compiled if same else None
 
 
-def _close(found: Tensor, expected: Tensor, share: float) -> bool:
+def _is_close(actual: Tensor, expected: Tensor, tolerance: float) -> bool:
     finite = expected[expected.isfinite()].abs()
     largest = float(finite.max()) if len(finite) else 1.0
-    return torch.allclose(found, expected, rtol=0.0, atol=share * largest, equal_nan=True)
+    return torch.allclose(actual, expected, rtol=0.0, atol=tolerance * largest, equal_nan=True)
