@@ -18,24 +18,25 @@ SMALL: dict[str, Any] = {
     "hidden": [7],
     "channels": [3, 4],
     "z_hidden": [5],
-    "features": 6,
-    "groups": [[3], [4, 4]],
-    "heads": [3],
-    "blocks": 1,
-    "functions": 3,
+    "num_features": 6,
+    "stages": [[3], [4, 4]],
+    "head_channels": [3],
+    "num_blocks": 1,
+    "num_basis": 3,
     "moment_samples": 16,
-    "length": 3,
+    "num_layers": 3,
     "transforms": 2,
     "context": 1,
-    "auxiliary": 3,
+    "auxiliary_dim": 3,
     "filters": 4,
-    "scales": 2,
-    "mixtures": 2,
+    "num_scales": 2,
+    "num_components": 2,
 }
 """Values for options of these names wherever a class has them; what it has not is left out."""
 
 NOISE = 2  # of heads that take noise
 IMAGES_ALONE = ("dcgan",)  # critics that see no code
+NEEDS_IMAGES = ("projection",)  # critics that see images, with or without latents
 PIXELS = ("pixelcnn",)  # networks that read the image they are the distribution of, for pixel_heads
 DOUBLED = ("dcgan", "dcgan-generator")  # networks of images that double up from 4 to 7 pixels
 
@@ -44,8 +45,8 @@ def spec(registry: Any, name: str, **options: Any) -> dict[str, Any]:
     """A component by name with small options."""
     known = registry.options(registry.find(name))
     small = {key: value for key, value in SMALL.items() if key in known}
-    if registry is HEADS and "noise" in known:
-        small["noise"] = NOISE
+    if registry is HEADS and "noise_dim" in known:
+        small["noise_dim"] = NOISE
     return {"name": name, **small, **options}
 
 
@@ -59,19 +60,20 @@ def codes(critic: str) -> tuple[int]:
     return (0,) if critic in IMAGES_ALONE else (3,)
 
 
-def encodes(method: Method) -> bool:
-    """Whether the method trains an encoder."""
-    return any("encoder" in moved for moved in method.players.values())
+def supports(critic: str, inputs: str) -> bool:
+    """Whether a registered critic can see these inputs."""
+    return inputs == "x" if critic in IMAGES_ALONE else inputs != "z" or critic not in NEEDS_IMAGES
 
 
 def without_effect(method: Method) -> list[str]:
-    """Parameters of :func:`model` that no loss depends on: a potential's last bias, as only differences of it count."""
-    return ["critics.critic.body.2.bias"] if method.name == "wgan-gp" else []
+    """Parameters of :func:`model` that no loss depends on: the last bias of a potential, known up to a constant."""
+    potentials = [role for role in method.critics if not method.critic_spec(role).log_ratio]
+    return [f"critics.{role}.body.2.bias" for role in potentials]
 
 
 def heads() -> list[str]:
     """Registered heads but the one for a user's own network, and those of :func:`pixel_heads`."""
-    return [name for name in HEADS.names() if name != "own" and name not in pixel_heads()]
+    return [name for name in HEADS.names() if name != "passthrough" and name not in pixel_heads()]
 
 
 def pixel_heads() -> list[str]:
@@ -89,7 +91,10 @@ def network(name: str, in_shape: Sequence[int], out_shape: Sequence[int], **opti
     noise = options.pop("noise", 0)
     try:
         return NETWORKS.build(
-            spec(NETWORKS, name, **options), in_shape=tuple(in_shape), out_shape=tuple(out_shape), noise=noise
+            spec(NETWORKS, name, **options),
+            in_shape=tuple(in_shape),
+            out_shape=tuple(out_shape),
+            noise_dim=noise,
         )
     except ConfigError:
         return None
@@ -114,12 +119,12 @@ def model(
 ) -> LatentModel | None:
     """A small model, or None if the method says that it cannot use such parts; without an encoder if it moves none."""
     pixels = likelihood in pixel_heads()
-    if pixels and encodes(method):
+    if pixels and method.trains_encoder:
         return None
     built = build_model(
         {
-            "latent": 0 if pixels else latent,
-            "encoder": spec(NETWORKS, "mlp", **options) if encodes(method) else {"name": "none"},
+            "latent_dim": 0 if pixels else latent,
+            "encoder": spec(NETWORKS, "mlp", **options) if method.trains_encoder else {"name": "none"},
             "posterior": spec(HEADS, posterior),
             "decoder": spec(NETWORKS, "pixelcnn" if pixels else "mlp", **options),
             "likelihood": spec(HEADS, likelihood),
@@ -151,12 +156,12 @@ def combinations() -> list[tuple[str, str, str]]:
     found = []
     with torch.random.fork_rng(devices=[]):
         for name in methods():
-            for posterior in heads() if encodes(METHODS.build({"name": name})) else ["normal"]:
+            for posterior in heads() if METHODS.build({"name": name}).trains_encoder else ["normal"]:
                 found += [
                     (name, posterior, likelihood)
                     for likelihood in [*heads(), *pixel_heads()]
                     if HEADS.find(posterior).support == "real"
-                    and HEADS.find(likelihood).values is not None
+                    and HEADS.find(likelihood).num_params is not None
                     and likelihood != "noise-basis"
                     and model(METHODS.build({"name": name}), posterior, likelihood) is not None
                 ]

@@ -84,10 +84,10 @@ class NullNetwork(nn.Module):
 def build_critic(
     spec: dict[str, Any], inputs: CriticInputs, x_shape: Sequence[int], z_shape: Sequence[int]
 ) -> nn.Module:
-    """Build the critic ``spec`` of ``inputs``.
+    """Build a critic that sees ``inputs``, from its name and options.
 
     Raises:
-        ConfigError: the critic or an option is unknown, or it cannot do with these inputs.
+        ConfigError: the critic or an option is unknown, or this critic does not support these inputs.
     """
     shapes = {"x_shape": tuple(x_shape), "z_shape": tuple(z_shape)}
     if inputs != "x,z":
@@ -97,13 +97,13 @@ def build_critic(
 
 
 def critic_of_x(critic: nn.Module, x: Tensor) -> Tensor:
-    """``T(x) [B]`` in float32, of a critic that sees ``x [B, *x_shape]`` alone."""
+    """Return ``T(x) [B]`` in float32, for a critic that sees ``x [B, *x_shape]`` alone."""
     T: Tensor = critic(x, x.new_empty(len(x), 0))
     return T.float()
 
 
 def critic_of_z(critic: nn.Module, z: Tensor) -> Tensor:
-    """``T(z) [B]`` in float32, of a critic that sees ``z [B, d]`` alone."""
+    """Return ``T(z) [B]`` in float32, for a critic that sees ``z [B, d]`` alone."""
     T: Tensor = critic(z.new_empty(len(z), 0), z)
     return T.float()
 

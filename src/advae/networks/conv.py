@@ -1,40 +1,51 @@
-"""Convolutional networks, generic in channels and in size (odd sizes too)."""
+"""Convolutional encoder, decoder and critic for images of any size.
+
+With channels (16, 32, 32), 5×5 kernels, 800 hidden units and softplus, the encoder and the decoder are the networks of
+Salimans, Kingma and Welling (2015) that AVB uses in tables 3b and 3c. With channels (64, 128, 256), 5×5 kernels, 800
+hidden units and ELU, the encoder is the image network of AVB's figure 8.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 
-from advae.networks.base import (
-    CRITICS,
-    NETWORKS,
-    Activation,
-    Critic,
-    normalise_spectrum,
-    with_noise,
-    xavier,
+from advae.networks.base import CRITICS, NEAR_ZERO_STD, NETWORKS, Activation
+from advae.networks.blocks import (
+    CriticNorm,
+    FeatureCritic,
+    FeatureDecoder,
+    FeatureEncoder,
+    Norm,
+    check_stages,
+    conv_stages,
+    conv_transpose,
+    conv_transpose_stages,
+    downsampled_sizes,
+    image_shape,
+    norm_act,
 )
-from advae.networks.blocks import check_groups, finish, halvings, image_shape, strides_down, transposed
-from advae.networks.mlp import layers, side_by_side
 
 
 @NETWORKS.register("conv")
-class Conv(nn.Module):
-    """From images down to vectors: convolutions of stride 2, then fully connected layers.
+class ConvEncoder(FeatureEncoder):
+    """Images to vectors: convolutions of stride 2, then fully connected layers.
 
     Args:
         in_shape: ``(C, H, W)``.
         out_shape: shape of one output.
-        noise: noise numbers concatenated to the features.
+        noise_dim: length of the noise that is concatenated to the features.
         channels: output channels of each convolution.
-        kernel: odd width of the kernels.
+        kernel_size: odd.
         hidden: widths of the fully connected hidden layers.
         activation: the nonlinearity.
-        batch_norm: batch normalisation after each convolution.
+        norm: normalization after each convolution.
         dropout: probability of dropping a unit.
+        zero_init_first: start the first of several values per element near zero for every image: the mean, or the
+            offset of a noise basis.
     """
 
     def __init__(
@@ -42,45 +53,40 @@ class Conv(nn.Module):
         in_shape: Sequence[int],
         out_shape: Sequence[int],
         *,
-        noise: int = 0,
+        noise_dim: int = 0,
         channels: Sequence[int] = (32, 64),
-        kernel: int = 3,
+        kernel_size: int = 3,
         hidden: Sequence[int] = (256,),
         activation: Activation = "relu",
-        batch_norm: bool = False,
+        norm: Norm = "none",
         dropout: float = 0.0,
+        zero_init_first: bool = False,
     ) -> None:
-        super().__init__()
         c, h, w = image_shape(in_shape, "encoder")
-        self.out_shape = tuple(out_shape)
-        after = finish(activation, "batch" if batch_norm else "none", dropout)
-        self.features = strides_down([c, *channels], kernel, after, bias=not batch_norm)
-        h, w = halvings(h, w, len(channels))[-1]
-        self.head = layers(
-            [(channels[-1] if channels else c) * h * w + noise, *hidden, math.prod(out_shape)],
-            activation,
-            dropout,
+        post = norm_act(activation, norm, dropout)
+        features = conv_stages(
+            c, [[b] for b in channels], post, kernel_size=kernel_size, bias=norm != "batch"
         )
-        xavier(self)
-
-    def forward(self, inputs: Tensor, noise: Tensor | None = None) -> Tensor:
-        """``[B, C, H, W]`` (and noise ``[B, k]``) to ``[B, *out_shape]``."""
-        return self.head(with_noise(self.features(inputs), noise)).reshape(-1, *self.out_shape)
+        num_features = [c, *channels][-1] * math.prod(downsampled_sizes(h, w, len(channels))[-1])
+        super().__init__(features, num_features, out_shape, noise_dim, hidden, activation, dropout)
+        if zero_init_first and out_shape[0] > 1:
+            with torch.no_grad():
+                self.output_layers()[0].weight[: math.prod(out_shape[1:])].normal_(std=NEAR_ZERO_STD)
 
 
 @NETWORKS.register("deconv")
-class Deconv(nn.Module):
-    """From vectors up to images: the mirror image of :class:`Conv`, by transposed convolutions.
+class ConvDecoder(FeatureDecoder):
+    """Vectors to images: the mirror image of :class:`ConvEncoder`, by transposed convolutions.
 
     Args:
         in_shape: shape of one input.
-        out_shape: ``(C, H, W)``, or ``(k, C, H, W)`` for k numbers a pixel.
-        noise: noise numbers concatenated to the input.
-        channels: channels of the feature maps, from the smallest map to the largest.
-        kernel: odd width of the kernels.
+        out_shape: ``(C, H, W)``, or ``(k, C, H, W)`` for k numbers per pixel.
+        noise_dim: length of the noise that is concatenated to the input.
+        channels: channels of the maps, from the smallest map to the largest.
+        kernel_size: odd.
         hidden: widths of the fully connected hidden layers.
         activation: the nonlinearity.
-        batch_norm: batch normalisation after each layer but the last.
+        norm: normalization after each convolution but the last.
         dropout: probability of dropping a unit.
     """
 
@@ -89,54 +95,46 @@ class Deconv(nn.Module):
         in_shape: Sequence[int],
         out_shape: Sequence[int],
         *,
-        noise: int = 0,
+        noise_dim: int = 0,
         channels: Sequence[int] = (64, 32),
-        kernel: int = 3,
+        kernel_size: int = 3,
         hidden: Sequence[int] = (256,),
         activation: Activation = "relu",
-        batch_norm: bool = False,
+        norm: Norm = "none",
         dropout: float = 0.0,
     ) -> None:
-        super().__init__()
-        check_groups([channels])
+        check_stages([channels])
         c, h, w = image_shape(out_shape, "decoder")
-        self.out_shape = tuple(out_shape)
-        sizes = halvings(h, w, len(channels))[::-1]
-        self.map_shape = (channels[0], *sizes[0])
-        widths = [math.prod(in_shape) + noise, *hidden, math.prod(self.map_shape)]
-        self.head = layers(widths, activation, dropout, last_active=True)
-        after = finish(activation, "batch" if batch_norm else "none", dropout)
-        modules: list[nn.Module] = []
-        for (a, b), size in zip(pairwise(channels), sizes[1:-1], strict=True):
-            modules += [transposed(a, b, kernel, size, bias=not batch_norm), *after(b)]
-        modules.append(transposed(channels[-1], c, kernel, sizes[-1]))
-        self.upscaling = nn.Sequential(*modules)
-        xavier(self)
-
-    def forward(self, inputs: Tensor, noise: Tensor | None = None) -> Tensor:
-        """``[B, *in_shape]`` (and noise ``[B, k]``) to ``[B, *out_shape]``."""
-        maps = self.head(with_noise(inputs, noise)).reshape(-1, *self.map_shape)
-        return self.upscaling(maps).reshape(-1, *self.out_shape)
+        sizes = downsampled_sizes(h, w, len(channels))[::-1]
+        post = norm_act(activation, norm, dropout)
+        stages = [[b] for b in channels[1:]]
+        upsampling = conv_transpose_stages(
+            channels[0], stages, sizes[1:-1], post, kernel_size=kernel_size, bias=norm != "batch"
+        )
+        upsampling.append(conv_transpose(channels[-1], c, kernel_size, sizes[-1]))
+        map_shape = (channels[0], *sizes[0])
+        super().__init__(upsampling, in_shape, out_shape, map_shape, noise_dim, hidden, activation, dropout)
 
 
 @CRITICS.register("conv")
-class ConvCritic(Critic):
-    """``T(x, z)``: convolutions of x, a fully connected network of z, both joined by a third (AS-VAE's form).
+class ConvCritic(FeatureCritic):
+    """``T(x, z)``: convolutions of x, a fully connected network of z, and a network of both (the form of AS-VAE).
 
-    It holds no batch statistics, for the reason given at the fully connected critic.
+    With batch normalization the output for one pair depends on the others in its batch (trap 9), so it is off by
+    default. With ``pool`` the critic sees what an image contains, but not where.
 
     Args:
-        x_shape: ``(C, H, W)``.
-        z_shape: shape of one code; ``(0,)`` for a critic of images alone, which has no network of z.
+        x_shape: ``(C, H, W)``; ``(0,)`` for a critic of latents alone.
+        z_shape: shape of one latent; ``(0,)`` for a critic of images alone.
         channels: output channels of each convolution of stride 2.
-        kernel: odd width of the kernels.
-        pool: average the last maps over their places, as the paper does; else keep all places.
+        kernel_size: odd.
+        pool: average the last maps over all positions (AS-VAE, figures 5 to 8), instead of keeping all positions.
         z_hidden: widths of the network of z.
         hidden: widths of the joint network.
         activation: the nonlinearity.
-        dropout: probability of dropping a unit.
-        spectral_norm: put every layer under spectral normalisation.
-        gain: factor of the output.
+        norm: "spectral" puts every layer under spectral normalization; the others follow each convolution.
+        dropout: probability of dropping a unit of the fully connected hidden layers.
+        gain: factor of the output; under spectral normalization, the Lipschitz constant of ``T``.
     """
 
     def __init__(
@@ -145,30 +143,33 @@ class ConvCritic(Critic):
         z_shape: Sequence[int],
         *,
         channels: Sequence[int] = (32, 64),
-        kernel: int = 3,
+        kernel_size: int = 3,
         pool: bool = False,
         z_hidden: Sequence[int] = (256,),
         hidden: Sequence[int] = (256,),
         activation: Activation = "leaky-relu",
+        norm: CriticNorm = "none",
         dropout: float = 0.0,
-        spectral_norm: bool = False,
         gain: float = 1.0,
     ) -> None:
-        super().__init__()
-        self.gain = gain
-        c, h, w = image_shape(x_shape, "critic")
-        self.features = strides_down([c, *channels], kernel, finish(activation, dropout=dropout))
-        h, w = halvings(h, w, len(channels))[-1]
-        self.pool = pool
-        width = (channels[-1] if channels else c) * (1 if pool else h * w)
-        z_widths = [math.prod(z_shape), *z_hidden] if math.prod(z_shape) else [0]
-        self.z_features = layers(z_widths, activation, last_active=True)
-        self.joint = layers([width + z_widths[-1], *hidden, 1], activation, dropout)
-        xavier(self)
-        if spectral_norm:
-            normalise_spectrum(self)
-
-    def at(self, x: Tensor) -> Callable[[Tensor], Tensor]:
-        maps = self.features(x)
-        T = side_by_side(self.joint, maps.mean((2, 3)) if self.pool else maps.flatten(1))
-        return lambda z: self.gain * T(self.z_features(z.flatten(1))).squeeze(-1)
+        features: nn.Module = nn.Flatten()
+        num_features = 0
+        if sees_images := math.prod(x_shape) > 0:
+            c, h, w = image_shape(x_shape, "critic")
+            check_stages([channels])
+            post, stages = norm_act(activation, norm), [[b] for b in channels]
+            features = conv_stages(c, stages, post, kernel_size=kernel_size, bias=norm != "batch")
+            positions = 1 if pool else math.prod(downsampled_sizes(h, w, len(channels))[-1])
+            num_features = channels[-1] * positions
+        super().__init__(
+            features,
+            num_features,
+            z_shape,
+            z_hidden,
+            hidden,
+            activation,
+            norm,
+            dropout,
+            gain,
+            pool and sees_images,
+        )
