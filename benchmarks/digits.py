@@ -26,7 +26,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 
 import advae
 from advae.errors import AdvaeError
-from advae.training.train import completed
+from advae.training.train import train_or_resume
 
 SEEDS = range(5)
 SURE = 0.9
@@ -64,7 +64,7 @@ def one(recipe: str, seed: int, folder: Path, steps: int | None) -> dict[str, An
     options = {"seed": seed} | ({"train.steps": steps} if steps else {})
     result: dict[str, Any] = {"recipe": recipe, "seed": seed, "finite": True}
     try:
-        run = completed(recipe, options=options, out=out, quiet=True)
+        run = train_or_resume(recipe, options=options, out=out, quiet=True)
     except AdvaeError as error:
         return result | {"finite": False, "error": str(error)}
     torch.manual_seed(0)  # of what is drawn below
@@ -93,7 +93,7 @@ def one(recipe: str, seed: int, folder: Path, steps: int | None) -> dict[str, An
 def sheet(recipe: str, folder: Path) -> None:
     """The first samples of each seed, a row each."""
     from advae.report.figures.image_grid import image_grid
-    from advae.report.figures.style import png
+    from advae.report.figures.style import to_png
 
     rows = []
     for seed in SEEDS:
@@ -103,7 +103,7 @@ def sheet(recipe: str, folder: Path) -> None:
             rows.append(data.preprocessing.to_gray(run.model().sample(SHOWN, seed=0)))
     if rows:
         figure = image_grid(torch.cat(rows).numpy(), columns=SHOWN)
-        (RESULTS / f"digits-{recipe.removesuffix('-digits')}.png").write_bytes(png(figure))
+        (RESULTS / f"digits-{recipe.removesuffix('-digits')}.png").write_bytes(to_png(figure))
 
 
 def median(results: list[dict[str, Any]], name: str) -> str:

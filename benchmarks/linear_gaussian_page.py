@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 import advae
-from advae.report.figures.style import LIGHT, WIDTH, new_figure, png
+from advae.report.figures.style import LIGHT, WIDTH, new_figure, to_png
 
 Runs = dict[str, list[dict[str, Any]]]
 """What was measured of the runs of a method, by its name on the page."""
@@ -186,16 +186,16 @@ def figure(runs: dict[str, Path]) -> bytes:
         panels = list(sheet.subplots(2, 4, sharex=True, sharey=True).flat)
         for panel, (name, path) in zip(panels, runs.items(), strict=False):
             z, exact, x = drawn(path)
-            for colour, points, centre in zip(LIGHT.classes, z.unbind(1), exact.mean(x), strict=False):
+            for colour, points, centre in zip(LIGHT.palette, z.unbind(1), exact.mean(x), strict=False):
                 panel.scatter(*points.T.numpy(), s=3.0, color=colour, alpha=0.45, lw=0)
                 for share in (0.5, 0.95):
-                    panel.plot(*contour(centre, exact.C, share), color=LIGHT.ink, lw=0.7)
+                    panel.plot(*contour(centre, exact.C, share), color=LIGHT.foreground, lw=0.7)
             panel.set(title=name, aspect="equal", xlim=(-2.7, 2.7), ylim=(-2.7, 2.7))
             panel.set(xticks=[-2, 0, 2], yticks=[-2, 0, 2])
         for panel in panels[len(runs) :]:
             panel.set_axis_off()
         panels[-1].text(-2.3, 0, KEY, va="center", color=LIGHT.muted, fontsize=8.5, linespacing=1.5)
-        return lighter(png(sheet))
+        return lighter(to_png(sheet))
 
 
 def lighter(picture: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""A small model, run and data set with the interfaces of the real ones, cheap enough to look at in a test."""
+"""Small models, runs and data sets with the interfaces of the real ones."""
 
 from __future__ import annotations
 
@@ -15,8 +15,26 @@ from torch import Tensor, nn
 
 @pytest.fixture(scope="session")
 def fakes() -> ModuleType:
-    """This module."""
+    """Return this module."""
     return sys.modules[__name__]
+
+
+def make_estimate(
+    name: str, value: float = 1.0, kind: str = "error", section: str = "samples", **fields: Any
+) -> dict[str, Any]:
+    """Return an estimate as in ``eval/estimates.json``; unknown fields are settings of its protocol."""
+    estimate: dict[str, Any] = {"name": name, "metric": name, "variant": "", "value": value, "stderr": 0.1}
+    estimate |= {"kind": kind, "unit": "nats", "n": 100, "section": section, "interval": None}
+    is_better = {"error": False, "score": True, "lower bound": True if section == "likelihood" else None}
+    estimate |= {"higher_is_better": is_better.get(kind)}
+    known = {key: value for key, value in fields.items() if key in estimate}
+    settings = {key: value for key, value in fields.items() if key not in (*estimate, "protocol")}
+    return {**estimate, **known, "protocol": {**settings, **fields.get("protocol", {})}}
+
+
+def make_remark(about: str, text: str = "It is so.", warning: bool = False, **fields: Any) -> dict[str, Any]:
+    """Return a remark as in ``eval/estimates.json``."""
+    return {"about": about, "text": text, "warning": warning, **fields}
 
 
 class FakeNormal:
@@ -36,8 +54,8 @@ class FakeNormal:
         return torch.distributions.Normal(self.mean, self.scale).log_prob(x).flatten(1).sum(-1)
 
 
-class WithoutDensity(FakeNormal):
-    """The same as an implicit distribution."""
+class FakeImplicit(FakeNormal):
+    """The same without a density."""
 
     has_log_prob = False
 
@@ -45,12 +63,12 @@ class WithoutDensity(FakeNormal):
 class FakeModel(nn.Module):
     """A linear encoder and its transpose as decoder."""
 
-    decoded_as = FakeNormal
+    likelihood_class = FakeNormal
     has_encoder = True
 
     def __init__(self, x_shape: tuple[int, ...], latent: int, data: Tensor | None = None) -> None:
         super().__init__()
-        self.x_shape, self.latent = x_shape, latent
+        self.x_shape, self.latent_dim = x_shape, latent
         size = int(torch.tensor(x_shape).prod())
         self.encoder, self.decoder = nn.Linear(size, latent), nn.Linear(latent, size)
         self.critics = nn.ModuleDict({"critic": nn.Linear(size, 1)})
@@ -61,11 +79,11 @@ class FakeModel(nn.Module):
 
     @torch.no_grad()
     def fit(self, x: Tensor) -> None:
-        """Principal components, whitened: a model whose pictures look like something."""
+        """Set the weights to whitened principal components, so that samples resemble the data."""
         mean = x.mean(0)
         _, scales, directions = torch.linalg.svd(x - mean, full_matrices=False)
-        deviation = scales[: self.latent, None] / len(x) ** 0.5 + 1e-9
-        basis = directions[: self.latent]
+        deviation = scales[: self.latent_dim, None] / len(x) ** 0.5 + 1e-9
+        basis = directions[: self.latent_dim]
         self.encoder.weight.copy_(basis / deviation)
         self.encoder.bias.copy_(-(basis / deviation) @ mean)
         self.decoder.weight.copy_((basis * deviation).T)
@@ -75,12 +93,12 @@ class FakeModel(nn.Module):
         return FakeNormal(self.encoder(x.flatten(1)), 0.2)
 
     def decode(self, z: Tensor) -> FakeNormal:
-        return self.decoded_as(self.decoder(z).reshape(-1, *self.x_shape), 0.1)
+        return self.likelihood_class(self.decoder(z).reshape(-1, *self.x_shape), 0.1)
 
     @torch.no_grad()
     def sample(self, n: int, *, seed: int | None = None, mean: bool = True) -> Tensor:
         generator = torch.Generator().manual_seed(seed or 0)
-        return self.decode(torch.randn(n, self.latent, generator=generator)).mean
+        return self.decode(torch.randn(n, self.latent_dim, generator=generator)).mean
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor, *, mean: bool = True) -> Tensor:
@@ -107,14 +125,14 @@ class FakeSplit:
 
 
 @dataclass
-class FakeProtocol:
-    name: str = "grey"
+class FakePreprocessing:
+    name: str = "gray"
     support: str = "unit"
 
-    def observe(self, raw: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def apply(self, raw: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return raw.float() / 255 if self.support == "unit" else raw.float()
 
-    def to_grey(self, x: Tensor) -> Tensor:
+    def to_gray(self, x: Tensor) -> Tensor:
         return x * 255 if self.support == "unit" else x
 
     def describe(self) -> dict[str, Any]:
@@ -127,7 +145,7 @@ class FakeData:
     train: FakeSplit
     validation: FakeSplit
     test: FakeSplit
-    protocol: FakeProtocol = field(default_factory=FakeProtocol)
+    preprocessing: FakePreprocessing = field(default_factory=FakePreprocessing)
     classes: int | None = 10
     checksum: str = "1a2b3c4d"
 
@@ -142,46 +160,46 @@ class FakeData:
             "shape": list(self.x_shape),
             "sizes": {split.name: len(split) for split in splits},
             "classes": self.classes,
-            "protocol": self.protocol.describe(),
+            "preprocessing": self.preprocessing.describe(),
             "checksum": self.checksum,
         }
 
 
 @dataclass
 class FakeRun:
-    kept: ClassVar[str] = "eval"
+    eval_folder: ClassVar[str] = "eval"
     path: Path
     config: dict[str, Any] = field(default_factory=dict)
     env: dict[str, Any] = field(default_factory=dict)
     command: str = ""
-    lines: list[dict[str, Any]] = field(default_factory=list)
-    figures: list[dict[str, Any]] = field(default_factory=list)
-    said: list[dict[str, Any]] = field(default_factory=list)
-    made: FakeModel | None = None
+    metric_lines: list[dict[str, Any]] = field(default_factory=list)
+    estimate_dicts: list[dict[str, Any]] = field(default_factory=list)
+    remark_dicts: list[dict[str, Any]] = field(default_factory=list)
+    saved_model: FakeModel | None = None
 
     @property
     def name(self) -> str:
         return self.path.name
 
     def metrics(self) -> list[dict[str, Any]]:
-        return self.lines
+        return self.metric_lines
 
     def estimates(self) -> list[dict[str, Any]]:
-        return self.figures
+        return self.estimate_dicts
 
     def remarks(self) -> list[dict[str, Any]]:
-        return self.said
+        return self.remark_dicts
 
     def model(self, device: str = "cpu") -> FakeModel:
         from advae.errors import CheckpointError
 
-        if self.made is None:
+        if self.saved_model is None:
             raise CheckpointError("this run has no model yet")
-        return self.made
+        return self.saved_model
 
 
-def digits(labels: bool = True) -> FakeData:
-    """scikit-learn's digits, 8-bit."""
+def make_digits(labels: bool = True) -> FakeData:
+    """Return scikit-learn's digits, 8-bit."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -191,9 +209,9 @@ def digits(labels: bool = True) -> FakeData:
     return FakeData("digits", *(FakeSplit(k, x[s], y[s] if labels else None) for k, s in parts.items()))
 
 
-def numbers(n: int) -> FakeData:
-    """Normal vectors [N, n]."""
+def make_vectors(n: int) -> FakeData:
+    """Return normal vectors ``[N, n]``."""
     x = torch.randn(300, n, generator=torch.Generator().manual_seed(0))
     parts = {"train": slice(0, 200), "validation": slice(200, 250), "test": slice(250, 300)}
     splits = (FakeSplit(k, x[s]) for k, s in parts.items())
-    return FakeData("numbers", *splits, protocol=FakeProtocol("standardise", "real"), classes=None)
+    return FakeData("vectors", *splits, preprocessing=FakePreprocessing("standardize", "real"), classes=None)

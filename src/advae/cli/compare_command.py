@@ -1,74 +1,57 @@
-"""``advae compare``: one table, one sheet of samples, curves over each other."""
+"""``advae compare``: several runs in one table and on one page."""
 
 from __future__ import annotations
 
-import argparse
-import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Annotated
 
-from advae.cli.console import print_json, print_table
+from advae.cli.console import print_estimate_table, print_json
 from advae.cli.loaded_model import allow_packages
-from advae.cli.parser import Parser, add_allow, add_output
+from advae.cli.parser import POSITIONAL, AllowOptions, FolderPath, Parser
 from advae.errors import ConfigError
 
-if TYPE_CHECKING:
-    from advae.report import Comparison
-
-EXAMPLES = """\
-  advae compare runs/a runs/b
-  advae compare runs/vae-digits/* --out comparison
-  advae compare runs/a runs/b --json"""
-
-
-def parser() -> Parser:
-    """Its arguments."""
-    made = Parser(
-        "compare",
-        "Put runs side by side: their estimates in one table, where only figures of one kind under one"
-        " protocol are compared, and a page with samples and curves. Runs need to have been evaluated.",
-        EXAMPLES,
-        usage="RUN RUN [RUN …] [--out DIR] [option …]",
-    )
-    made.add_argument("runs", metavar="RUN", nargs="+", help="run directories, two or more")
-    made.add_argument(
-        "--out", metavar="DIR", default="runs/compare", help="folder of the page (default: runs/compare)"
-    )
-    add_allow(made)
-    add_output(made, "the table")
-    return made
+SUMMARY = "compare several runs"
+EXAMPLES = """
+advae compare runs/a runs/b
+advae compare runs/vae-digits/* --out comparison
+advae compare runs/a runs/b --json
+"""
 
 
-def run(args: argparse.Namespace) -> int:
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(AllowOptions):
+    """Compare runs: their estimates in one table, in which only estimates of one kind with one protocol are ranked, and a
+    page with samples and curves. The runs must have been evaluated."""
+
+    runs: Annotated[tuple[str, ...], "RUN", POSITIONAL]
+    """Run directories, two or more."""
+    out: FolderPath = "runs/compare"
+    """Folder of the page."""
+
+
+def parser() -> Parser[CompareOptions]:
+    return Parser("compare", CompareOptions, EXAMPLES, usage="RUN RUN [RUN …] [--out DIR] [option …]")
+
+
+def run(options: CompareOptions) -> int:
     """Compare, write, print."""
-    if len(args.runs) < 2:
-        raise ConfigError("one run cannot be compared", given=args.runs[0], expected="two runs or more")
-    allow_packages(args.allow)
+    if len(options.runs) < 2:
+        raise ConfigError("A comparison needs two runs.", given=options.runs[0], expected="two runs or more")
+    allow_packages(options.allow)
     from advae.run import Run
 
-    runs = [Run.open(path) for path in args.runs]
+    runs = [Run.open(path) for path in options.runs]
     from advae.report import compare, write_comparison
 
-    result = compare(runs)
-    page = write_comparison(runs, Path(args.out))
-    if args.json:
-        print_json({"page": str(page), **result.as_dict()})
+    comparison = compare(runs)
+    page = write_comparison(runs, Path(options.out), comparison)
+    if options.json:
+        print_json({"page": str(page), **comparison.to_dict()})
         return 0
-    if sys.stdout.isatty():
-        from rich.console import Console
-
-        Console().print(result.table())
-    else:
-        _print_plain(result)
-    if not args.quiet:
+    print_estimate_table(comparison.table())
+    if comparison.has_best:
+        print("* best, or within two standard errors of the difference from the best")
+    if not options.quiet:
         print(f"page: {page}")
     return 0
-
-
-def _print_plain(result: Comparison) -> None:
-    """The table for a pipe; the best have a star."""
-    rows = []
-    for line in result.lines:
-        cells = [f"{cell.text}{' *' if cell.best else ''}" if cell else "—" for cell in line.cells]
-        rows.append([line.name, line.unit, line.kinds, *cells, line.differs])
-    print_table(("estimate", "unit", "kind", *result.runs, "remark"), rows, right=result.runs)

@@ -1,40 +1,31 @@
-"""Output of verbs: tables and facts for people, JSON for programs; plain and colourless in a pipe."""
+"""Console output: tables and facts, JSON, files; plain text in a pipe."""
 
 from __future__ import annotations
 
-import argparse
-import io
-import json
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any, Literal
 
 from advae.errors import ConfigError
-from advae.io import write_atomically
+from advae.io import to_json, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from advae.report.estimate_table import Row
+    from advae.cli.parser import OutputOptions
+    from advae.report.estimate_table import Table as EstimateTable
+    from advae.report.estimate_table import TableRow
 
 
 def print_json(value: Any) -> None:
-    """One JSON value on stdout; a number that is not finite, for which JSON has no word, becomes null."""
-    print(json.dumps(_finite(value), indent=2, default=str, ensure_ascii=False, allow_nan=False))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    """Print a value as JSON; non-finite numbers become null."""
+    print(to_json(value), end="")
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> None:
-    """A table: drawn on a terminal, plain columns in a pipe. Columns named in ``right`` are flushed right."""
+    """Print a table; the columns named in ``right`` are aligned to the right."""
     if sys.stdout.isatty():
         from rich import box
         from rich.console import Console
@@ -48,102 +39,97 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Se
             table.add_row(*(Text(cell) for cell in row))
         Console().print(table)
         return
-    _print_columns(columns, rows, right, [max(map(len, c)) for c in zip(columns, *rows, strict=True)])
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    _print_columns(columns, rows, [name in right for name in columns], widths)
 
 
 def _print_columns(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str], widths: Sequence[int]
+    columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool], widths: Sequence[int]
 ) -> None:
     for row in (columns, *rows):
-        cells = zip(columns, row, widths, strict=True)
-        print("  ".join(c.rjust(w) if n in right else c.ljust(w) for n, c, w in cells).rstrip())
-
-
-COLUMNS = ("estimate", "value", "95 % interval", "unit", "kind", "n", "note")
-OPTIONAL = ("95 % interval", "unit", "note")  # left out where no estimate has one
-NUMBERS = ("value", "95 % interval", "n")
-WHOLE = (*NUMBERS, "unit", "note")  # columns whose cells are not broken
+        cells = zip(row, right, widths, strict=True)
+        print("  ".join(text.rjust(w) if r else text.ljust(w) for text, r, w in cells).rstrip())
 
 
 def print_estimates(
     estimates: Sequence[Mapping[str, Any]], remarks: Sequence[Mapping[str, Any]] = ()
 ) -> None:
-    """Tables of estimates, one a section, each with its kind, its protocol, and what is to be said of it.
+    """Print the table of one run's estimates, as in ``eval/estimates.json``, with the remarks on them."""
+    from advae.report.estimate_table import estimate_table
 
-    Args:
-        estimates: as in estimates.json.
-        remarks: likewise; warnings stand first and begin with "warning:".
-    """
-    from advae.report.estimate_table import sections
-
-    tables, common = sections(estimates, remarks)
-    every = [row for table in tables for row in table.rows]
-    for i, table in enumerate(tables):
-        if table.title:
-            _line(f"\n{table.title}" if i else table.title, "bold")
-        if table.protocol:
-            _line(f"({table.protocol})", "dim")
-        if table.rows:
-            _print_rows(table.rows, every)
-        for letter, own in table.notes:
-            _line(f"{letter}: {own}", "dim")
-        for said in table.warnings:
-            _line(f"warning: {said}", "bold yellow")
-        for said in table.remarks:
-            _line(str(said))
-    if common:
-        _line(f"\n(common to all: {common})" if len(tables) > 1 else f"({common})", "dim")
+    print_estimate_table(estimate_table(estimates, remarks))
 
 
-def _print_rows(rows: Sequence[Row], every: Sequence[Row]) -> None:
-    """A section's table, in line with those of ``every`` row; on a narrow terminal by itself."""
-    from shutil import get_terminal_size
+def print_estimate_table(table: EstimateTable) -> None:
+    """Print sections below each other, with their footnotes and notes; the best of a comparison have a star."""
+    widths = [max(map(len, column)) for column in zip(*_texts(table, table.rows), strict=True)]
+    is_narrow = sys.stdout.isatty() and sum(widths) + 2 * len(widths) > get_terminal_size().columns
+    for i, section in enumerate(table.sections):
+        _print_line(f"\n{section.title}" if i else section.title, "bold")
+        if section.protocol:
+            _print_line(f"({section.protocol})", "dim")
+        if section.rows:
+            _print_rows(table, section.rows, [0] * len(widths) if is_narrow else widths)
+        for footnote in section.footnotes:
+            _print_line(f"{footnote.mark}: {footnote.text}", "yellow" if footnote.warning else "dim")
+        for note in section.notes:
+            _print_line(
+                f"warning: {note}" if note.warning else str(note), "bold yellow" if note.warning else ""
+            )
+    if table.protocol:
+        _print_line(
+            f"\n(common to all: {table.protocol})" if len(table.sections) > 1 else f"({table.protocol})",
+            "dim",
+        )
 
-    used = _used(every)
-    cells = [[_cell(row, name) for name in used] for row in rows]
-    widths = [max([len(name), *(len(_cell(row, name)) for row in every)]) for name in used]
+
+def _print_rows(table: EstimateTable, rows: Sequence[TableRow], widths: Sequence[int]) -> None:
+    """Print the rows of a section; columns have these widths, or on a narrow terminal (0) what fits."""
+    (titles, *texts), numeric = _texts(table, rows), [column.numeric for column in table.columns]
+    numeric += [False] * (len(titles) - len(numeric))
     if not sys.stdout.isatty():
-        _print_columns(used, cells, NUMBERS, widths)
+        _print_columns(titles, texts, numeric, widths)
         return
-    room = get_terminal_size().columns
-    if sum(widths) + 2 * len(used) > room:
-        used, widths = _used(rows), [0] * len(COLUMNS)
-        wide = sum(max(len(_cell(row, name)) for row in rows) + 2 for name in used) > room
-        cells = [[_cell(row, name, short=wide) for name in used] for row in rows]
-    _draw_rows(used, cells, widths)
-
-
-def _draw_rows(columns: Sequence[str], rows: Sequence[Sequence[str]], least: Sequence[int]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    for name, width in zip(columns, least, strict=False):
-        justify: Literal["left", "right"] = "right" if name in NUMBERS else "left"
-        table.add_column(
-            name, justify=justify, overflow="fold", no_wrap=name in WHOLE, min_width=width or None
+    is_narrow = not any(widths)
+    breakable = [column.breakable for column in table.columns] + [False]
+    grid = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for title, is_numeric, can_break, width in zip(titles, numeric, breakable, widths, strict=False):
+        justify: Literal["left", "right"] = "right" if is_numeric else "left"
+        grid.add_column(
+            Text(title), justify=justify, overflow="fold", no_wrap=not can_break, min_width=width or None
         )
-    for row in rows:
-        table.add_row(*map(Text, row))
-    Console().print(table)
+    styles = {"best": "bold", "warning": "yellow", "muted": "dim"}
+    for row, line in zip(rows, texts, strict=True):
+        if is_narrow:
+            line[1 : 1 + len(row.cells)] = [
+                cell.short or text for cell, text in zip(row.cells, line[1:], strict=False)
+            ]
+        cell_styles = [
+            "dim" if row.baseline else "",
+            *(styles.get(cell.style, "") for cell in row.cells),
+            "dim",
+        ]
+        grid.add_row(*(Text(text, style=style) for text, style in zip(line, cell_styles, strict=False)))
+    Console().print(grid)
 
 
-def _used(rows: Sequence[Row]) -> list[str]:
-    return [name for name in COLUMNS if name not in OPTIONAL or any(_cell(row, name) for row in rows)]
+def _texts(table: EstimateTable, rows: Sequence[TableRow]) -> list[list[str]]:
+    """Return the titles and then the texts of rows, in columns; footnote marks are in the last, if there are any."""
+    marks = [["note"], *([row.marks] for row in rows)] if table.has_footnotes else [[]] * (1 + len(rows))
+    lines = [[column.title for column in table.columns]]
+    lines += [
+        [row.label, *(f"{c.text} *" if c.style == "best" else c.text for c in row.cells)] for row in rows
+    ]
+    return [line + mark for line, mark in zip(lines, marks, strict=True)]
 
 
-def _cell(row: Row, column: str, *, short: bool = False) -> str:
-    """What a row has in a column; ``short``: without the standard error where the interval says as much."""
-    if column == "value":
-        return row.value if not row.stderr or (short and row.interval) else f"{row.value} ± {row.stderr}"
-    field = {"estimate": "name", "95 % interval": "interval"}.get(column, column)
-    return str(getattr(row, field))
-
-
-def _line(text: str, style: str = "") -> None:
-    """A line of text; on a terminal in a style, and broken between words."""
+def _print_line(text: str, style: str = "") -> None:
+    """Print a line of text; on a terminal in a style, and broken between words."""
     if not sys.stdout.isatty():
         print(text)
         return
@@ -154,66 +140,52 @@ def _line(text: str, style: str = "") -> None:
 
 
 def print_facts(facts: Mapping[str, object]) -> None:
-    """Names and values, one a line."""
+    """Print names and values, one pair per line."""
     width = max(map(len, facts))
     for name, value in facts.items():
         print(f"{name:<{width}}  {value}")
 
 
-def say(args: argparse.Namespace, text: str) -> None:
-    """A remark for people, on stderr."""
-    if not args.quiet:
+def log(options: OutputOptions, text: str) -> None:
+    """Print a remark on stderr, unless quiet."""
+    if not options.quiet:
         print(text, file=sys.stderr, flush=True)
 
 
-def written(args: argparse.Namespace, path: Path, **more: Any) -> int:
-    """Say which file was written; the end of a verb."""
-    if args.json:
-        print_json({"path": str(path), **more})
+def print_written(options: OutputOptions, path: Path, **details: Any) -> int:
+    """Print the path of the file that a verb wrote, in JSON with details, and return exit code 0."""
+    if options.json:
+        print_json({"path": str(path), **details})
     else:
         print(path)
     return 0
 
 
-def target(args: argparse.Namespace, folder: Path, stem: str, *, images: bool) -> Path:
-    """Where ``--out`` says, or ``folder/stem`` with ``.png`` for images and ``.npz`` for all else.
+def output_path(out: str | None, folder: Path, stem: str, *, images: bool) -> Path:
+    """Return the path of ``--out``; by default ``folder/stem`` with ``.png`` for images, else ``.npz``.
 
     Args:
-        args: with ``out``; a folder there is given the name.
-        folder: the default.
-        stem: of the default name.
-        images: whether a sheet of images can be drawn.
+        out: a file, or a folder for the file's default name.
+        folder: the default folder.
+        stem: the default name.
+        images: whether the result can be written as an image.
 
     Raises:
-        ConfigError: the ending is not one of those.
+        ConfigError: the file's suffix is not supported.
     """
-    path = Path(args.out) if args.out else folder
-    if path.is_dir() or not args.out:
+    path = Path(out) if out else folder
+    if path.is_dir() or not out:
         path = path / f"{stem}.{'png' if images else 'npz'}"
-    kinds = (".png", ".npz") if images else (".npz",)
-    if path.suffix not in kinds:
+    suffixes = (".png", ".npz") if images else (".npz",)
+    if path.suffix not in suffixes:
         raise ConfigError(
-            f"{stem} cannot be written to a file of this kind",
-            given=path,
-            expected=f"a file ending in {' or '.join(kinds)}",
+            f"Unsupported file type for {stem}.", given=path, expected=f"a {' or '.join(suffixes)} file"
         )
     return path
 
 
-def write_npz(path: Path, **arrays: Any) -> None:
-    """Write tensors and arrays by name, whole or not at all."""
-    import numpy as np
+def write_figure(path: Path, figure: Figure) -> None:
+    """Write a figure as PNG, atomically."""
+    from advae.report.figures.style import to_png
 
-    buffer, ready = io.BytesIO(), dict[str, Any]()
-    ready |= {name: np.asarray(array) for name, array in arrays.items()}
-    np.savez_compressed(buffer, **ready)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, buffer.getvalue())
-
-
-def write_sheet(path: Path, figure: Figure) -> None:
-    """Write a figure as PNG, whole or not at all."""
-    from advae.report.figures.style import png
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, png(figure))
+    write_atomically(path, to_png(figure))

@@ -1,45 +1,45 @@
-"""``advae report``: a run's page and figures, written anew."""
+"""``advae report``: the report and figures of a run."""
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 
-from advae.cli.console import written
-from advae.cli.loaded_model import allow_packages, run_data
-from advae.cli.parser import Parser, add_model, add_output, add_run
+from advae.cli.console import print_written
+from advae.cli.loaded_model import allow_packages, load_run_data
+from advae.cli.parser import Parser, RunOptions, RunPath
 
-EXAMPLES = """\
-  advae report runs/mine
-  advae report runs/mine --data.source where/they/lie/now"""
-
-
-def parser() -> Parser:
-    """Its arguments."""
-    made = Parser(
-        "report",
-        "Write report.html and figures/*.png of a run from what it holds: metrics, model and estimates.",
-        EXAMPLES,
-        usage="RUN [option …]",
-    )
-    add_run(made)
-    add_model(made)
-    add_output(made)
-    return made
+SUMMARY = "write the report of a run again"
+EXAMPLES = """
+advae report runs/mine
+advae report runs/mine --data.source where/they/are/now
+"""
 
 
-def run(args: argparse.Namespace) -> int:
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions(RunOptions):
+    """Write report.html and figures/*.png of a run from its metrics, model and estimates."""
+
+    run: RunPath
+    """Run directory."""
+
+
+def parser() -> Parser[ReportOptions]:
+    return Parser("report", ReportOptions, EXAMPLES)
+
+
+def run(options: ReportOptions) -> int:
     """Write the report."""
-    allow_packages(args.allow)
+    allow_packages(options.allow)
+    from advae.devices import find_device
     from advae.run import Run
-    from advae.training.environment import find_device
 
-    opened = Run.open(args.run)
-    if "inference" in opened.config:
-        from advae.report.posterior_report import write_inference_report
+    run_dir = Run.open(options.run)
+    if "inference" in run_dir.config:
+        from advae.report.posterior_report import write_posterior_report
 
-        return written(args, write_inference_report(opened))
-    model = opened.model(str(find_device(args.device)))
-    data = run_data(opened, args)
+        return print_written(options, write_posterior_report(run_dir))
+    model = run_dir.model(str(find_device(options.device)))
+    data = load_run_data(run_dir, options.data_source)
     from advae.report import write_report
 
-    return written(args, write_report(opened, model, data))
+    return print_written(options, write_report(run_dir, model, data))

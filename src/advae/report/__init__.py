@@ -1,7 +1,7 @@
-"""Reports: what a run learned, as figures and one page; and runs side by side."""
+"""Reports of runs, and comparisons between runs."""
 
-from advae.report.comparison import write_comparison
-from advae.report.comparison_page import Comparison, compare
+from advae.report.comparison import Comparison, compare
+from advae.report.comparison_page import write_comparison
 from advae.report.run_report import write_report
 
 __all__ = ["Comparison", "compare", "write_comparison", "write_report"]

@@ -1,94 +1,258 @@
-"""The page of a comparison: the table of estimates, a sheet of samples, and curves over each other."""
+"""Comparison of runs: one table of their estimates, and which run is best.
+
+Estimates are compared only if they have the same kind, unit, data and protocol. Bounds on log p(x) that differ only
+in how tight they were made are all bounds, but are not ranked.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from advae.data import preprocessing_from_dict
-from advae.errors import AdvaeError
-from advae.io import write_atomically, write_json
-from advae.report.comparison_page import compare
-from advae.report.figures.curves import collect, overlaid_curves
-from advae.report.figures.image_grid import sheets_beside
-from advae.report.html import Plate, plate, render
+from advae.formatting import as_interval, common_items, format_count, format_interval, format_with_error
+from advae.report.estimate_table import (
+    BASELINE,
+    UNRANKED_KINDS,
+    Column,
+    EstimateDict,
+    ProtocolRow,
+    Table,
+    TableCell,
+    TableNote,
+    TableRow,
+    build_table,
+    describe_kind,
+    display_order,
+    protocol_items,
+    section_of,
+)
+from advae.report.per_example import per_example_values
 
 if TYPE_CHECKING:
     from advae.run import Run
 
-SAMPLES = 64
+INCIDENTAL_SETTINGS = {"seed", "device", "batch", "batch_size", "time"}  # do not affect comparability
+TIGHTNESS_SETTINGS = {  # move a bound closer to log p(x) or farther from it, but leave it a bound
+    *("estimator", "proposal", "draws", "samples"),
+    *("chains", "temperatures", "schedule", "start", "leapfrogs"),
+}
+BOUND_KINDS = {"lower bound", "upper bound"}
+MAX_TIE_SIGMAS = 2.0  # standard errors of a difference up to which two runs are equally good
+NORMAL_95_SIGMAS = 1.959964  # half a 95 % interval of a normal
+RUN_NAME_DEPTH = 3  # parent folders that may be part of a run's name
 
 
-def write_comparison(runs: Sequence[Run], out: Path) -> Path:
-    """Write ``compare.html``, ``compare.json`` and PNG figures into the folder ``out``.
+@dataclass(frozen=True)
+class RunEstimate:
+    """One run's estimate in a row; ``best`` also for those within two standard errors of the best.
 
-    Returns:
-        The path of the page.
+    ``per_example`` are the values whose mean the estimate is, where they are known.
     """
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    result = compare(runs)
-    write_json(out / "compare.json", result.as_dict())
-    samples, silent = gather_samples(runs, result.runs)
-    metrics = {name: run.metrics() for name, run in zip(result.runs, runs, strict=True)}
-    plates: list[Plate] = []
-    if samples:
-        caption = (
-            "Means of p(x|z) at codes drawn from the prior, the same draws for every run; of a model without a"
-            " density or without codes, draws. Not selected."
+
+    value: float | None
+    stderr: float | None
+    kind: str
+    n: int | None
+    protocol: dict[str, str]
+    interval: tuple[float, float] | None = None
+    best: bool = False
+    per_example: NDArray[np.float64] | None = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def load(cls, run: Run, estimate: EstimateDict) -> RunEstimate:
+        """Return an estimate as ``eval/estimates.json`` of a run has it; the run's data are part of its protocol."""
+        protocol = protocol_items(estimate)
+        checksum = (run.env.get("data") or {}).get("checksum")
+        if checksum and not {"checksum", "data.checksum"} & set(protocol):
+            protocol["data checksum"] = str(checksum)
+        return cls(
+            value=estimate.get("value"),
+            stderr=estimate.get("stderr"),
+            kind=str(estimate.get("kind")),
+            n=estimate.get("n"),
+            protocol=protocol,
+            interval=as_interval(estimate.get("interval")),
+            per_example=per_example_values(run, estimate),
         )
-        plates.append(
-            plate(
-                lambda t: sheets_beside(samples, theme=t),
-                "Samples.",
-                caption,
-                file=out / "compare-samples.png",
+
+    def __str__(self) -> str:
+        text = format_with_error(self.value, self.stderr, self.interval)
+        return text if "±" in text else f"{text} {format_interval(self.interval)}".rstrip()
+
+    @property
+    def is_finite(self) -> bool:
+        return self.value is not None and math.isfinite(self.value)
+
+    @property
+    def error(self) -> float:
+        """The standard error, or that of a normal with the same 95 % interval, or 0."""
+        if self.stderr and math.isfinite(self.stderr):
+            return self.stderr
+        low, high = self.interval or (0.0, 0.0)
+        return (high - low) / (2 * NORMAL_95_SIGMAS)
+
+
+@dataclass(frozen=True)
+class ComparisonRow:
+    """One estimate in every run that has it; ``incomparable`` is the reason why the runs are not ranked by it."""
+
+    name: str
+    metric: str
+    unit: str
+    section: str
+    higher_is_better: bool | None
+    estimates: list[RunEstimate | None]
+    incomparable: str = ""
+
+    @property
+    def kinds(self) -> list[str]:
+        return list(dict.fromkeys(e.kind for e in self.estimates if e))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The estimates of several runs, a row for each name and unit; for runs without estimates the reason, if known."""
+
+    runs: list[str]
+    paths: list[str]
+    rows: list[ComparisonRow]
+    unevaluated: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values of everything but the per-example values."""
+        result = asdict(self)
+        for row in result["rows"]:
+            for estimate in filter(None, row["estimates"]):
+                del estimate["per_example"]
+        return result
+
+    def table(self) -> Table:
+        """Return the table with a column for each run."""
+        columns = [
+            Column("metric", breakable=True),
+            *(Column(run, numeric=True) for run in self.runs),
+            Column("unit"),
+            Column("kind", breakable=True),
+        ]
+        rows = [
+            ProtocolRow(
+                row.section, _table_row(row), [e.protocol for e in row.estimates if e], row.incomparable
             )
+            for row in self.rows
+        ]
+        notes = [("", TableNote(run, text, warning=True)) for run, text in self.unevaluated.items()]
+        return build_table(columns, rows, notes)
+
+    @property
+    def has_best(self) -> bool:
+        return any(e and e.best for row in self.rows for e in row.estimates)
+
+
+def compare(runs: Sequence[Run], names: Sequence[str] = ()) -> Comparison:
+    """Return the estimates of several runs by name; runs are named as given, or by their folders."""
+    names = list(names) or run_names(runs)
+    by_key = [{(e.get("name"), e.get("unit")): e for e in run.estimates()} for run in runs]
+    first = {key: estimate for estimates in reversed(by_key) for key, estimate in estimates.items()}
+    keys = list(dict.fromkeys(key for estimates in by_key for key in estimates))
+    rows = []
+    for i in display_order([first[key] for key in keys]):
+        estimate = first[keys[i]]
+        row = ComparisonRow(
+            name=str(estimate.get("name", "")),
+            metric=str(estimate.get("metric", "")),
+            unit=str(estimate.get("unit") or ""),
+            section=section_of(estimate),
+            higher_is_better=estimate.get("higher_is_better"),
+            estimates=[
+                RunEstimate.load(run, estimates[keys[i]]) if keys[i] in estimates else None
+                for run, estimates in zip(runs, by_key, strict=True)
+            ],
         )
-    if any(collect(m) for m in metrics.values()):
-        caption = "On validation data where all runs recorded it, else running means over training batches."
-        plates.append(
-            plate(
-                lambda t: overlaid_curves(metrics, theme=t),
-                "Curves.",
-                caption,
-                file=out / "compare-curves.png",
-            )
-        )
-    page = render("comparison.html", result=result, plates=plates, silent=silent)
-    write_atomically(out / "compare.html", page)
-    return out / "compare.html"
+        rows.append(rank(replace(row, incomparable=why_incomparable(row, names))))
+    unevaluated = {
+        name: str(run.remarks()[0].get("text", ""))
+        for name, run, estimates in zip(names, runs, by_key, strict=True)
+        if not estimates and run.remarks()
+    }
+    return Comparison(names, [str(run.path) for run in runs], rows, unevaluated)
 
 
-def gather_samples(runs: Sequence[Run], names: Sequence[str]) -> tuple[dict[str, NDArray[Any]], list[str]]:
-    """Samples of each run whose data are images, in gray levels; and the reasons why others have none."""
-    samples: dict[str, NDArray[Any]] = {}
-    silent = []
-    for run, name in zip(runs, names, strict=True):
-        try:
-            model = run.model()
-        except AdvaeError as error:
-            silent.append(f"{name}: {error.what}")
-            continue
-        if len(model.x_shape) != 3:
-            silent.append(f"{name}: its data are not images")
-            continue
-        preprocessing = (run.env.get("data") or model.info.get("data") or {}).get("preprocessing")
-        samples[name] = to_levels(model.sample(SAMPLES, seed=0, mean=model.latent > 0), preprocessing)
-    return samples, silent
+def why_incomparable(row: ComparisonRow, runs: Sequence[str]) -> str:
+    """Return why the estimates of a row cannot be compared, or an empty string."""
+    present = {run: e for run, e in zip(runs, row.estimates, strict=True) if e}
+    if len(row.kinds) > 1:
+        kinds = "; ".join(f"{run}: {describe_kind(e.kind)}" for run, e in present.items())
+        return f"not comparable: different kinds ({kinds})"
+    if len(present) > 1 and any("images" in e.protocol for e in present.values()):
+        return "not comparable: each model is evaluated on images that it generated"
+    protocols = [{**_essential(e.protocol), "n": format_count(e.n)} for e in present.values()]
+    common = common_items(protocols)
+    different = sorted({key for protocol in protocols for key in protocol} - set(common))
+    if not different:
+        return ""
+    settings = "; ".join(f"{key}: {' | '.join(p.get(key, 'none') for p in protocols)}" for key in different)
+    is_log_likelihood_bound = row.section == "likelihood" and set(row.kinds) <= BOUND_KINDS
+    if is_log_likelihood_bound and set(different) <= TIGHTNESS_SETTINGS:
+        return f"not ranked: bounds on log p(x) that differ in tightness ({settings})"
+    return f"not comparable: different protocols ({settings})"
 
 
-def to_levels(x: Tensor, description: Mapping[str, Any] | None) -> NDArray[Any]:
-    """Observations in the model's space to gray levels 0..255, by the description of their preprocessing.
+def rank(row: ComparisonRow) -> ComparisonRow:
+    """Mark the best of comparable finite estimates, and those within two standard errors of the difference."""
+    finite = [e for e in row.estimates if e and e.is_finite]
+    is_unranked = row.higher_is_better is None or any(e.kind in UNRANKED_KINDS for e in finite)
+    if row.incomparable or is_unranked or sum(e is not None for e in row.estimates) < 2 or not finite:
+        return row
+    best = (max if row.higher_is_better else min)(finite, key=lambda e: e.value or 0.0)
 
-    If that is missing, they are stretched so that they fill the scale.
+    def is_tied(estimate: RunEstimate) -> bool:
+        difference, error = paired_difference(estimate, best)
+        return abs(difference) <= MAX_TIE_SIGMAS * error
+
+    estimates = [replace(e, best=e is best or is_tied(e)) if e and e.is_finite else e for e in row.estimates]
+    return replace(row, estimates=estimates)
+
+
+def paired_difference(a: RunEstimate, b: RunEstimate) -> tuple[float, float]:
+    """Return ``a − b`` of two comparable estimates, and its standard error.
+
+    Where both are means over the same examples, the error is that of the paired differences: how hard an example is
+    affects both alike, and is most of the error of either.
     """
-    try:
-        return preprocessing_from_dict(dict(description or {})).to_gray(x).cpu().numpy()
-    except (AdvaeError, KeyError):
-        low, high = float(x.min()), float(x.max())
-        return ((x - low) * (255.0 / max(high - low, 1e-12))).cpu().numpy()
+    if (
+        a.per_example is not None
+        and b.per_example is not None
+        and len(a.per_example) == len(b.per_example) > 1
+    ):
+        differences = a.per_example - b.per_example
+        return float(differences.mean()), float(differences.std(ddof=1)) / math.sqrt(len(differences))
+    return (a.value or 0.0) - (b.value or 0.0), math.hypot(a.error, b.error)
+
+
+def run_names(runs: Sequence[Run]) -> list[str]:
+    """Return names that distinguish the runs: their folders, with parents where needed, finally numbered."""
+    for depth in range(1, RUN_NAME_DEPTH + 1):
+        names = ["/".join(run.path.resolve().parts[-depth:]) for run in runs]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{name} ({i})" for i, name in enumerate(names, 1)]
+
+
+def _table_row(row: ComparisonRow) -> TableRow:
+    cells = [TableCell(str(e) if e else "—", "best" if e and e.best else "") for e in row.estimates]
+    kinds = ", ".join(map(describe_kind, row.kinds))
+    has_warning = kinds != ", ".join(row.kinds)
+    return TableRow(
+        row.name,
+        (*cells, TableCell(row.unit), TableCell(kinds, "warning" if has_warning else "")),
+        baseline=row.kinds == [BASELINE],
+    )
+
+
+def _essential(protocol: Mapping[str, str]) -> dict[str, str]:
+    return {k: text for k, text in protocol.items() if k.split(".")[-1] not in INCIDENTAL_SETTINGS}

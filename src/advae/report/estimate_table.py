@@ -1,272 +1,360 @@
-"""The tables of estimates: a section each, what its figures share said once, and remarks under the figures.
+"""Tables of estimates, independent of the output format.
 
-Figures of one section have many settings in common, and a few of their own. The common ones stand above the
-table; the others in notes below it, each said once, under letters that the rows they hold for bear.
+A :class:`Table` has sections, rows, cells and footnotes; HTML (``templates/macros.html``), the terminal
+(:mod:`advae.cli.console`) and Markdown (:mod:`advae.reproduce`) are written from it. Settings that all estimates
+share are in the table's protocol; those of a section in the section's; the others are footnotes, each written once
+and referred to by the rows it holds for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
 
-from advae.formatting import common_items, flatten, format_count, format_interval, join_items, round_to_error
-from advae.report.kinds import ADVERSARIAL, YARDSTICK, kind_text
-from advae.report.ranking import direction
+from advae.formatting import (
+    common_items,
+    format_count,
+    format_interval,
+    format_settings,
+    format_with_error,
+    join_items,
+)
 
-Record = Mapping[str, Any]
+EstimateDict = Mapping[str, Any]
+Style = Literal["", "best", "warning", "muted"]
 
-FIRST = "likelihood"  # the section of estimates that do not say theirs
-TITLES = {
-    FIRST: "Likelihood",
+ADVERSARIAL, BASELINE, DIAGNOSTIC = "adversarial estimate", "baseline", "diagnostic"
+UNRANKED_KINDS = (ADVERSARIAL, BASELINE, DIAGNOSTIC)
+KIND_DESCRIPTIONS = {
+    "lower bound": "in expectation not above the true value",
+    "upper bound": "in expectation not below the true value (bits/dim are those of −log p(x))",
+    "unbiased": "its expectation is the true value",
+    "exact": "computed in closed form",
+    "error": "a distance to the data; lower is better",
+    "score": "higher is better",
+    BASELINE: "the same metric for held-out data or a simpler model, for reference",
+    DIAGNOSTIC: "describes the model or the reliability of another estimate; not used for ranking",
+    ADVERSARIAL: "contains a critic’s estimate of a log ratio, which is too low for a weak critic: it can exceed"
+    " log p(x), is not a bound and cannot be compared with bounds",
+}
+SECTION_TITLES = {
+    "likelihood": "Likelihood",
     "reconstruction": "Reconstruction",
     "posterior": "Posterior",
     "critics": "Critics",
     "samples": "Samples",
 }
-FEW, MANY = 2, 5  # rows that may be named as exceptions, and how many rows there are for each of them
-HEADLINED = (FIRST, "reconstruction", "samples")
+HEADLINE_SECTIONS = ("likelihood", "reconstruction", "samples")
+MAX_EXCEPTIONS, MIN_ROWS_PER_EXCEPTION = (
+    2,
+    5,
+)  # for a setting to be in a section's protocol with named exceptions
 
 
 @dataclass(frozen=True)
-class Row:
-    """One estimate, ready for print; ``note`` has the letters under which its own settings stand."""
+class Column:
+    """A column; numbers are aligned right and never broken."""
 
-    name: str
-    value: str
-    stderr: str
-    interval: str
-    unit: str
-    kind: str
-    n: str
-    note: str = ""
-    adversarial: bool = False
-    yardstick: bool = False
+    title: str
+    numeric: bool = False
+    breakable: bool = False
 
 
-class Said(NamedTuple):
-    """A plain sentence, and the figure it is about; empty where the sentence itself says that."""
+@dataclass(frozen=True)
+class TableCell:
+    """A text, with a shorter one for narrow output."""
+
+    text: str
+    style: Style = ""
+    short: str = ""
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A label, a cell for each of the other columns, and the marks of its footnotes."""
+
+    label: str
+    cells: tuple[TableCell, ...]
+    baseline: bool = False
+    marks: str = ""
+
+
+class Footnote(NamedTuple):
+    """Settings of some rows; ``warning`` if it says why the estimates of a row cannot be compared."""
+
+    mark: str
+    text: str
+    warning: bool = False
+
+
+class TableNote(NamedTuple):
+    """A remark on a section or an estimate; ``about`` is empty if the text names it.
+
+    ``criteria`` are rows (criterion, value, threshold, passed) that explain a verdict.
+    """
 
     about: str
     text: str
+    warning: bool = False
+    criteria: tuple[tuple[str, str, str, bool], ...] = ()
 
     def __str__(self) -> str:
         return f"{self.about}: {self.text}" if self.about else self.text
 
 
 @dataclass(frozen=True)
-class Section:
-    """Estimates that belong together.
-
-    Attributes:
-        title: its heading; empty where no estimate says a section.
-        protocol: what its rows, or nearly all, share beyond what all sections share.
-        rows: the estimates, every yardstick under the figure it measures.
-        notes: letters, and the settings of the rows that bear them.
-        remarks, warnings: what is said of its figures.
-    """
+class TableSection:
+    """The rows of one section, the settings that they share, their footnotes and the remarks on them."""
 
     title: str
     protocol: str
-    rows: list[Row]
-    notes: list[tuple[str, str]]
-    remarks: list[Said]
-    warnings: list[Said]
-
-    def has(self, column: str) -> bool:
-        """Whether any row has something in the column."""
-        return any(getattr(row, column) for row in self.rows)
+    rows: list[TableRow]
+    footnotes: list[Footnote] = field(default_factory=list)
+    notes: list[TableNote] = field(default_factory=list)
 
 
-def sections(estimates: Sequence[Record], remarks: Sequence[Record] = ()) -> tuple[list[Section], str]:
-    """The tables, and the part of the protocol that is common to all of them.
+@dataclass(frozen=True)
+class Table:
+    """Sections with the same columns; ``protocol`` has the settings that all estimates share."""
 
-    A remark that is about no figure and no section stands in a last one without rows.
-    """
-    ordered = [estimates[i] for i in arranged(estimates)]
-    common = common_items([settings(estimate) for estimate in ordered])
-    places = [_place(str(remark.get("about", "")), ordered) for remark in remarks]
-    names = in_order([*map(section_of, ordered), *places])
-    untitled = not any(estimate.get("section") for estimate in estimates)
-    made = [
-        _section(
-            "" if untitled else title_of(name),
-            [estimate for estimate in ordered if section_of(estimate) == name],
-            [remark for remark, place in zip(remarks, places, strict=True) if place == name],
-            common,
-        )
-        for name in names
+    columns: list[Column]
+    sections: list[TableSection]
+    protocol: str
+
+    @property
+    def rows(self) -> list[TableRow]:
+        return [row for section in self.sections for row in section.rows]
+
+    @property
+    def has_footnotes(self) -> bool:
+        return any(section.footnotes for section in self.sections)
+
+    def without_empty_columns(self) -> Table:
+        """Return the table without columns in which no row has a text."""
+        kept = [i for i in range(len(self.columns) - 1) if any(row.cells[i].text for row in self.rows)]
+        sections = [
+            replace(s, rows=[replace(row, cells=tuple(row.cells[i] for i in kept)) for row in s.rows])
+            for s in self.sections
+        ]
+        return Table([self.columns[0], *(self.columns[i + 1] for i in kept)], sections, self.protocol)
+
+
+@dataclass(frozen=True)
+class ProtocolRow:
+    """A row with the protocols of its estimates, one for each run, from which its footnotes are made."""
+
+    section: str
+    row: TableRow
+    protocols: list[dict[str, str]]
+    warning: str = ""
+
+
+def estimate_table(estimates: Sequence[EstimateDict], remarks: Sequence[EstimateDict] = ()) -> Table:
+    """Return the table of one run's estimates, as in ``eval/estimates.json``; warnings come before other remarks."""
+    columns = [
+        Column("metric", breakable=True),
+        Column("value", numeric=True),
+        Column("95 % interval", numeric=True),
+        Column("unit"),
+        Column("kind", breakable=True),
+        Column("n", numeric=True),
     ]
-    return made, join_items(common)
+    ordered = [estimates[i] for i in display_order(estimates)]
+    rows = [ProtocolRow(section_of(e), estimate_row(e), [protocol_items(e)]) for e in ordered]
+    return build_table(columns, rows, [(remark_section(r, estimates), table_note(r)) for r in remarks])
 
 
-def _section(title: str, estimates: list[Record], remarks: list[Record], known: Mapping[str, str]) -> Section:
-    """One table; ``known`` is said for all tables."""
-    protocols = [settings(estimate) for estimate in estimates]
-    common = common_items(protocols)
-    names = [str(estimate.get("name", "")) for estimate in estimates]
-    owns = [{k: v for k, v in protocol.items() if k not in common} for protocol in protocols]
-    above, borne = notes({k: v for k, v in common.items() if k not in known}, owns, names)
-    letters = {rows: letter(i) for i, rows in enumerate(borne)}
-    marks = [",".join(letters[rows] for rows in borne if i in rows) for i in range(len(estimates))]
-    return Section(
-        title=title,
-        protocol=above,
-        rows=[_row(estimate, mark) for estimate, mark in zip(estimates, marks, strict=True)],
-        notes=[(letters[rows], text) for rows, text in borne.items()],
-        remarks=[_said(remark, names) for remark in remarks if not remark.get("warning")],
-        warnings=[_said(remark, names) for remark in remarks if remark.get("warning")],
-    )
+def build_table(
+    columns: list[Column], rows: Sequence[ProtocolRow], notes: Sequence[tuple[str, TableNote]] = ()
+) -> Table:
+    """Group rows, and notes with their section, into sections, and move shared settings into the protocols."""
+    shared = common_items([protocol for row in rows for protocol in row.protocols])
+    sections = []
+    for name in section_order([*(row.section for row in rows), *(section for section, _ in notes)]):
+        members = [row for row in rows if row.section == name]
+        protocol, footnotes, marks = make_footnotes(members, shared)
+        sections.append(
+            TableSection(
+                title=section_title(name),
+                protocol=protocol,
+                rows=[replace(m.row, marks=mark) for m, mark in zip(members, marks, strict=True)],
+                footnotes=footnotes,
+                notes=sorted(
+                    (note for section, note in notes if section == name), key=lambda n: not n.warning
+                ),
+            )
+        )
+    return Table(columns, sections, join_items(shared)).without_empty_columns()
 
 
-def notes(
-    common: Mapping[str, str], owns: Sequence[Mapping[str, str]], names: Sequence[str]
-) -> tuple[str, dict[tuple[int, ...], str]]:
-    """What is to be said above a table, and in notes below it by the rows they hold for.
+def make_footnotes(
+    rows: Sequence[ProtocolRow], shared: Mapping[str, str]
+) -> tuple[str, list[Footnote], list[str]]:
+    """Return the protocol of a section, its footnotes, and the marks of each row; ``shared`` is left out of all.
 
-    What nearly all rows share stands above, with the rows it does not hold for.
-
-    Args:
-        common: settings that all rows share.
-        owns: of each row the others.
-        names: of the rows.
-
-    >>> notes({"split": "test"}, [{"k": "64"}, {"k": "64", "start": "prior"}, {}], ["iwae", "ais", "elbo"])
-    ('split test', {(0, 1): 'k 64', (1,): 'start prior'})
+    A setting that nearly all rows share is part of the protocol, with the rows that it does not hold for.
     """
-    together: dict[tuple[int, ...], dict[str, str]] = {}
-    for (name, text), rows in _having(owns).items():
-        together.setdefault(rows, {})[name] = text
-    above, below = [join_items(common)] if common else [], dict[tuple[int, ...], str]()
-    for rows, own in together.items():
-        without = [names[i] for i in range(len(names)) if i not in rows]
-        if len(without) <= FEW and len(names) >= MANY * len(without):
-            above.append(f"all but {' and '.join(without)}: {join_items(own)}")
-        else:
-            below[rows] = join_items(own)
-    return "; ".join(above), below
+    common = common_items([protocol for row in rows for protocol in row.protocols])
+    rows_by_setting: dict[tuple[str, str], tuple[int, ...]] = {}
+    for i, row in enumerate(rows):
+        for setting in common_items(row.protocols).items():
+            if setting[0] not in common:
+                rows_by_setting[setting] = (*rows_by_setting.get(setting, ()), i)
+    settings_by_rows: dict[tuple[int, ...], dict[str, str]] = {}
+    for (name, text), indices in rows_by_setting.items():
+        settings_by_rows.setdefault(indices, {})[name] = text
+
+    protocol = [join_items({k: v for k, v in common.items() if k not in shared})]
+    footnotes, row_marks = list[Footnote](), [list[str]() for _ in rows]
+    for indices, settings in settings_by_rows.items():
+        exceptions = [row.row.label for i, row in enumerate(rows) if i not in indices]
+        if len(exceptions) <= MAX_EXCEPTIONS and len(rows) >= MIN_ROWS_PER_EXCEPTION * len(exceptions):
+            protocol.append(f"all but {' and '.join(exceptions)}: {join_items(settings)}")
+            continue
+        footnotes.append(Footnote(footnote_mark(len(footnotes)), join_items(settings)))
+        for i in indices:
+            row_marks[i].append(footnotes[-1].mark)
+    for warning in dict.fromkeys(row.warning for row in rows if row.warning):
+        footnotes.append(Footnote(footnote_mark(len(footnotes)), warning, warning=True))
+        for marks, row in zip(row_marks, rows, strict=True):
+            marks += [footnotes[-1].mark] * (row.warning == warning)
+    marks = [("≠ " if row.warning else "") + ",".join(m) for row, m in zip(rows, row_marks, strict=True)]
+    return "; ".join(filter(None, protocol)), footnotes, marks
 
 
-def _having(owns: Sequence[Mapping[str, str]]) -> dict[tuple[str, str], tuple[int, ...]]:
-    """By setting the rows that have it."""
-    found: dict[tuple[str, str], tuple[int, ...]] = {}
-    for i, own in enumerate(owns):
-        for setting in own.items():
-            found[setting] = (*found.get(setting, ()), i)
-    return found
-
-
-def _row(estimate: Record, note: str) -> Row:
-    value, stderr = round_to_error(*(estimate.get(key) for key in ("value", "stderr", "interval")))
-    return Row(
-        name=str(estimate.get("name", "")),
-        value=value,
-        stderr=stderr,
-        interval=format_interval(estimate.get("interval"), estimate.get("stderr")),
-        unit=str(estimate.get("unit") or ""),
-        kind=kind_text(estimate.get("kind")),
-        n=format_count(estimate.get("n")),
-        note=note,
-        adversarial=estimate.get("kind") == ADVERSARIAL,
-        yardstick=estimate.get("kind") == YARDSTICK,
+def estimate_row(estimate: EstimateDict) -> TableRow:
+    """Return the row of one estimate, without footnotes."""
+    value, stderr, interval = (estimate.get(key) for key in ("value", "stderr", "interval"))
+    kind = str(estimate.get("kind"))
+    text, limits = format_with_error(value, stderr, interval), format_interval(interval, stderr)
+    return TableRow(
+        label=str(estimate.get("name", "")),
+        cells=(
+            TableCell(text, short=text.partition(" ±")[0] if limits else text),
+            TableCell(limits, "muted"),
+            TableCell(str(estimate.get("unit") or "")),
+            TableCell(describe_kind(kind), "warning" if kind == ADVERSARIAL else ""),
+            TableCell(format_count(estimate.get("n"))),
+        ),
+        baseline=kind == BASELINE,
     )
 
 
-def arranged(estimates: Sequence[Record]) -> list[int]:
-    """The order to show estimates in: by section, as given, yardsticks right under what they measure.
+def display_order(estimates: Sequence[EstimateDict]) -> list[int]:
+    """Return the order in which to show estimates: by section, as given, and baselines below what they refer to.
 
-    Of one name (and different units) they stand under each other.
+    A baseline refers to the estimate of the same metric whose protocol and unit agree most with its own. Estimates of
+    one name in two units follow each other.
 
-    >>> names = ("rmse", "error"), ("psnr", "score"), ("rmse (PCA-8)", "baseline")
-    >>> arranged([{"name": name, "kind": kind} for name, kind in names])
+    >>> kinds = ("rmse", "error"), ("psnr", "score"), ("rmse", "baseline")
+    >>> display_order([{"name": f"{metric}, {kind}", "metric": metric, "kind": kind} for metric, kind in kinds])
     [0, 2, 1]
     """
-    order = in_order(map(section_of, estimates))
-    names = [(section_of(estimate), estimate.get("name")) for estimate in estimates]
+    sections = section_order(map(section_of, estimates))
+    keys = [(section_of(e), e.get("name")) for e in estimates]
 
-    def place(i: int) -> tuple[int, int, bool, int, int]:
-        above, same = _measured(estimates, i), names.index(names[i])
-        return order.index(names[i][0]), same if above is None else above, above is not None, same, i
+    def position(i: int) -> tuple[int, int, bool, int, int]:
+        first = keys.index(keys[i])
+        above = _baseline_of(estimates, i)
+        anchor = first if above is None else keys.index(keys[above])
+        return sections.index(keys[i][0]), anchor, above is not None, first, i
 
-    return sorted(range(len(estimates)), key=place)
+    return sorted(range(len(estimates)), key=position)
 
 
-def _measured(estimates: Sequence[Record], i: int) -> int | None:
-    """The figure that a yardstick measures: of its section the one with the longest name that begins its own."""
-    if estimates[i].get("kind") != YARDSTICK:
+def _baseline_of(estimates: Sequence[EstimateDict], i: int) -> int | None:
+    """Return the estimate that a baseline refers to; None for other kinds, or where there is none."""
+    own = estimates[i]
+    if own.get("kind") != BASELINE:
         return None
-    name, found = str(estimates[i].get("name", "")), list[tuple[int, int]]()
-    for k, other in enumerate(estimates):
-        head = str(other.get("name", ""))
-        if other.get("kind") != YARDSTICK and head and name.startswith((f"{head} ", f"{head}(")):
-            found += [(-len(head), k)] if section_of(other) == section_of(estimates[i]) else []
-    return min(found)[1] if found else None
+    settings = {**protocol_items(own), "unit": own.get("unit")}.items()
+    agreement = {
+        k: len(settings & {**protocol_items(e), "unit": e.get("unit")}.items())
+        for k, e in enumerate(estimates)
+        if e.get("kind") != BASELINE
+        and e.get("metric") == own.get("metric")
+        and section_of(e) == section_of(own)
+    }
+    return max(agreement, key=agreement.__getitem__, default=None)
 
 
-def in_order(names: Iterable[str]) -> list[str]:
-    """Each section once: ours in their order, then others as they came, and last "", which is none.
+def section_order(names: Iterable[str]) -> list[str]:
+    """Return each section once: known ones in their order, others as they came, and "" (without a section) last.
 
-    >>> in_order(["", "samples", "speed", "likelihood", "samples"])
+    >>> section_order(["", "samples", "speed", "likelihood", "samples"])
     ['likelihood', 'samples', 'speed', '']
     """
-    known, found = list(TITLES), list(dict.fromkeys(names))
-    return sorted(found, key=lambda name: (name == "", known.index(name) if name in known else len(known)))
+    known, unique = list(SECTION_TITLES), list(dict.fromkeys(names))
+    return sorted(unique, key=lambda name: (name == "", known.index(name) if name in known else len(known)))
 
 
-def section_of(estimate: Record) -> str:
-    """The section of an estimate."""
-    return str(estimate.get("section") or FIRST)
+def section_of(estimate: EstimateDict) -> str:
+    """Return the section of an estimate."""
+    return str(estimate.get("section") or "")
 
 
-def title_of(section: str) -> str:
-    """A section's heading."""
-    return TITLES.get(section, section[:1].upper() + section[1:]) or "Remarks"
+def section_title(section: str) -> str:
+    """Return the heading of a section."""
+    return SECTION_TITLES.get(section, section[:1].upper() + section[1:]) or "Remarks"
 
 
-def settings(estimate: Record) -> dict[str, str]:
-    """The protocol of an estimate as names and texts."""
-    return flatten(estimate.get("protocol") or {})
+def protocol_items(estimate: EstimateDict) -> dict[str, str]:
+    """Return the protocol of an estimate as names and texts."""
+    return format_settings(estimate.get("protocol") or {})
 
 
-def _place(about: str, estimates: Sequence[Record]) -> str:
-    """The section that a remark belongs to: named itself, or by one of its figures, or by a part of a name."""
-    names = {str(e.get("name", "")).lower(): section_of(e) for e in estimates}
-    about = about.strip().lower()
-    if not about:
-        return ""
-    candidates = (
-        *(s for s in (*TITLES, *names.values()) if about in (s, s.removesuffix("s"))),
-        *(section for name, section in names.items() if name == about),
-        *(section for name, section in names.items() if name.startswith(about) or f"[{about}]" in name),
-        *(section for name, section in names.items() if name and about.startswith(name)),
-        *(s for s in TITLES if about.startswith(s.removesuffix("s"))),
-        *(section for name, section in names.items() if about in name),
-    )
-    return next(iter(candidates), "")
+def rank_direction(estimate: EstimateDict) -> bool | None:
+    """Return whether higher is better; None where models are not ranked by the estimate."""
+    return None if estimate.get("kind") in UNRANKED_KINDS else estimate.get("higher_is_better")
 
 
-def _said(remark: Record, names: Sequence[str]) -> Said:
-    """A remark, with the name of its figure where its text does not have it."""
+def describe_kind(kind: str) -> str:
+    """Return the kind of an estimate, with a warning for adversarial ones."""
+    return f"{kind}: not a bound" if kind == ADVERSARIAL else kind
+
+
+def kind_legend(estimates: Sequence[EstimateDict]) -> list[tuple[str, str]]:
+    """Return the kinds that occur, with their descriptions."""
+    kinds = {estimate.get("kind") for estimate in estimates}
+    return [(kind, text) for kind, text in KIND_DESCRIPTIONS.items() if kind in kinds]
+
+
+def remark_section(remark: EstimateDict, estimates: Sequence[EstimateDict]) -> str:
+    """Return the section of a remark: its own, or that of the section or estimate that it is about, or ""."""
+    about = str(remark.get("about", ""))
+    if remark.get("section") or about in SECTION_TITLES:
+        return str(remark.get("section") or about)
+    return next((section_of(e) for e in estimates if about and about in (e.get("name"), e.get("metric"))), "")
+
+
+def table_note(remark: EstimateDict) -> TableNote:
+    """Return a remark as a note; what it is about is left out where the text has it."""
     about, text = str(remark.get("about", "")), str(remark.get("text", ""))
-    return Said(about if about in names and about.lower() not in text.lower() else "", text)
+    criteria = tuple(map(criterion_row, remark.get("criteria") or ()))
+    is_redundant = about in SECTION_TITLES or about.lower() in text.lower()
+    return TableNote("" if is_redundant else about, text, bool(remark.get("warning")), criteria)
 
 
-def letter(i: int) -> str:
-    """The i-th mark of a note.
+def criterion_row(criterion: Mapping[str, Any]) -> tuple[str, str, str, bool]:
+    """Return a criterion of a verdict as name, value, threshold, and whether it passed."""
+    sign = "≥" if criterion.get("limit") == "min" else "≤"
+    value, threshold = (format_with_error(criterion.get(key)) for key in ("value", "threshold"))
+    return str(criterion["name"]), value, f"{sign} {threshold}", bool(criterion["passed"])
 
-    >>> letter(0), letter(25), letter(26)
+
+def footnote_mark(index: int) -> str:
+    """
+    >>> footnote_mark(0), footnote_mark(25), footnote_mark(26)
     ('a', 'z', 'aa')
     """
-    return (letter(i // 26 - 1) if i >= 26 else "") + chr(ord("a") + i % 26)
+    return (footnote_mark(index // 26 - 1) if index >= 26 else "") + chr(ord("a") + index % 26)
 
 
-def headlines(estimates: Sequence[Record]) -> list[Row]:
-    """The figures to name first: of likelihood, reconstruction and samples the first that ranks models."""
-    rows: dict[str, Row] = {}
-    for estimate in (estimates[i] for i in arranged(estimates)):
-        name, kind, unit = (str(estimate.get(key) or "") for key in ("name", "kind", "unit"))
-        # Figures of old files say no section, and are headlines by their names.
-        group = str(estimate.get("section") or name)
-        if direction(name, unit, kind) and (not estimate.get("section") or group in HEADLINED):
-            rows.setdefault(group, _row(estimate, ""))
-    return list(rows.values())[: len(HEADLINED)]
+def headline_estimates(estimates: Sequence[EstimateDict]) -> list[EstimateDict]:
+    """Return the first estimate that ranks models in each of the sections likelihood, reconstruction and samples."""
+    first: dict[str, EstimateDict] = {}
+    for estimate in estimates:
+        if section_of(estimate) in HEADLINE_SECTIONS and rank_direction(estimate) is not None:
+            first.setdefault(section_of(estimate), estimate)
+    return [first[section] for section in section_order(first)]

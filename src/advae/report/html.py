@@ -1,4 +1,4 @@
-"""The page: figures embedded in a light and a dark rendering, in one HTML file that asks for nothing else."""
+"""Self-contained HTML pages: figures embedded in a light and a dark version, and jinja2 templates."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from advae.io import write_atomically
-from advae.report.figures.style import DARK, LIGHT, Theme, png
+from advae.report.figures.style import DARK, LIGHT, Theme, to_png
 
 
 @dataclass(frozen=True)
-class Plate:
-    """A figure of the page: both renderings as data URIs, its width in CSS pixels, and its caption."""
+class HtmlFigure:
+    """A figure of a page: both versions as data URIs, its width in CSS pixels, title and caption."""
 
     light: str
     dark: str
@@ -28,28 +28,30 @@ class Plate:
     caption: str
 
 
-def plate(draw: Callable[[Theme], Figure], title: str, caption: str, *, file: Path | None = None) -> Plate:
-    """Draw a figure in both themes; the light one on paper also goes to ``file`` as a PNG of its own."""
-    light, dark = draw(LIGHT), draw(DARK)
+def embed_figure(
+    plot: Callable[[Theme], Figure], title: str, caption: str, *, file: Path | None = None
+) -> HtmlFigure:
+    """Plot a figure in both themes; the light version is also written to ``file``."""
+    light, dark = plot(LIGHT), plot(DARK)
     if file is not None:
-        write_atomically(file, png(light, LIGHT))
-    day, night = png(light, LIGHT, transparent=True), png(dark, DARK, transparent=True)
-    return Plate(_uri(day), _uri(night), png_size(day)[0] // 2, title, caption)
+        write_atomically(file, to_png(light, LIGHT))
+    light_png, dark_png = to_png(light, LIGHT, transparent=True), to_png(dark, DARK, transparent=True)
+    return HtmlFigure(_data_uri(light_png), _data_uri(dark_png), png_size(light_png)[0] // 2, title, caption)
 
 
 def png_size(image: bytes) -> tuple[int, int]:
-    """Width and height of a PNG in pixels, from its header."""
+    """Return width and height of a PNG in pixels, from its header."""
     width, height = struct.unpack(">II", image[16:24])
     return width, height
 
 
 def render(template: str, **values: Any) -> str:
-    """A page from a template of this folder; every value is escaped."""
-    return _templates().get_template(template).render(light=LIGHT, dark=DARK, **values)
+    """Render a template of ``templates/``; every value is escaped."""
+    return _environment().get_template(template).render(light=LIGHT, dark=DARK, **values)
 
 
 @cache
-def _templates() -> Environment:
+def _environment() -> Environment:
     return Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -59,5 +61,5 @@ def _templates() -> Environment:
     )
 
 
-def _uri(image: bytes) -> str:
+def _data_uri(image: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(image).decode()

@@ -1,71 +1,90 @@
-"""The report of a posterior: one self-contained page, made from what lies in its run directory."""
+"""Report of a posterior: one self-contained HTML page, made from the files of its run directory."""
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import yaml
 
 from advae.errors import CheckpointError
-from advae.formatting import format_count, format_duration, round_to_error
-from advae.io import read_json, write_atomically
-from advae.report.estimate_table import sections
-from advae.report.figures.marginals import MOST, bounds, marginals, pairs
+from advae.formatting import format_count, format_duration, format_with_error
+from advae.io import read_json, read_npz, write_atomically
+from advae.report.estimate_table import estimate_table, kind_legend
+from advae.report.figures.marginals import MAX_MARGINALS, marginals, pairs, training_bounds
 from advae.report.figures.style import FloatArray
-from advae.report.html import Plate, plate, render
-from advae.report.kinds import meanings
-from advae.report.run_summary import environment
+from advae.report.html import HtmlFigure, embed_figure, render
+from advae.report.run_summary import Facts, environment
 
 if TYPE_CHECKING:
     from advae.run import Run
 
+BASELINE_FAMILIES = ("mean-field", "full-rank")
+FAMILIES_WITH_CRITIC = ("implicit", "noise-basis")
+SUMMARY_KEYS = ("mean", "sd", "5%", "50%", "95%")
+BOUND_CAPTION = (
+    "Estimated per batch of each fit, in nats; at first under a power of the target, where it does not bound the"
+    " evidence. For families with a critic it is an adversarial estimate, which can be too high or too low."
+)
+MARGINALS_CAPTION = (
+    "Filled, all samples; thin lines, single fits, which differ where the fits disagree. Dashed and dotted, normals"
+    " fitted to the same target."
+)
+PAIRS_CAPTION = "The parameters whose marginals are least Gaussian; all panels of a row have the same axes."
 
-def write_inference_report(run: Run) -> Path:
-    """Write ``figures/*.png`` and ``report.html`` of a posterior's run directory, and return the page's path.
+
+class PosteriorSamples(NamedTuple):
+    """Samples of all parameters: of the fits ``[F, S, n]``, of baselines and of HMC ``[S, n]``."""
+
+    fits: FloatArray
+    baselines: dict[str, FloatArray]
+    reference: FloatArray | None
+
+    @classmethod
+    def load(cls, run: Run, names: list[str]) -> PosteriorSamples:
+        """Load draws.npz and, where they exist, baselines.npz and reference.npz."""
+        arrays = {
+            name: _read_arrays(run.path / f"{name}.npz") for name in ("draws", "baselines", "reference")
+        }
+        baselines = {
+            family: _pool(concatenate_parameters(arrays["baselines"], names, f"{family}/"))
+            for family in BASELINE_FAMILIES
+            if f"{family}/{names[0]}" in arrays["baselines"]
+        }
+        reference = _pool(concatenate_parameters(arrays["reference"], names)) if arrays["reference"] else None
+        return cls(concatenate_parameters(arrays["draws"], names), baselines, reference)
+
+
+def write_posterior_report(run: Run) -> Path:
+    """Write ``figures/*.png`` and ``report.html`` into the run directory of a posterior, and return the page's path.
 
     Raises:
-        CheckpointError: the run holds no posterior that was finished.
+        CheckpointError: the fit is not finished.
     """
     if not (run.path / "summary.json").is_file():
         raise CheckpointError(
-            "this run holds no finished posterior",
+            "Run has no finished posterior.",
             given=run.path,
-            fix=f"go on with it: advae infer --resume {quote(str(run.path))}",
+            fix=f"resume it: advae infer --resume {quote(str(run.path))}",
         )
-    found, config = read_json(run.path / "summary.json"), run.config
-    names = list(config["parameters"])
-    draws = stacked(arrays(run.path / "draws.npz"), names, 2)
-    beside = arrays(run.path / "baselines.npz")
-    others = {
-        kind: stacked({name: beside[f"{kind}/{name}"] for name in names}, names, 2).reshape(
-            -1, draws.shape[2]
-        )
-        for kind in ("mean-field", "full-rank")
-        if f"{kind}/{names[0]}" in beside
-    }
-    chains = arrays(run.path / "reference.npz")
-    reference = stacked(chains, names, 2).reshape(-1, draws.shape[2]) if chains else None
+    summary, config, estimates = read_json(run.path / "summary.json"), run.config, run.estimates()
+    samples = PosteriorSamples.load(run, list(config["parameters"]))
     folder = run.path / "figures"
     folder.mkdir(exist_ok=True)
-    tables, common = sections(run.estimates(), run.remarks())
     page = render(
-        "inference.html",
-        title=title(config),
-        abstract=abstract(config, found),
-        facts=facts(config, found),
-        rows=parameter_rows(found, reference, list(found["parameters"])),
-        reference=found.get("reference"),
-        sections=tables,
-        common=common,
-        bracketed=False,
-        meanings=meanings(run.estimates()),
-        plates=plates(found, draws, others, reference, folder),
+        "posterior_report.html",
+        title=str(config["source"].get("name") or "Posterior"),
         path=str(run.path),
-        netcdf=(run.path / "draws.nc").exists(),
+        abstract=make_abstract(config, summary),
+        summary=posterior_facts(config),
+        parameters=parameter_rows(summary, samples.reference),
+        reference=summary.get("reference"),
+        table=estimate_table(estimates, run.remarks()),
+        legend=kind_legend(estimates),
+        figures=make_figures(summary, samples, folder),
+        has_netcdf=(run.path / "draws.nc").exists(),
         source=config["source"].get("text", ""),
         environment=environment(run.env),
         config=yaml.safe_dump(
@@ -77,110 +96,99 @@ def write_inference_report(run: Run) -> Path:
     return path
 
 
-def arrays(path: Path) -> dict[str, FloatArray]:
-    """The arrays of an .npz file; none where there is no such file, or it cannot be read."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: np.asarray(file[name], dtype=np.float64) for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile):
-        return {}
+def concatenate_parameters(arrays: dict[str, FloatArray], names: list[str], prefix: str = "") -> FloatArray:
+    """Return named arrays ``[F, S, *shape]`` next to each other, ``[F, S, n]``."""
+    values = [arrays[prefix + name] for name in names]
+    return np.concatenate([value.reshape(*value.shape[:2], -1) for value in values], axis=2)
 
 
-def stacked(values: dict[str, FloatArray], names: list[str], axes: int) -> FloatArray:
-    """Named arrays ``[*axes, *shape]`` side by side, ``[*axes, n]``."""
-    return np.concatenate([values[name].reshape(*values[name].shape[:axes], -1) for name in names], axis=axes)
-
-
-def title(config: dict[str, Any]) -> str:
-    """What the posterior is of."""
-    return str(config["source"].get("name") or "Posterior")
-
-
-def abstract(config: dict[str, Any], found: dict[str, Any]) -> str:
-    """The posterior in three sentences."""
-    options, count = config["inference"], len(found["parameters"])
-    value, error = round_to_error(found["log_evidence"]["value"], found["log_evidence"]["stderr"])
+def make_abstract(config: dict[str, Any], summary: dict[str, Any]) -> str:
+    """Return the posterior in three sentences."""
+    options, evidence = config["inference"], summary["log_evidence"]
     return (
-        f"A posterior over {count} numbers, by {options['fits']} independent fits of the family"
-        f" {options['family']}, in {format_duration(found['seconds'])}. The log evidence by annealing is {value}"
-        f"{' ± ' + error if error else ''} nats. {found['verdict']}"
+        f"A posterior over {len(summary['parameters'])} parameters, from {options['fits']} independent fits of the"
+        f" family {options['family']}, computed in {format_duration(summary['seconds'])}. The log evidence by"
+        f" annealing is {format_with_error(evidence['value'], evidence['stderr'])} nats. {summary['verdict']}"
     )
 
 
-def facts(config: dict[str, Any], found: dict[str, Any]) -> list[tuple[str, str]]:
-    """What was fitted, and how."""
-    o = config["inference"]
+def posterior_facts(config: dict[str, Any]) -> Facts:
+    """Return the rows of the table of model and inference options."""
+    options = config["inference"]
     parameters = ", ".join(
-        f"{name} {'×'.join(map(str, p['shape'])) or 'number'}"
+        f"{name} {'×'.join(map(str, p['shape'])) or 'scalar'}"
         + ("" if p["constraint"] == "Real()" else f" in {p['constraint']}")
         for name, p in config["parameters"].items()
     )
-    blocks = f"{o['critic_blocks']} residual blocks of {o['critic_width']}"
-    critic = f"{blocks}, {o['contrast']} contrast, known terms: {o['known']}"
+    critic = (
+        f"{options['critic_blocks']} residual blocks of width {options['critic_width']}, {options['contrast']}"
+        f" contrast, known terms: {options['known']}"
+    )
+    samples_per_step = format_count(options.get("samples_per_step", options.get("batch")))
     rows = [
         ("parameters", parameters),
-        ("family", f"{o['family']}, networks of {', '.join(map(str, o['hidden']))}"),
-        ("critic", critic),
-        ("fits", str(o["fits"])),
-        ("steps", f"{format_count(o['steps'])} of {o['batch']} draws a fit"),
+        ("family", f"{options['family']}, layer widths {', '.join(map(str, options['hidden']))}"),
+        ("critic", critic if options["family"] in FAMILIES_WITH_CRITIC else ""),
+        ("fits", str(options["fits"])),
+        ("steps", f"{format_count(options['steps'])}, {samples_per_step} samples per step and fit"),
         ("seed", str(config["seed"])),
         ("source", str(config["source"].get("file", ""))),
     ]
-    has_critic = o["family"] in ("implicit", "noise-basis")
-    return [(name, text) for name, text in rows if text and (has_critic or name != "critic")]
+    return [(name, text) for name, text in rows if text]
 
 
-def parameter_rows(
-    found: dict[str, Any], reference: FloatArray | None, labels: list[str]
-) -> list[tuple[str, list[str]]]:
-    """A row a number: mean, standard deviation, three quantiles, R-hat; with a reference, its mean and deviation."""
+def parameter_rows(summary: dict[str, Any], reference: FloatArray | None) -> list[tuple[str, list[str]]]:
+    """Return mean, standard deviation, quantiles and R-hat of each parameter, and the moments of the reference."""
     rows = []
-    for j, label in enumerate(labels):
-        row = found["parameters"][label]
-        cells = [round_to_error(row[key])[0] for key in ("mean", "sd", "5%", "50%", "95%")]
-        cells.append(f"{row['rhat']:.3f}" if row["rhat"] == row["rhat"] else "—")
+    for j, (label, row) in enumerate(summary["parameters"].items()):
+        cells = [format_with_error(row[key]) for key in SUMMARY_KEYS]
+        cells.append("—" if row["rhat"] is None or np.isnan(row["rhat"]) else f"{row['rhat']:.3f}")
         if reference is not None:
-            cells += [round_to_error(float(reference[:, j].mean()))[0], round_to_error(float(reference[:, j].std()))[0]]
+            cells += [format_with_error(reference[:, j].mean()), format_with_error(reference[:, j].std())]
         rows.append((label, cells))
     return rows
 
 
-def plates(
-    found: dict[str, Any],
-    draws: FloatArray,
-    others: dict[str, FloatArray],
-    reference: FloatArray | None,
-    folder: Path,
-) -> dict[str, Plate]:
-    """The figures by name."""
-    labels = list(found["parameters"])
-    hmc = "" if reference is None else " In ink, a long run of Hamiltonian Monte Carlo."
-    first = f" The first {MOST} of {len(labels)} numbers." if len(labels) > MOST else ""
-    drawn = {
-        "marginals": plate(
-            lambda theme: marginals(draws, labels, others, reference, theme=theme),
+def make_figures(summary: dict[str, Any], samples: PosteriorSamples, folder: Path) -> dict[str, HtmlFigure]:
+    """Plot the figures, write them to a folder, and return them by name."""
+    labels = list(summary["parameters"])
+    hmc = "" if samples.reference is None else " Dark line, a long run of Hamiltonian Monte Carlo."
+    first = f" The first {MAX_MARGINALS} of {len(labels)} parameters." if len(labels) > MAX_MARGINALS else ""
+    figures = {
+        "marginals": embed_figure(
+            lambda theme: marginals(samples.fits, labels, samples.baselines, samples.reference, theme=theme),
             "Marginals.",
-            "Filled, all draws; thin lines, each fit by itself: where they part, the fits disagree."
-            f" Dashed and dotted, normals fitted to the same target.{hmc}{first}",
+            f"{MARGINALS_CAPTION}{hmc}{first}",
             file=folder / "marginals.png",
         )
     }
     if len(labels) > 1:
-        drawn["pairs"] = plate(
-            lambda theme: pairs(draws, labels, others, reference, theme=theme),
+        figures["pairs"] = embed_figure(
+            lambda theme: pairs(samples.fits, labels, samples.baselines, samples.reference, theme=theme),
             "Pairs.",
-            "Draws of the numbers whose marginals are least like those of a normal; all panels of a row show the same"
-            " window.",
+            PAIRS_CAPTION,
             file=folder / "pairs.png",
         )
-    if found["history"]:
-        steps, values = [row[0] for row in found["history"]], np.array([row[1] for row in found["history"]])
-        evidence = (found["log_evidence"]["value"], found["log_evidence"]["stderr"])
-        drawn["bounds"] = plate(
-            lambda theme: bounds(steps, values, evidence, theme=theme),
-            "The bound over the steps.",
-            "Of one batch of each fit, in nats; at first under a power of the target, where it is no bound on the"
-            " evidence. Where a critic is in it, it is an estimate that may lie on either side.",
+    if summary["history"]:
+        steps = [step for step, _ in summary["history"]]
+        values = np.array([bounds for _, bounds in summary["history"]], dtype=np.float64)
+        evidence = (summary["log_evidence"]["value"], summary["log_evidence"]["stderr"])
+        figures["bounds"] = embed_figure(
+            lambda theme: training_bounds(steps, values, evidence, theme=theme),
+            "ELBO per step.",
+            BOUND_CAPTION,
             file=folder / "bounds.png",
         )
-    return drawn
+    return figures
+
+
+def _read_arrays(path: Path) -> dict[str, FloatArray]:
+    """Return the arrays of an .npz file in float64; none if there is no such file or it cannot be read."""
+    try:
+        return {name: np.asarray(value, dtype=np.float64) for name, value in read_npz(path).items()}
+    except CheckpointError:
+        return {}
+
+
+def _pool(samples: FloatArray) -> FloatArray:
+    return samples.reshape(-1, samples.shape[2])

@@ -1,4 +1,4 @@
-"""The report of a run: figures as PNG files, and one self-contained HTML page that reads like a paper."""
+"""Report of a run: one self-contained HTML page, and its figures as PNG files."""
 
 from __future__ import annotations
 
@@ -6,65 +6,80 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from matplotlib.figure import Figure
 
-from advae.formatting import format_count, round_to_error
+from advae.formatting import format_count, format_with_error
 from advae.io import write_atomically
-from advae.report.estimate_table import headlines, sections
-from advae.report.figure_data import Array, Study, study
-from advae.report.figures.curves import collect, curves
+from advae.report.estimate_table import describe_kind, estimate_table, headline_estimates, kind_legend
+from advae.report.figure_data import Array, FigureData, collect_figure_data
+from advae.report.figures.curves import collect_curves, training_curves
 from advae.report.figures.image_grid import image_grid, interpolation_rows, reconstruction_pairs
-from advae.report.figures.latents import codes, prior_against_aggregated
-from advae.report.figures.per_image_plots import judged_plates
+from advae.report.figures.latents import aggregated_posterior, latent_scatter
+from advae.report.figures.per_image import per_image_figures
 from advae.report.figures.posteriors import posterior_panels
-from advae.report.figures.style import Theme
-from advae.report.figures.vectors import vector_reconstructions, vectors
-from advae.report.html import Plate, plate, render
-from advae.report.kinds import meanings
-from advae.report.run_summary import describe_method, environment, facts, kind_of_model, protocol_text
-
-ERRORS = " Errors of x and z are the shares of variance that x → z → x′ and z → x → z′ leave unexplained."
+from advae.report.figures.vectors import vector_reconstructions, vector_samples
+from advae.report.html import HtmlFigure, embed_figure, render
+from advae.report.run_summary import (
+    describe_method,
+    describe_model,
+    describe_preprocessing,
+    environment,
+    run_summary,
+)
 
 if TYPE_CHECKING:
     from advae.data import Dataset
     from advae.model import LatentModel
     from advae.run import Run
 
+CURVES_CAPTION = (
+    "All recorded quantities: on training batches as recorded (pale) and as a running mean, on validation data as"
+    " dots. The first values may be outside a panel if they would flatten the rest. A critic’s accuracy of one half"
+    " (dashed) means that it cannot tell its two kinds of pairs apart; its saturation is the share of pairs whose"
+    " log ratio is too large to be learned."
+)
+CYCLE_ERRORS_CAPTION = (
+    " The errors of x and z are the shares of variance that are not explained by x → z → x′ and z → x → z′."
+)
+LATENTS_CAPTION = "the regions that hold 50 % and 90 % of them, and (dashed) of the prior."
+PRIOR_CAPTION = (
+    "Where the two differ, samples come from latents that the decoder was not trained on. Top: histograms of the"
+    " latents and N(0, 1), for up to ten dimensions with the largest deviations. Middle: median, central 68 % (thick)"
+    " and 95 % (thin) of every dimension; shaded, those of the prior. Bottom: standard deviations; the prior’s is 1."
+)
+POSTERIORS_CAPTION = (
+    "shaded, the smallest regions that hold 50 %, 90 % and 99 % of p(z|x), computed on a grid; dots, samples from"
+    " q(z|x). Dots outside the regions are latents that do not explain the observation; regions without dots are"
+    " missed by the encoder. Every panel has its own axes."
+)
+
 
 def write_report(run: Run, model: LatentModel, data: Dataset) -> Path:
-    """Write ``figures/*.png`` and ``report.html`` into a run directory.
+    """Write ``figures/*.png`` and ``report.html`` into a run directory, and return the page's path.
 
-    What a run does not have (labels, estimates, metrics, images) is left out, and the page says so.
+    Sections without content (labels, estimates, metrics, images) are left out.
 
     Args:
         run: the run directory.
         model: its model.
-        data: its data; the report looks at the test split.
-
-    Returns:
-        The path of the page.
+        data: its data, of which the test split is shown.
     """
     folder = run.path / "figures"
     folder.mkdir(exist_ok=True)
-    seen, metrics, estimates = study(model, data), run.metrics(), run.estimates()
-    tables, common = sections(estimates, run.remarks())
-    single = judged_plates(run, estimates, folder)
+    figure_data, metrics, estimates = collect_figure_data(model, data), run.metrics(), run.estimates()
     page = render(
-        "template.html",
+        "run_report.html",
         title=str(run.config.get("recipe") or run.name),
         name=run.name,
-        method=describe_method(run.config),
-        abstract=abstract(run, data, estimates),
-        facts=facts(run, model, data.describe()),
-        sections=tables,
-        common=common,
-        bracketed=any(table.has("interval") for table in tables),
-        meanings=meanings(estimates),
-        plates=plates(seen, metrics, data, folder),
-        single=list(single.values()),
-        last=last_values(metrics),
-        use=use(run, model),
         path=str(run.path),
+        method=describe_method(run.config),
+        abstract=make_abstract(run, data, estimates),
+        summary=run_summary(run, model, data.describe()),
+        table=estimate_table(estimates, run.remarks()),
+        legend=kind_legend(estimates),
+        figures=make_figures(figure_data, metrics, data, folder),
+        per_image=list(per_image_figures(run, estimates, folder).values()),
+        last_values=last_values(metrics),
+        usage=usage_code(run, model),
         environment=environment(run.env),
         config=yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True),
     )
@@ -73,182 +88,176 @@ def write_report(run: Run, model: LatentModel, data: Dataset) -> Path:
     return path
 
 
-def abstract(run: Run, data: Dataset, estimates: list[dict[str, Any]]) -> str:
-    """The run in two or three sentences."""
-    described, method = data.describe(), describe_method(run.config)
+def make_abstract(run: Run, data: Dataset, estimates: list[dict[str, Any]]) -> str:
+    """Return the run in two or three sentences."""
     shape = " × ".join(str(n) for n in data.x_shape)
     steps = max((m["step"] for m in run.metrics() if m.get("step")), default=None)
-    sentences = [
-        f"{kind_of_model(run.config)} trained by {method.name or 'an unnamed method'} on {data.name}:"
-        f" {format_count(len(data.train))} observations of shape {shape}, observed as {protocol_text(described)}"
-        + (f", for {format_count(steps)} steps." if steps else ".")
+    training = (
+        f"{describe_model(run.config)}, trained by {describe_method(run.config).name or 'an unnamed method'} on"
+        f" {data.name}: {format_count(len(data.train))} observations of shape {shape}, preprocessing"
+        f" {describe_preprocessing(data.describe())}" + (f", {format_count(steps)} steps." if steps else ".")
+    )
+    headlines = [
+        f"{e['name']} {format_with_error(e['value'], e['stderr'], e.get('interval'))} {e.get('unit') or ''}".rstrip()
+        + f" ({describe_kind(str(e['kind']))})"
+        for e in headline_estimates(estimates)
     ]
-    figures = [
-        f"{row.name} {row.value}{' ± ' + row.stderr if row.stderr else ''} {row.unit}".rstrip()
-        + f" ({row.kind})"
-        for row in headlines(estimates)
-    ]
-    silent = "Evaluated; no figure here ranks models." if estimates or run.remarks() else "Not evaluated yet."
-    measured = f"Measured: {'; '.join(figures)}." if figures else silent
-    warned = any(remark.get("warning") for remark in run.remarks())
-    return " ".join([*sentences, measured, *["Not all figures can be believed: see the warnings."] * warned])
+    remarks = run.remarks()
+    if headlines:
+        results = f"Results: {'; '.join(headlines)}."
+    else:
+        results = (
+            "No metric of the evaluation ranks models." if estimates or remarks else "Not evaluated yet."
+        )
+    warning = (
+        "Some estimates are unreliable: see the warnings." if any(r.get("warning") for r in remarks) else ""
+    )
+    return " ".join(filter(None, (training, results, warning)))
 
 
-def plates(seen: Study, metrics: list[dict[str, Any]], data: Dataset, folder: Path) -> dict[str, Plate]:
-    """The figures by name, each drawn, written to the folder and ready for the page."""
-    drawn = image_plates(seen, folder) if seen.images else vector_plates(seen, folder)
-    if seen.codes is not None:
-        drawn |= latent_plates(seen, seen.codes, data, folder)
-    if collect(metrics):
-        drawn["curves"] = plate(
-            lambda theme: curves(metrics, theme=theme),
-            "Curves of training.",
-            "Every quantity that was recorded: on training batches pale as recorded, with a running mean;"
-            " on validation data as dots. The start of a run may leave the frame where it would flatten the"
-            " rest. A critic's accuracy of one half (dashed) means that it cannot tell its two kinds of pairs"
-            " apart; its saturation is the share of pairs about which it is too sure to be of use."
-            + ERRORS
-            * ("error/x" in collect(metrics)),
+def make_figures(
+    figure_data: FigureData, metrics: list[dict[str, Any]], data: Dataset, folder: Path
+) -> dict[str, HtmlFigure]:
+    """Plot the figures, write them to a folder, and return them by name."""
+    make_data_figures = image_figures if figure_data.has_images else vector_figures
+    figures = make_data_figures(figure_data, folder)
+    if figure_data.latents is not None:
+        figures |= latent_figures(figure_data, figure_data.latents, data, folder)
+    quantities = collect_curves(metrics)
+    if quantities:
+        figures["curves"] = embed_figure(
+            lambda theme: training_curves(metrics, theme=theme),
+            "Training curves.",
+            CURVES_CAPTION + (CYCLE_ERRORS_CAPTION if "error/x" in quantities else ""),
             file=folder / "curves.png",
         )
-    return drawn
+    return figures
 
 
-def image_plates(seen: Study, folder: Path) -> dict[str, Plate]:
-    """Samples as a sheet of images; with an encoder reconstructions and interpolations, else observations beside."""
-    drawn = {
-        "samples": plate(
-            lambda theme: image_grid(seen.samples, theme=theme),
+def image_figures(figure_data: FigureData, folder: Path) -> dict[str, HtmlFigure]:
+    """Return samples, and reconstructions and interpolations or, without an encoder, observations."""
+    figures = {
+        "samples": embed_figure(
+            lambda theme: image_grid(figure_data.samples, theme=theme),
             "Samples.",
-            f"{seen.kind}; not selected.",
+            f"{figure_data.samples_description}; not selected.",
             file=folder / "samples.png",
         )
     }
-    if seen.reconstructions is None:
-        drawn["observations"] = plate(
-            lambda theme: image_grid(seen.originals, theme=theme),
+    reconstructions, paths = figure_data.reconstructions, figure_data.paths
+    if reconstructions is None:
+        figures["observations"] = embed_figure(
+            lambda theme: image_grid(figure_data.originals, theme=theme),
             "Observations.",
-            f"Of the {seen.split} split, as the model sees them, to set beside the samples; not selected.",
+            f"Preprocessed observations of the {figure_data.split} split, for comparison; not selected.",
             file=folder / "observations.png",
         )
-        return drawn
-    reconstructions = seen.reconstructions
-    drawn["reconstructions"] = plate(
-        lambda theme: reconstruction_pairs(seen.originals, reconstructions, theme=theme),
+        return figures
+    figures["reconstructions"] = embed_figure(
+        lambda theme: reconstruction_pairs(figure_data.originals, reconstructions, theme=theme),
         "Reconstructions.",
-        f"Observations x from the {seen.split} split as the model sees them, and under each the mean of"
-        " p(x|z) at its code; not selected.",
+        f"Preprocessed observations x of the {figure_data.split} split, and below each the mean of p(x|z) at its"
+        " latent; not selected.",
         file=folder / "reconstructions.png",
     )
-    if seen.paths is not None:
-        paths, ends = seen.paths, seen.ends
-        drawn["interpolations"] = plate(
-            lambda theme: interpolation_rows(paths, ends, theme=theme),
+    if paths is not None:
+        figures["interpolations"] = embed_figure(
+            lambda theme: interpolation_rows(paths, figure_data.endpoints, theme=theme),
             "Interpolations.",
-            f"Decoded paths between the codes of two observations of the {seen.split} split, which stand at"
-            " the ends of each row.",
+            f"Decoded paths between the latents of two observations of the {figure_data.split} split, which are shown"
+            " at the ends of each row.",
             file=folder / "interpolations.png",
         )
-    return drawn
+    return figures
 
 
-def vector_plates(seen: Study, folder: Path) -> dict[str, Plate]:
-    """Samples of data that are not images and, with an encoder, reconstructions."""
-    kind = seen.kind[:1].lower() + seen.kind[1:]
-    drawn = {
-        "samples": plate(
-            lambda theme: vectors(seen.data, seen.samples, theme=theme),
+def vector_figures(figure_data: FigureData, folder: Path) -> dict[str, HtmlFigure]:
+    """Return samples of data that are not images and, with an encoder, reconstructions."""
+    description = figure_data.samples_description[:1].lower() + figure_data.samples_description[1:]
+    figures = {
+        "samples": embed_figure(
+            lambda theme: vector_samples(figure_data.data, figure_data.samples, theme=theme),
             "Samples.",
-            f"Observations of the {seen.split} split beside {kind}: in"
-            " two dimensions, and as densities of single values (data filled, model outlined).",
+            f"Observations of the {figure_data.split} split and {description}: in two dimensions, and as densities of"
+            " single values (data filled, model outlined).",
             file=folder / "samples.png",
         )
     }
-    if seen.reconstructions is not None:
-        reconstructions = seen.reconstructions
-        drawn["reconstructions"] = plate(
-            lambda theme: vector_reconstructions(seen.originals, reconstructions, theme=theme),
+    reconstructions = figure_data.reconstructions
+    if reconstructions is not None:
+        figures["reconstructions"] = embed_figure(
+            lambda theme: vector_reconstructions(figure_data.originals, reconstructions, theme=theme),
             "Reconstructions.",
-            f"Reconstructed against original values, {seen.split} split; on the dashed line they are equal.",
+            f"Reconstructed against original values, {figure_data.split} split; dashed, equality.",
             file=folder / "reconstructions.png",
         )
-    return drawn
+    return figures
 
 
-def latent_plates(seen: Study, found: Array, data: Dataset, folder: Path) -> dict[str, Plate]:
-    """The codes ``found`` in two dimensions, and the prior against the aggregated posterior."""
-    each = "one draw" if seen.draws == 1 else f"{seen.draws} draws"
-    what = f"{each} from q(z|x) for each of {format_count(seen.encoded)} observations of the {seen.split} split"
-    flat = "" if found.shape[1] == 2 else ", projected on their principal directions"
-    colour = (
-        "Left: coloured by label, a class's name at its median. Right" if seen.labels is not None else "Right"
+def latent_figures(
+    figure_data: FigureData, latents: Array, data: Dataset, folder: Path
+) -> dict[str, HtmlFigure]:
+    """Return the latents in two dimensions, the aggregated posterior against the prior, and true posteriors."""
+    per_example, labels, posteriors = (
+        figure_data.latents_per_example,
+        figure_data.labels,
+        figure_data.posteriors,
     )
-
-    def draw_codes(theme: Theme) -> Figure:
-        return codes(found, seen.labels, names=getattr(data, "class_names", None), theme=theme)
-
-    drawn = {
-        "codes": plate(
-            draw_codes,
-            "Latent codes.",
-            f"{what[0].upper()}{what[1:]}{flat}. {colour}: the regions that hold 50 % and 90 % of them, and"
-            " (dashed) of the prior.",
-            file=folder / "codes.png",
+    samples = "One sample" if per_example == 1 else f"{per_example} samples"
+    projection = "" if latents.shape[1] == 2 else ", projected on their principal directions"
+    panels = "Right" if labels is None else "Left: colored by label, with names at the class medians. Right"
+    class_names = getattr(data, "class_names", None)
+    figures = {
+        "latents": embed_figure(
+            lambda theme: latent_scatter(latents, labels, names=class_names, theme=theme),
+            "Latents.",
+            f"{samples} from q(z|x) for each of {format_count(figure_data.num_encoded)} observations of the"
+            f" {figure_data.split} split{projection}. {panels}: {LATENTS_CAPTION}",
+            file=folder / "latents.png",
         ),
-        "prior": plate(
-            lambda theme: prior_against_aggregated(found, theme=theme),
-            "Prior against aggregated posterior.",
-            "Where the two differ, samples come from codes that the decoder was not trained on. Above:"
-            " histograms of codes against N(0, 1), of the ten dimensions farthest from it if there are more."
-            " Middle: median, central 68 % (thick) and 95 % (thin) of every dimension; shaded, the same of"
-            " the prior. Below: standard deviations; the prior's is 1.",
+        "prior": embed_figure(
+            lambda theme: aggregated_posterior(latents, theme=theme),
+            "Aggregated posterior and prior.",
+            PRIOR_CAPTION,
             file=folder / "prior.png",
         ),
     }
-    if seen.posteriors is not None:
-        posteriors = seen.posteriors
-        drawn["posteriors"] = plate(
+    if posteriors is not None:
+        figures["posteriors"] = embed_figure(
             lambda theme: posterior_panels(posteriors, theme=theme),
-            "True posteriors, and the encoder’s.",
-            f"For the first {len(posteriors.axes)} of these observations: shaded, the smallest regions that hold 50 %,"
-            " 90 % and 99 % of p(z|x), computed on a grid; dots, draws from q(z|x). Dots outside the shade are"
-            " codes that do not belong to the observation; shade without dots is what the encoder misses. Every"
-            " panel has a window of its own.",
+            "True posteriors and the encoder’s.",
+            f"For the first {len(posteriors.axes)} of these observations: {POSTERIORS_CAPTION}",
             file=folder / "posteriors.png",
         )
-    return drawn
+    return figures
 
 
 def last_values(metrics: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
-    """Each quantity with its last value in training and in validation."""
+    """Return the last training and validation value of each quantity."""
     return [
-        (name, *(round_to_error(splits[s][1][-1])[0] if s in splits else "" for s in ("train", "validation")))  # type: ignore[misc]
-        for name, splits in collect(metrics).items()
+        (name, *(format_with_error(splits[s][1][-1]) if s in splits else "" for s in ("train", "validation")))  # type: ignore[misc]
+        for name, splits in collect_curves(metrics).items()
     ]
 
 
-def use(run: Run, model: LatentModel) -> str:
-    """Code that a reader can copy."""
+def usage_code(run: Run, model: LatentModel) -> str:
+    """Return Python code that loads and uses the model."""
     shape = ", ".join(str(n) for n in model.x_shape)
-    opened = f"import advae\n\nmodel = advae.load({str(run.path)!r})\n"
-    samples = f"samples = model.sample(64)           # [64, {shape}]\n"
+    lines = [
+        *("import advae", "", f"model = advae.load({str(run.path)!r})"),
+        f"samples = model.sample(64)           # [64, {shape}]",
+    ]
     if model.has_encoder:
-        return (
-            opened
-            + samples
-            + f"z = model.encode(x).rsample()        # x [B, {shape}] to codes [B, {model.latent}]\n"
-            + "x_hat = model.decode(z).mean         # and back\n"
-            + "path = model.interpolate(x[0], x[1], steps=8)\n"
-        )
-    if not model.latent:
-        return (
-            opened
-            + samples
-            + f"p = model.decode(x.new_zeros(len(x), 0))\nlog_p = p.log_prob(x)  # x [B, {shape}]\n"
-        )
-    return (
-        opened
-        + samples
-        + f"z = model.prior.sample((64,))        # codes [64, {model.latent}]\n"
-        + "x = model.decode(z).sample()         # the sample at each\n"
-    )
+        lines += [
+            f"z = model.encode(x).rsample()        # x [B, {shape}] to z [B, {model.latent_dim}]",
+            "x_hat = model.decode(z).mean",
+            "path = model.interpolate(x[0], x[1], steps=8)",
+        ]
+    elif model.latent_dim:
+        lines += [
+            f"z = model.prior.sample((64,))        # [64, {model.latent_dim}]",
+            f"x = model.decode(z).sample()         # [64, {shape}]",
+        ]
+    else:
+        lines.append(f"log_p = model.decode(x.new_zeros(len(x), 0)).log_prob(x)  # x [B, {shape}]")
+    return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""Curves of training: every quantity found in ``metrics.jsonl`` in a panel of its own."""
+"""Training curves: a panel for every quantity in ``metrics.jsonl``."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from advae.report.figures.style import LIGHT, WIDTH, FloatArray, Theme, new_figure, plain
+from advae.report.figures.style import LIGHT, WIDTH, FloatArray, Theme, escape_mathtext, new_figure
 
 Metrics = Sequence[Mapping[str, Any]]
-Curve = tuple[FloatArray, FloatArray]
+Curve = tuple[FloatArray, FloatArray]  # steps, values
 
 SPLITS = ("train", "validation")
-SETTINGS = ("rate", "lr", "time", "epoch", "speed")  # of the machine or the schedule, not of the model
-FIRST = ("reconstruction", "rmse", "kl", "elbo", "error", "loss")
-WARM_UP = 0.05  # the share of a run whose values do not set the scale if they would flatten the rest
-WINDOWS = 80  # a training curve is shown as the mean over 1/80 of the run
+EXCLUDED = ("lr", "rate", "time", "epoch", "speed")  # describe the machine or the schedule, not the model
+FIRST_QUANTITIES = ("reconstruction", "rmse", "kl", "elbo", "error", "loss")
+SHARES = ("accuracy", "saturation")  # quantities between 0 and 1
+WARMUP_FRACTION = 0.05  # of a run; its values do not set the scale if they would flatten the rest
+SMOOTHING_WINDOWS = 80  # a training curve is a running mean over this fraction of the run
 
 
-def collect(metrics: Metrics) -> dict[str, dict[str, Curve]]:
-    """Quantity -> split -> (steps, values), in the order in which a reader asks for them.
+def collect_curves(metrics: Metrics) -> dict[str, dict[str, Curve]]:
+    """Return the curves of each quantity by split, in display order.
 
-    ``train/loss/model`` is the quantity ``loss/model`` on the split ``train``; a name without a split
-    belongs to the split of its line. Values that are missing or not finite are left out.
+    ``train/loss/model`` is the quantity ``loss/model`` on the split ``train``; a name without a split belongs to the
+    split of its line. Values that are missing or not finite are left out.
     """
     points: dict[str, dict[str, dict[float, float]]] = {}
     for line in metrics:
@@ -37,138 +38,139 @@ def collect(metrics: Metrics) -> dict[str, dict[str, Curve]]:
             split, _, name = key.partition("/")
             if split not in SPLITS:
                 split, name = str(line.get("split", "train")), key
-            if name == "step" or name.split("/")[0] in SETTINGS or "step" not in line:
+            if name == "step" or name.split("/")[0] in EXCLUDED or "step" not in line:
                 continue
             points.setdefault(name, {}).setdefault(split, {})[float(line["step"])] = float(value)
     return {
-        name: {split: _curve(values) for split, values in sorted(points[name].items())}
-        for name in sorted(points, key=_rank)
+        name: {split: _to_curve(values) for split, values in sorted(points[name].items())}
+        for name in sorted(points, key=_display_rank)
     }
 
 
-def curves(metrics: Metrics, *, theme: Theme = LIGHT) -> Figure:
-    """Training (pale: as recorded; line: running mean) and validation (dots) of one run, a panel each."""
-    quantities = collect(metrics)
+def training_curves(metrics: Metrics, *, theme: Theme = LIGHT) -> Figure:
+    """Plot training (pale: as recorded; line: running mean) and validation (dots) of one run."""
+    quantities = collect_curves(metrics)
     with theme.context():
-        figure, panels = _panels(quantities)
+        figure, panels = _make_panels(quantities)
         for axes, (name, splits) in zip(panels, quantities.items(), strict=True):
-            shown = []
+            plotted = []
             for split, (steps, values) in splits.items():
-                held_out = split != "train"
-                colour = theme.second if held_out else theme.first
-                mean = values if held_out else smooth(values)
-                if not held_out and len(values) > 2:
-                    axes.plot(steps, values, color=colour, alpha=0.28, lw=0.7)
-                dots = held_out or len(values) < 3
+                is_train = split == "train"
+                color = theme.primary if is_train else theme.secondary
+                mean = smooth(values) if is_train else values
+                if is_train and len(values) > 2:
+                    axes.plot(steps, values, color=color, alpha=0.28, lw=0.7)
+                has_markers = not is_train or len(values) < 3
                 axes.plot(
-                    *(steps, mean), color=colour, label=split, zorder=3,
-                    marker="o" if dots else "", ms=2.2, lw=0.9 if dots else 1.3,
+                    *(steps, mean), color=color, label=split, zorder=3,
+                    marker="o" if has_markers else "", ms=2.2, lw=0.9 if has_markers else 1.3,
                 )  # fmt: skip
-                shown.append((steps, mean))
-            _finish(axes, name, shown, theme)
-        _legend(figure, panels)
+                plotted.append((steps, mean))
+            _format_panel(axes, name, plotted, theme)
+        _add_legend(figure, panels)
     return figure
 
 
 def overlaid_curves(runs: Mapping[str, Metrics], *, theme: Theme = LIGHT) -> Figure:
-    """One line a run: on validation data where every run that has the quantity has it, else on training."""
-    found = {name: collect(metrics) for name, metrics in runs.items()}
-    names = sorted({quantity for each in found.values() for quantity in each}, key=_rank)
+    """Plot one curve per run: validation if every run that has the quantity recorded it there, else training."""
+    curves_by_run = {name: collect_curves(metrics) for name, metrics in runs.items()}
+    names = sorted({quantity for curves in curves_by_run.values() for quantity in curves}, key=_display_rank)
     with theme.context():
-        figure, panels = _panels(names)
+        figure, panels = _make_panels(names)
         for axes, quantity in zip(panels, names, strict=True):
-            having = {run: each[quantity] for run, each in found.items() if quantity in each}
-            splits = [s for s in ("validation", "train") if all(s in v for v in having.values())]
-            shown = []
+            by_run = {run: curves[quantity] for run, curves in curves_by_run.items() if quantity in curves}
+            shared_splits = [s for s in reversed(SPLITS) if all(s in splits for splits in by_run.values())]
+            plotted = []
             for index, run in enumerate(runs):
-                if run not in having:
+                if run not in by_run:
                     continue
-                split = splits[0] if splits else next(iter(having[run]))
-                steps, values = having[run][split]
+                split = shared_splits[0] if shared_splits else next(iter(by_run[run]))
+                steps, values = by_run[run][split]
                 values = smooth(values) if split == "train" else values
-                colour = theme.classes[index % len(theme.classes)]
-                axes.plot(
-                    steps, values, color=colour, label=plain(run), marker="o" if len(steps) < 3 else "", ms=3
-                )
-                shown.append((steps, values))
-            where = f", {splits[0]}" if splits else ""
-            _finish(axes, quantity + where, shown, theme)
-        _legend(figure, panels)
+                color = theme.palette[index % len(theme.palette)]
+                marker = "o" if len(steps) < 3 else ""
+                axes.plot(steps, values, color=color, label=escape_mathtext(run), marker=marker, ms=3)
+                plotted.append((steps, values))
+            _format_panel(axes, quantity, plotted, theme, shared_splits[0] if shared_splits else "")
+        _add_legend(figure, panels)
     return figure
 
 
 def smooth(values: FloatArray) -> FloatArray:
-    """Running mean over 1/80 of the curve; at its ends over the part of the window that exists."""
-    window = max(1, len(values) // WINDOWS) | 1
-    kernel = np.ones(window)
-    result: FloatArray = np.convolve(values, kernel, "same") / np.convolve(
-        np.ones(len(values)), kernel, "same"
-    )
+    """Return the running mean over 1/80 of a curve; at the ends, over the part of the window that exists."""
+    kernel = np.ones(max(1, len(values) // SMOOTHING_WINDOWS) | 1)
+    counts = np.convolve(np.ones(len(values)), kernel, "same")
+    result: FloatArray = np.convolve(values, kernel, "same") / counts
     return result
 
 
-def _curve(values: Mapping[float, float]) -> Curve:
+def _to_curve(values: Mapping[float, float]) -> Curve:
     steps = sorted(values)
     return np.array(steps, dtype=np.float64), np.array([values[s] for s in steps], dtype=np.float64)
 
 
-def _rank(name: str) -> tuple[int, str]:
-    """First what is asked of a model, then what tells why; gradients last."""
+def _display_rank(name: str) -> tuple[int, str]:
+    """Results of a model first, gradients last."""
     head = name.split("/")[0]
-    return FIRST.index(head) if head in FIRST else len(FIRST) + (head == "gradient"), name
+    is_gradient = head == "gradient"
+    return FIRST_QUANTITIES.index(head) if head in FIRST_QUANTITIES else len(
+        FIRST_QUANTITIES
+    ) + is_gradient, name
 
 
-def _panels(names: Iterable[str]) -> tuple[Figure, list[Axes]]:
-    count = max(1, len(list(names)))
-    columns = min(3 if count <= 9 else 4, count)
-    rows = -(-count // columns)
+def _make_panels(quantities: Iterable[str]) -> tuple[Figure, list[Axes]]:
+    count = len(list(quantities))
+    columns = min(3 if count <= 9 else 4, max(1, count))
+    rows = -(-max(1, count) // columns)
     figure = new_figure(WIDTH, 0.4 + (1.65 if columns < 4 else 1.4) * rows if columns > 1 else 2.6)
     panels: list[Axes] = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
-    for spare in panels[len(list(names)) :]:
-        spare.set_visible(False)
+    for unused in panels[count:]:
+        unused.set_visible(False)
     for lowest in panels[max(0, count - columns) : count]:
         lowest.set_xlabel("step")
-    return figure, panels[: len(list(names))]
+    return figure, panels[:count]
 
 
-def _finish(axes: Axes, name: str, shown: list[Curve], theme: Theme) -> None:
-    axes.set_title(plain(name.replace("/", " · ").replace("_", " ")))
+def _format_panel(axes: Axes, name: str, plotted: list[Curve], theme: Theme, split: str = "") -> None:
+    title = name.replace("/", " · ").replace("_", " ") + (f", {split}" if split else "")
+    axes.set_title(escape_mathtext(title))
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: _short(step)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: _abbreviate(step)))
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.margins(x=0.02)
-    if name.split("/")[-1].split(",")[0] in ("accuracy", "saturation"):
+    quantity = name.split("/")[-1]
+    if quantity in SHARES:
         axes.set(ylim=(-0.04, 1.04), yticks=[0, 0.5, 1])
-        if "accuracy" in name:
+        if quantity == "accuracy":
             axes.axhline(0.5, color=theme.muted, lw=0.8, ls=(0, (4, 3)))
-    elif limits := _limits(shown):
+    elif limits := _value_limits(plotted):
         axes.set_ylim(*limits)
 
 
-def _limits(shown: list[Curve]) -> tuple[float, float] | None:
-    """The range of the values, or of those after the first 1/20 if the start would flatten the rest."""
-    last = max((steps[-1] for steps, _ in shown), default=0.0)
-    every = np.concatenate([values for _, values in shown] or [np.zeros(0)])
-    late = np.concatenate([v[s >= WARM_UP * last] for s, v in shown] or [np.zeros(0)])
-    if len(late) < 3:
+def _value_limits(curves: list[Curve]) -> tuple[float, float] | None:
+    """Return the range of the values, or of those after the warm-up if that would flatten the rest."""
+    last = max((steps[-1] for steps, _ in curves), default=0.0)
+    all_values = np.concatenate([values for _, values in curves] or [np.zeros(0)])
+    late_values = np.concatenate([v[s >= WARMUP_FRACTION * last] for s, v in curves] or [np.zeros(0)])
+    if len(late_values) < 3:
         return None
-    low, high = np.percentile(late, [0.5, 99.5])
-    if every.max() - every.min() <= 2.5 * (high - low):
-        low, high = every.min(), every.max()
+    low, high = np.percentile(late_values, [0.5, 99.5])
+    if all_values.max() - all_values.min() <= 2.5 * (high - low):
+        low, high = all_values.min(), all_values.max()
     pad = 0.07 * (high - low) or 0.05 * abs(high) or 1.0
     return float(low - pad), float(high + pad)
 
 
-def _legend(figure: Figure, panels: list[Axes]) -> None:
-    lines = {line.get_label(): line for axes in panels for line in axes.get_lines()}
-    named = {str(k): v for k, v in lines.items() if not str(k).startswith("_")}
-    if named:
-        figure.legend(list(named.values()), list(named), loc="outside upper left", ncols=4)
+def _add_legend(figure: Figure, panels: list[Axes]) -> None:
+    lines = {str(line.get_label()): line for axes in panels for line in axes.get_lines()}
+    labeled = {label: line for label, line in lines.items() if not label.startswith("_")}
+    if labeled:
+        figure.legend(list(labeled.values()), list(labeled), loc="outside upper left", ncols=4)
 
 
-def _short(step: float) -> str:
+def _abbreviate(step: float) -> str:
     """
-    >>> _short(2500), _short(400), _short(2e6)
+    >>> _abbreviate(2500), _abbreviate(400), _abbreviate(2e6)
     ('2.5k', '400', '2M')
     """
     for unit, name in ((1e6, "M"), (1e3, "k")):

@@ -1,8 +1,4 @@
-"""Sheets of images: every value of the data is one square of whole pixels, never smoothed.
-
-Images are gray or colour levels 0..255, [n, C, H, W]. One channel is drawn in gray, three or more as
-red, green and blue (the first three), two as their mean. Gaps between tiles are transparent.
-"""
+"""Grids of images as figures: samples, pairs, interpolations, and one grid per run."""
 
 from __future__ import annotations
 
@@ -11,155 +7,115 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from advae.report.figures.style import DPI, LIGHT, WIDTH, Theme, plain
+from advae.report.figures.style import DPI, LIGHT, WIDTH, Theme, escape_mathtext
+from advae.tiling import Pixels, make_tiles, stack_horizontally, stack_vertically, tile_gap, tile_grid
 
-Pixels = NDArray[np.uint8]
-MEASURE = int(WIDTH * DPI)  # pixels across the page
-MARGIN = 44  # pixels left of a sheet whose rows have names
-LETTER = 16  # pixels of a letter of such a name, on average
-TITLE = 44  # pixels above a block that has a title
+# Lengths in pixels of the PNG.
+GRID_WIDTH = int(WIDTH * DPI)
+MIN_LABEL_MARGIN = 44  # on the left of rows with labels
+LETTER_WIDTH = 16  # average, of such a label
+TITLE_HEIGHT = 44
+BLOCK_GAP = 40
+ENDPOINT_MARGIN = 60  # room for the gaps next to the endpoints of an interpolation
+MAX_BLOCKS_PER_ROW = 3
+NUM_COLUMNS = {16: 16, 64: 10, 128: 5}  # by the largest image width for which tiles remain readable
+MIN_COLUMNS = 4
 
 
-def columns_for(side: int) -> int:
-    """Tiles in a row for images ``side`` pixels wide, so that a tile is large enough to judge."""
-    return next((n for limit, n in ((16, 16), (64, 10), (128, 5)) if side <= limit), 4)
+def num_columns(image_width: int) -> int:
+    """Return how many tiles of this width fit into a row at a readable size."""
+    return next((n for limit, n in NUM_COLUMNS.items() if image_width <= limit), MIN_COLUMNS)
 
 
 def image_grid(images: ArrayLike, *, columns: int | None = None, theme: Theme = LIGHT) -> Figure:
-    """A sheet of images [n, C, H, W], row by row."""
-    columns = columns or columns_for(np.shape(images)[-1])
-    tiles = _tiles(images, columns)
-    return _figure(_grid(tiles, columns), theme)
+    """Plot images ``[n, C, H, W]`` row by row."""
+    columns = columns or num_columns(np.shape(images)[-1])
+    return _figure(tile_grid(make_tiles(images, columns, GRID_WIDTH), columns), theme)
 
 
 def reconstruction_pairs(
     originals: ArrayLike, reconstructions: ArrayLike, *, columns: int | None = None, theme: Theme = LIGHT
 ) -> Figure:
-    """Originals [n, C, H, W], and under each its reconstruction; pairs fill bands of ``columns``."""
-    columns = columns or columns_for(np.shape(originals)[-1])
+    """Plot originals ``[n, C, H, W]`` with their reconstructions below."""
+    columns = columns or num_columns(np.shape(originals)[-1])
     return image_pairs(originals, reconstructions, (r"$x$", r"$\hat{x}$"), columns=columns, theme=theme)
 
 
 def image_pairs(
-    uppers: ArrayLike, lowers: ArrayLike, names: tuple[str, str], *, columns: int, theme: Theme = LIGHT
+    upper: ArrayLike, lower: ArrayLike, labels: tuple[str, str], *, columns: int, theme: Theme = LIGHT
 ) -> Figure:
-    """Images [n, C, H, W], under each its partner; pairs fill bands of ``columns``, whose rows have names."""
-    margin = max(MARGIN, *(8 + LETTER * len(name) for name in names if "$" not in name), 0)
-    above, below = (_tiles(v, columns, margin) for v in (uppers, lowers))
-    gap = _gap(above.shape[2])
-    bands, labels, top = [], [], 0
-    for start in range(0, len(above), columns):
-        rows = (above[start : start + columns], below[start : start + columns])
-        band = _stack([_grid(row, columns) for row in rows], gap)
-        for row, name in enumerate(names):
-            labels.append((8, top + row * (above.shape[1] + gap) + above.shape[1] // 2, name))
-        top += len(band) + 4 * gap
-        bands.append(band)
-    return _figure(_stack(bands, 4 * gap), theme, labels=labels, left=margin)
+    """Plot images ``[n, C, H, W]`` with their partners below, in bands of two labeled rows."""
+    margin = max(MIN_LABEL_MARGIN, *(8 + LETTER_WIDTH * len(text) for text in labels if "$" not in text), 0)
+    upper_tiles, lower_tiles = (make_tiles(v, columns, GRID_WIDTH - margin) for v in (upper, lower))
+    tile_height, gap = upper_tiles.shape[1], tile_gap(upper_tiles.shape[2])
+    bands, texts, top = [], [], 0
+    for start in range(0, len(upper_tiles), columns):
+        rows = [tiles[start : start + columns] for tiles in (upper_tiles, lower_tiles)]
+        bands.append(stack_vertically([tile_grid(row, columns) for row in rows], gap))
+        texts += [
+            (8, top + row * (tile_height + gap) + tile_height // 2, text) for row, text in enumerate(labels)
+        ]
+        top += len(bands[-1]) + 4 * gap
+    return _figure(stack_vertically(bands, 4 * gap), theme, texts=texts, left=margin)
 
 
-def interpolation_rows(paths: ArrayLike, ends: ArrayLike | None = None, *, theme: Theme = LIGHT) -> Figure:
-    """Decoded paths [r, steps, C, H, W], one a row, between the observations ``ends`` [r, 2, C, H, W]."""
+def interpolation_rows(
+    paths: ArrayLike, endpoints: ArrayLike | None = None, *, theme: Theme = LIGHT
+) -> Figure:
+    """Plot decoded paths ``[r, steps, C, H, W]``, one per row, between observations ``[r, 2, C, H, W]``."""
     paths = np.asarray(paths)
-    columns = paths.shape[1] + (2 if ends is not None else 0)
-    rows = []
+    columns, width = paths.shape[1] + (0 if endpoints is None else 2), GRID_WIDTH - ENDPOINT_MARGIN
+    rows, gap = [], 0
     for i, path in enumerate(paths):
-        tiles = _tiles(path, columns, 60)
-        row = _grid(tiles, len(tiles))
-        if ends is not None:
-            first, last = _tiles(np.asarray(ends)[i], columns, 60)
-            row = _beside([first, row, last], 4 * _gap(tiles.shape[2]))
+        tiles = make_tiles(path, columns, width)
+        gap = tile_gap(tiles.shape[2])
+        row = tile_grid(tiles, len(tiles))
+        if endpoints is not None:
+            first, last = make_tiles(np.asarray(endpoints)[i], columns, width)
+            row = stack_horizontally([first, row, last], 4 * gap)
         rows.append(row)
-    return _figure(_stack(rows, _gap(tiles.shape[2])), theme)
+    return _figure(stack_vertically(rows, gap), theme)
 
 
-def sheets_beside(sheets: Mapping[str, ArrayLike], *, theme: Theme = LIGHT) -> Figure:
-    """A square block of the first images [n, C, H, W] of each name, the name above, three blocks a row."""
-    across = min(len(sheets), 3)
-    width = (MEASURE - 40 * (across - 1)) // across
+def labeled_grids(grids: Mapping[str, ArrayLike], *, theme: Theme = LIGHT) -> Figure:
+    """Plot a block of the first images ``[n, C, H, W]`` of each name, three blocks per row."""
+    per_row = min(len(grids), MAX_BLOCKS_PER_ROW)
+    width = (GRID_WIDTH - BLOCK_GAP * (per_row - 1)) // per_row
     blocks = []
-    for images in sheets.values():
-        columns = max(2, 2 * columns_for(np.shape(images)[-1]) // (across + 1))
-        tiles = _tiles(images, columns, MEASURE - width)
-        full = len(tiles) // columns or 1  # rows, so that a block is a rectangle
-        block = _grid(tiles[: columns * min(columns, full)], columns)
-        blocks.append(_padded(block, width, top=TITLE))
-    names, labels, bands, top = list(sheets), [], [], 0
-    for start in range(0, len(blocks), across):
-        band = _beside(blocks[start : start + across], 40)
-        for i, name in enumerate(names[start : start + across]):
-            labels.append((i * (width + 40), top + TITLE // 2, plain(name)))
-        bands.append(_padded(band, MEASURE))
-        top += len(band) + 40
-    return _figure(_stack(bands, 40), theme, labels=labels)
+    for images in grids.values():
+        columns = max(2, 2 * num_columns(np.shape(images)[-1]) // (per_row + 1))
+        tiles = make_tiles(images, columns, width)
+        full_rows = len(tiles) // columns or 1  # so that a block is a rectangle
+        blocks.append(
+            _pad(tile_grid(tiles[: columns * min(columns, full_rows)], columns), width, TITLE_HEIGHT)
+        )
+    names, bands, texts, top = list(grids), [], [], 0
+    for start in range(0, len(blocks), per_row):
+        bands.append(_pad(stack_horizontally(blocks[start : start + per_row], BLOCK_GAP), GRID_WIDTH))
+        for i, name in enumerate(names[start : start + per_row]):
+            texts.append((i * (width + BLOCK_GAP), top + TITLE_HEIGHT // 2, escape_mathtext(name)))
+        top += len(bands[-1]) + BLOCK_GAP
+    return _figure(stack_vertically(bands, BLOCK_GAP), theme, texts=texts)
 
 
-def as_colours(images: ArrayLike) -> Pixels:
-    """Images [n, C, H, W] as red, green and blue [n, H, W, 3]."""
-    levels = np.nan_to_num(np.asarray(images, dtype=np.float64), nan=0.0)
-    levels = levels[:, :3] if levels.shape[1] >= 3 else levels.mean(axis=1, keepdims=True).repeat(3, axis=1)
-    return levels.clip(0, 255).round().astype(np.uint8).transpose(0, 2, 3, 1)
-
-
-def _tiles(images: ArrayLike, columns: int, margin: int = 0) -> Pixels:
-    """Images [n, C, H, W] as opaque tiles [n, h, w, 4], enlarged by the whole factor that fills a row."""
-    colour = as_colours(images)
-    opaque = np.full((*colour.shape[:3], 1), 255, dtype=np.uint8)
-    factor = _factor(colour.shape[2], columns, MEASURE - margin)
-    return np.concatenate([colour, opaque], axis=-1).repeat(factor, axis=1).repeat(factor, axis=2)
-
-
-def _factor(side: int, columns: int, width: int) -> int:
-    """The largest factor that fits; even where it is large: the page shows two pixels as one."""
-    fits = [
-        f for f in range(1, width // side + 1) if columns * f * side + (columns - 1) * _gap(f * side) <= width
-    ]
-    factor = max(fits, default=1)
-    return factor - factor % 2 if factor > 3 else factor
-
-
-def _gap(side: int) -> int:
-    # Small digits fill their frames: with a narrow gap strokes of one would run into the next.
-    return max(2, 2 * round(side / 20))
-
-
-def _grid(tiles: Pixels, columns: int) -> Pixels:
-    rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
-    return _stack([_beside(list(row), _gap(tiles.shape[2])) for row in rows], _gap(tiles.shape[2]))
-
-
-def _beside(parts: list[Pixels], gap: int) -> Pixels:
-    """Parts in a row, tops aligned, on a transparent sheet."""
-    height = max(len(part) for part in parts)
-    sheet = np.zeros((height, sum(p.shape[1] for p in parts) + gap * (len(parts) - 1), 4), dtype=np.uint8)
-    left = 0
-    for part in parts:
-        sheet[: len(part), left : left + part.shape[1]] = part
-        left += part.shape[1] + gap
-    return sheet
-
-
-def _stack(parts: list[Pixels], gap: int) -> Pixels:
-    """Parts in a column, left sides aligned."""
-    return _beside([part.transpose(1, 0, 2) for part in parts], gap).transpose(1, 0, 2)
-
-
-def _padded(part: Pixels, width: int, top: int = 0) -> Pixels:
+def _pad(part: Pixels, width: int, top: int = 0) -> Pixels:
     return np.pad(part, ((top, 0), (0, max(0, width - part.shape[1])), (0, 0)))
 
 
 def _figure(
-    sheet: Pixels, theme: Theme, *, labels: list[tuple[int, int, str]] | None = None, left: int = 0
+    pixels: Pixels, theme: Theme, *, texts: list[tuple[int, int, str]] | None = None, left: int = 0
 ) -> Figure:
-    """The sheet as a figure of exactly its pixels; ``labels`` are (x, y, text), y from the top."""
-    height, width = sheet.shape[0], sheet.shape[1] + left
-    # A thousandth of a pixel more, for the canvas rounds its size down.
+    """Return pixels as a figure of exactly that size; ``texts`` are (x, y, text), with y from the top."""
+    height, width = pixels.shape[0], pixels.shape[1] + left
+    # A thousandth of a pixel more, because the canvas rounds its size down.
     figure = Figure(figsize=((width + 1e-3) / DPI, (height + 1e-3) / DPI), dpi=DPI)
     FigureCanvasAgg(figure)
     with theme.context():
-        figure.figimage(sheet, xo=left, yo=0, origin="upper")
-        for x, y, text in labels or []:
-            figure.text(x / width, 1 - y / height, text, va="center", ha="left", fontsize=10, color=theme.ink)
+        figure.figimage(pixels, xo=left, yo=0, origin="upper")
+        for x, y, text in texts or []:
+            figure.text(
+                x / width, 1 - y / height, text, va="center", ha="left", fontsize=10, color=theme.foreground
+            )
     return figure

@@ -1,4 +1,4 @@
-"""Figures of a posterior over named numbers: marginals, pairs, and the bound over the steps of the fits."""
+"""Posteriors over named parameters: marginals, pairs, and the bounds over the training steps."""
 
 from __future__ import annotations
 
@@ -17,175 +17,166 @@ from advae.report.figures.style import (
     WIDTH,
     FloatArray,
     Theme,
-    corner_name,
+    escape_mathtext,
+    label_histogram,
+    marker_area,
     new_figure,
-    plain,
-    point_size,
 )
 
-COLUMNS, MOST = 4, 16  # panels of marginals: in a row, and in all
-PAIRED = 4  # numbers that are shown in pairs
-INSIDE = (0.004, 0.996)  # share of the draws that a panel shows: a few far ones would squeeze the rest
-SHOWN = 1500  # dots of a cloud
-DASHES = {"mean-field": (0, (1, 1.4)), "full-rank": (0, (4, 2))}
+COLUMNS, MAX_MARGINALS = 4, 16
+MAX_PAIRED_PARAMETERS, MAX_PAIRS = 4, 3
+SHOWN_QUANTILES = (0.004, 0.996)  # of a panel; outliers would squeeze the rest
+NUM_EDGES = 46  # of histograms
+MAX_POINTS = 1500  # of a scatter plot
+LINE_STYLES = {"mean-field": (0, (1, 1.4)), "full-rank": (0, (4, 2))}
 
 
 def marginals(
-    draws: FloatArray,
+    samples: FloatArray,
     labels: Sequence[str],
-    others: Mapping[str, FloatArray],
+    baselines: Mapping[str, FloatArray],
     reference: FloatArray | None = None,
     *,
     theme: Theme = LIGHT,
 ) -> Figure:
-    """A panel a number: draws filled, each fit a thin line, others dashed, the reference in ink.
+    """Plot all samples (filled), each fit (thin line), baselines (dashed) and the reference for every parameter.
 
     Args:
-        draws: ``[F, S, n]``.
-        labels: of the n numbers.
-        others: draws ``[S', n]`` to set beside, by name.
-        reference: draws ``[S'', n]`` by Hamiltonian Monte Carlo.
-        theme: colours.
+        samples: ``[F, S, n]``, of F fits.
+        labels: of the n parameters.
+        baselines: samples ``[S', n]`` of normal approximations, by name.
+        reference: samples ``[S'', n]`` of Hamiltonian Monte Carlo.
+        theme: colors.
     """
-    count = min(len(labels), MOST)
+    count = min(len(labels), MAX_MARGINALS)
     columns = min(COLUMNS, count)
     rows = math.ceil(count / columns)
     with theme.context():
         figure = new_figure(WIDTH, 0.45 + 1.35 * rows)
         panels = list(np.asarray(figure.subplots(rows, columns, squeeze=False)).flat)
-        for spare in panels[count:]:
-            spare.set_visible(False)
+        for unused in panels[count:]:
+            unused.set_visible(False)
         for j, axes in enumerate(panels[:count]):
-            every = [draws[:, :, j].ravel(), *([reference[:, j]] if reference is not None else [])]
-            edges = _edges(np.concatenate(every))
-            _filled(axes, draws[:, :, j].ravel(), edges, theme)
-            for one in draws[:, :, j]:
-                _line(axes, one, edges, color=theme.first, lw=0.6, alpha=0.7)
-            for name, other in others.items():
-                _line(axes, other[:, j], edges, color=theme.second, lw=1.0, ls=DASHES.get(name, "-"))
+            pooled = samples[:, :, j].ravel()
+            edges = _bin_edges(pooled if reference is None else np.concatenate([pooled, reference[:, j]]))
+            weights = np.full(len(pooled), 1 / (len(pooled) * (edges[1] - edges[0])))
+            axes.hist(pooled, bins=list(edges), weights=weights, color=theme.primary, alpha=0.35, lw=0)
+            for fit in samples[:, :, j]:
+                _density_line(axes, fit, edges, color=theme.primary, lw=0.6, alpha=0.7)
+            for name, values in baselines.items():
+                style = LINE_STYLES.get(name, "-")
+                _density_line(axes, values[:, j], edges, color=theme.secondary, lw=1.0, ls=style)
             if reference is not None:
-                _line(axes, reference[:, j], edges, color=theme.ink, lw=1.0)
+                _density_line(axes, reference[:, j], edges, color=theme.foreground, lw=1.0)
             axes.set_xlim(edges[0], edges[-1])
             axes.set_ylim(bottom=0)
             axes.xaxis.set_major_locator(MaxNLocator(3))
-            corner_name(axes, plain(labels[j]))
-        figure.legend(
-            handles=_handles(others, reference is not None, theme), loc="outside upper left", ncols=5
-        )
+            label_histogram(axes, escape_mathtext(labels[j]))
+        handles = _legend_handles(baselines, reference is not None, theme)
+        figure.legend(handles=handles, loc="outside upper left", ncols=5)
     return figure
 
 
 def pairs(
-    draws: FloatArray,
+    samples: FloatArray,
     labels: Sequence[str],
-    others: Mapping[str, FloatArray],
+    baselines: Mapping[str, FloatArray],
     reference: FloatArray | None = None,
     *,
     theme: Theme = LIGHT,
 ) -> Figure:
-    """Clouds of pairs of a few numbers: a row of panels for the draws, and one for each of what stands beside them.
+    """Plot the least Gaussian parameters in pairs: a row per pair; reference, posterior and baselines in columns.
 
-    Args and theme: as for :func:`marginals`; a row for each pair, a column for each kind of draws.
+    Arguments are those of :func:`marginals`.
     """
-    chosen = telling(draws, others, reference)
-    wanted = [(a, b) for i, a in enumerate(chosen) for b in chosen[i + 1 :]][:3]
-    pooled = draws.reshape(-1, draws.shape[2])
-    kinds: dict[str, FloatArray] = {"q": pooled, **others}
+    parameters = least_gaussian(samples, baselines, reference)
+    shown_pairs = [(a, b) for i, a in enumerate(parameters) for b in parameters[i + 1 :]][:MAX_PAIRS]
+    pooled = samples.reshape(-1, samples.shape[2])
+    columns = {"this posterior": (pooled, theme.primary)}
+    columns |= {name: (values, theme.secondary) for name, values in baselines.items()}
     if reference is not None:
-        kinds = {"reference": reference, **kinds}
+        columns = {"HMC": (reference, theme.foreground), **columns}
+    rows = max(1, len(shown_pairs))
     with theme.context():
-        figure = new_figure(WIDTH, 0.3 + 1.75 * max(1, len(wanted)))
-        grid = np.asarray(
-            figure.subplots(max(1, len(wanted)), len(kinds), squeeze=False, sharex="row", sharey="row")
-        )
-        for row, (a, b) in zip(grid, wanted, strict=False):
-            window = reference if reference is not None else pooled
-            low, high = np.quantile(window[:, [a, b]], INSIDE, axis=0)
-            room = 0.15 * (high - low) + 1e-12
-            for axes, (name, found) in zip(row, kinds.items(), strict=True):
-                _cloud(axes, found[:, [a, b]], theme.ink if name == "reference" else _colour(name, theme))
-                axes.set(
-                    xlim=(low[0] - room[0], high[0] + room[0]), ylim=(low[1] - room[1], high[1] + room[1])
-                )
-                axes.set_xlabel(plain(labels[a]))
+        figure = new_figure(WIDTH, 0.3 + 1.75 * rows)
+        panels = np.asarray(figure.subplots(rows, len(columns), squeeze=False, sharex="row", sharey="row"))
+        for row, (a, b) in zip(panels, shown_pairs, strict=False):
+            low, high = np.quantile(
+                (pooled if reference is None else reference)[:, [a, b]], SHOWN_QUANTILES, axis=0
+            )
+            pad = 0.15 * (high - low) + 1e-12
+            for axes, (values, color) in zip(row, columns.values(), strict=True):
+                subset = np.random.default_rng(0).permutation(len(values))[:MAX_POINTS]
+                x, y = values[subset][:, [a, b]].T
+                axes.scatter(x, y, s=0.5 * marker_area(MAX_POINTS), color=color, alpha=0.4, lw=0)
+                axes.set(xlim=(low[0] - pad[0], high[0] + pad[0]), ylim=(low[1] - pad[1], high[1] + pad[1]))
+                axes.set_xlabel(escape_mathtext(labels[a]))
                 axes.xaxis.set_major_locator(MaxNLocator(3))
                 axes.yaxis.set_major_locator(MaxNLocator(3))
-            row[0].set_ylabel(plain(labels[b]))
-        for axes, name in zip(grid[0], kinds, strict=True):
-            axes.set_title({"q": "this posterior", "reference": "HMC"}.get(name, name))
+            row[0].set_ylabel(escape_mathtext(labels[b]))
+        for axes, name in zip(panels[0], columns, strict=True):
+            axes.set_title(name)
     return figure
 
 
-def telling(draws: FloatArray, others: Mapping[str, FloatArray], reference: FloatArray | None) -> list[int]:
-    """The numbers whose marginals are farthest from those of a full-rank normal, most first, in standard deviations."""
-    pooled = draws.reshape(-1, draws.shape[2])
-    truth = pooled if reference is None else reference
-    levels = np.linspace(0.02, 0.98, 49)
-    mine = np.quantile(truth, levels, axis=0)
-    normal = others.get("full-rank")
-    if normal is None:
-        return list(range(min(PAIRED, pooled.shape[1])))
-    apart = np.abs(mine - np.quantile(normal, levels, axis=0)).mean(axis=0) / (truth.std(axis=0) + 1e-12)
-    return [int(j) for j in np.argsort(-apart, kind="stable")[:PAIRED]]
+def least_gaussian(
+    samples: FloatArray, baselines: Mapping[str, FloatArray], reference: FloatArray | None
+) -> list[int]:
+    """Return the parameters whose marginals differ most from the full-rank normal, in standard deviations."""
+    pooled = samples.reshape(-1, samples.shape[2])
+    if "full-rank" not in baselines:
+        return list(range(min(MAX_PAIRED_PARAMETERS, pooled.shape[1])))
+    target, levels = pooled if reference is None else reference, np.linspace(0.02, 0.98, 49)
+    differences = np.quantile(target, levels, axis=0) - np.quantile(baselines["full-rank"], levels, axis=0)
+    distances = np.abs(differences).mean(axis=0) / (target.std(axis=0) + 1e-12)
+    return [int(j) for j in np.argsort(-distances, kind="stable")[:MAX_PAIRED_PARAMETERS]]
 
 
-def bounds(
+def training_bounds(
     steps: Sequence[int],
     values: FloatArray,
     evidence: tuple[float, float] | None = None,
     *,
     theme: Theme = LIGHT,
 ) -> Figure:
-    """The bound of every fit over the steps, ``values [T, F]`` nats; the evidence by annealing as a band."""
+    """Plot the bound of every fit per step, ``values [T, F]`` in nats, and the evidence by annealing as a band."""
     with theme.context():
         figure = new_figure(WIDTH, 2.4)
         axes = figure.subplots()
         for i in range(values.shape[1]):
-            axes.plot(
-                steps, values[:, i], color=theme.classes[i % len(theme.classes)], lw=0.9, label=f"fit {i}"
-            )
+            color = theme.palette[i % len(theme.palette)]
+            axes.plot(steps, values[:, i], color=color, lw=0.9, label=f"fit {i}")
         late = values[len(values) // 2 :]
         low, high = (float(np.quantile(late, q)) for q in (0.02, 0.98)) if late.size else (0.0, 1.0)
         if evidence is not None:
             value, error = evidence
             axes.axhspan(value - 2 * error, value + 2 * error, color=theme.muted, alpha=0.3, lw=0)
-            axes.axhline(value, color=theme.ink, lw=0.8, ls=(0, (4, 3)), label="log evidence by annealing")
+            axes.axhline(
+                value, color=theme.foreground, lw=0.8, ls=(0, (4, 3)), label="log evidence by annealing"
+            )
             low, high = min(low, value), max(high, value)
-        room = max(0.5, 0.6 * (high - low))
-        axes.set(xlabel="step", ylabel="bound, nats", ylim=(low - room, high + room))
+        pad = max(0.5, 0.6 * (high - low))
+        axes.set(xlabel="step", ylabel="bound, nats", ylim=(low - pad, high + pad))
         axes.legend(loc="lower right", ncols=3)
     return figure
 
 
-def _edges(values: FloatArray) -> FloatArray:
-    low, high = np.quantile(values, INSIDE)
-    room = 0.12 * (high - low) + 1e-9 * (1 + abs(low))
-    return np.linspace(low - room, high + room, 46)
+def _bin_edges(values: FloatArray) -> FloatArray:
+    low, high = np.quantile(values, SHOWN_QUANTILES)
+    pad = 0.12 * (high - low) + 1e-9 * (1 + abs(low))
+    return np.linspace(low - pad, high + pad, NUM_EDGES)
 
 
-def _filled(axes: Axes, values: FloatArray, edges: FloatArray, theme: Theme) -> None:
-    weights = np.full(len(values), 1 / (len(values) * (edges[1] - edges[0])))
-    axes.hist(values, bins=list(edges), weights=weights, color=theme.first, alpha=0.35, lw=0)
-
-
-def _line(axes: Axes, values: FloatArray, edges: FloatArray, **style: Any) -> None:
+def _density_line(axes: Axes, values: FloatArray, edges: FloatArray, **style: Any) -> None:
     heights, _ = np.histogram(values, bins=edges)
     axes.plot((edges[1:] + edges[:-1]) / 2, heights / (len(values) * (edges[1] - edges[0])), **style)
 
 
-def _cloud(axes: Axes, points: FloatArray, colour: str) -> None:
-    some = np.random.default_rng(0).permutation(len(points))[:SHOWN]
-    axes.scatter(points[some, 0], points[some, 1], s=0.5 * point_size(SHOWN), color=colour, alpha=0.4, lw=0)
-
-
-def _colour(name: str, theme: Theme) -> str:
-    return theme.first if name == "q" else theme.second
-
-
-def _handles(others: Mapping[str, FloatArray], reference: bool, theme: Theme) -> list[Line2D]:
-    found = [Line2D([], [], color=theme.first, label="this posterior")]
-    found += [
-        Line2D([], [], color=theme.second, lw=1.0, ls=DASHES.get(name, "-"), label=f"{name} normal")
-        for name in others
+def _legend_handles(baselines: Mapping[str, FloatArray], has_reference: bool, theme: Theme) -> list[Line2D]:
+    styles: list[dict[str, Any]] = [{"color": theme.primary, "label": "this posterior"}]
+    styles += [
+        {"color": theme.secondary, "lw": 1.0, "ls": LINE_STYLES.get(name, "-"), "label": f"{name} normal"}
+        for name in baselines
     ]
-    return found + ([Line2D([], [], color=theme.ink, lw=1.0, label="HMC")] if reference else [])
+    styles += [{"color": theme.foreground, "lw": 1.0, "label": "HMC"}] if has_reference else []
+    return [Line2D([], [], **style) for style in styles]

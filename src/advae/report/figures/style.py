@@ -1,8 +1,7 @@
-"""What every figure shares: two themes (ink on paper, light on dark), size, typeface, and PNG bytes.
+"""Style of all figures: a light and a dark theme, size, fonts, and PNG export.
 
-Figures are built with matplotlib's object interface on an Agg canvas; pyplot, and with it any global
-state, is never touched. A figure drawn under a theme is transparent in the page, which shows the light
-or the dark rendering, and stands on the theme's paper when it is written to a file of its own.
+Figures use matplotlib's object interface on an Agg canvas and leave pyplot and other global state alone. In a page
+they are transparent, and the page shows the version of its own theme; in a file they have the theme's background.
 """
 
 from __future__ import annotations
@@ -20,25 +19,26 @@ from numpy.typing import ArrayLike, NDArray
 
 FloatArray = NDArray[np.float64]
 
-DPI = 200  # the page shows two pixels as one of CSS, so that figures are sharp on dense screens
-WIDTH = 7.0  # inches: the page's measure, 700 px of CSS
+DPI = 200  # two pixels per CSS pixel, for dense screens
+WIDTH = 7.0  # inches, 700 CSS pixels: the width of a page's text
+MAX_LABEL_LENGTH = 60  # characters
 
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours of one rendering: ``classes`` are told apart on the paper, ten before they repeat."""
+    """Colors of one version; ``palette`` has ten that are easy to tell apart."""
 
     name: str
-    paper: str
-    ink: str
+    background: str
+    foreground: str
     muted: str
     grid: str
-    first: str
-    second: str
-    classes: tuple[str, ...]
+    primary: str
+    secondary: str
+    palette: tuple[str, ...]
 
     def context(self) -> AbstractContextManager[None]:
-        """Matplotlib settings of this theme, in force inside a ``with`` block only."""
+        """Apply the theme's matplotlib settings within a ``with`` block."""
         return matplotlib.rc_context(
             {
                 "font.family": ["STIXGeneral", "DejaVu Serif"],
@@ -58,8 +58,8 @@ class Theme:
                 "axes.axisbelow": True,
                 "grid.color": self.grid,
                 "grid.linewidth": 0.5,
-                "text.color": self.ink,
-                "axes.titlecolor": self.ink,
+                "text.color": self.foreground,
+                "axes.titlecolor": self.foreground,
                 "xtick.color": self.muted,
                 "ytick.color": self.muted,
                 "xtick.labelsize": 8,
@@ -79,26 +79,26 @@ class Theme:
 
 LIGHT = Theme(
     name="light",
-    paper="#ffffff",
-    ink="#1d1c1a",
+    background="#ffffff",
+    foreground="#1d1c1a",
     muted="#69655d",
     grid="#e6e2da",
-    first="#2b5f94",
-    second="#c9562f",
-    classes=(
+    primary="#2b5f94",
+    secondary="#c9562f",
+    palette=(
         *("#2f6ca8", "#d2602f", "#3b8f5a", "#8a57a6", "#c4932a"),
         *("#2f9faa", "#c14a7c", "#7a6650", "#7c858f", "#8aa336"),
     ),
 )
 DARK = Theme(
     name="dark",
-    paper="#16181c",
-    ink="#dedbd3",
+    background="#16181c",
+    foreground="#dedbd3",
     muted="#a09c93",
     grid="#31343a",
-    first="#83b4e6",
-    second="#f0936b",
-    classes=(
+    primary="#83b4e6",
+    secondary="#f0936b",
+    palette=(
         *("#79b0e8", "#f28e62", "#6cc48c", "#c197dd", "#e8bf5c"),
         *("#62cdd6", "#ee86b0", "#b8a184", "#aab2bb", "#bdd663"),
     ),
@@ -107,44 +107,46 @@ THEMES = (LIGHT, DARK)
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of ``width`` by ``height`` inches whose parts keep clear of each other."""
+    """Return an empty figure of ``width`` by ``height`` inches, with a layout without overlaps."""
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def png(figure: Figure, theme: Theme = LIGHT, *, transparent: bool = False) -> bytes:
-    """The figure as PNG: on the theme's paper, or transparent for a page that has its own."""
+def to_png(figure: Figure, theme: Theme = LIGHT, *, transparent: bool = False) -> bytes:
+    """Return a figure as PNG, with the theme's background or transparent."""
     buffer = io.BytesIO()
-    paper = "none" if transparent else theme.paper
+    background = "none" if transparent else theme.background
     with theme.context():
-        if figure.get_layout_engine() is not None:  # lay out once: it takes longer than drawing
+        if figure.get_layout_engine() is not None:  # once: it takes longer than rendering
             figure.draw_without_rendering()
             figure.set_layout_engine(None)
-        figure.savefig(buffer, format="png", dpi=figure.dpi, facecolor=paper, metadata={"Software": None})
+        figure.savefig(
+            buffer, format="png", dpi=figure.dpi, facecolor=background, metadata={"Software": None}
+        )
     return buffer.getvalue()
 
 
-def plain(text: object) -> str:
-    """A user's string as matplotlib shall draw it: no mathematics, one line, not too long.
+def escape_mathtext(text: object) -> str:
+    """Return a user's string as one line of limited length that matplotlib shows without math.
 
-    >>> plain("cost $5")
+    >>> escape_mathtext("cost $5")
     'cost \\\\$5'
     """
     line = " ".join(str(text).split())
-    line = line if len(line) <= 60 else line[:59] + "…"
+    line = line if len(line) <= MAX_LABEL_LENGTH else line[: MAX_LABEL_LENGTH - 1] + "…"
     return line.replace("$", r"\$")
 
 
 def finite_rows(values: ArrayLike) -> FloatArray:
-    """The rows of ``values`` [N, ...] without a NaN or infinity, each flattened: [M, n]."""
+    """Return the flattened rows of ``values [N, …]`` without NaN or infinity, ``[M, n]``."""
     array = np.asarray(values, dtype=np.float64)
     array = array.reshape(len(array), -1) if array.size else array.reshape(len(array), 0)
     return array[np.isfinite(array).all(axis=1)]
 
 
-def corner_name(axes: Axes, name: str) -> None:
-    """Name a histogram in its corner, and take away its vertical axis: the height has no meaning."""
+def label_histogram(axes: Axes, name: str) -> None:
+    """Label a histogram in its corner, and remove the vertical axis, whose scale has no meaning."""
     axes.text(0.03, 0.97, name, transform=axes.transAxes, va="top")
     axes.margins(y=0.12)
     axes.grid(False)
@@ -152,6 +154,6 @@ def corner_name(axes: Axes, name: str) -> None:
     axes.spines["left"].set_visible(False)
 
 
-def point_size(count: int) -> float:
-    """Area of a point in a scatter of ``count``, in square points."""
+def marker_area(count: int) -> float:
+    """Return the marker area, in square points, for a scatter plot of ``count`` markers."""
     return float(np.clip(9000 / max(count, 1), 2.5, 12))

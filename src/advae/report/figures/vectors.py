@@ -1,4 +1,4 @@
-"""Figures for data that are vectors, not images: the data beside samples, and reconstructions."""
+"""Figures for data that are vectors: data and samples, and reconstructions."""
 
 from __future__ import annotations
 
@@ -14,29 +14,34 @@ from advae.report.figures.style import (
     WIDTH,
     FloatArray,
     Theme,
-    corner_name,
     finite_rows,
+    label_histogram,
+    marker_area,
     new_figure,
-    point_size,
 )
 
+MAX_DIMENSIONS = 6  # with a panel
 
-def vectors(data: ArrayLike, samples: ArrayLike, *, theme: Theme = LIGHT) -> Figure:
-    """Vectors of the data and of the model, each [N, n]: a scatter and up to six marginals.
 
-    With n > 2 the scatter shows the two principal directions of the data.
+def vector_samples(data: ArrayLike, samples: ArrayLike, *, theme: Theme = LIGHT) -> Figure:
+    """Plot data and samples, each ``[N, n]``: a scatter plot and up to six marginals.
+
+    With n > 2 the scatter plot shows the two principal directions of the data.
     """
     data, samples = finite_rows(data), finite_rows(samples)
-    count = min(6, data.shape[1])
+    count = min(MAX_DIMENSIONS, data.shape[1])
     with theme.context():
         figure = new_figure(WIDTH, 3.5)
         left, right = np.asarray(figure.subfigures(1, 2), dtype=object)
         axes = left.subplots()
-        (a, b), names = _plane(data, samples)
-        size = point_size(len(a) + len(b))
-        for points, colour, name in ((a, theme.first, "data"), (b, theme.second, "model")):
-            axes.scatter(points[:, 0], points[:, 1], s=size, color=colour, alpha=0.5, lw=0, label=name)
-        axes.set(xlabel=names[0], ylabel=names[1])
+        (data_points, sample_points), axis_names = _project_to_plane(data, samples)
+        area = marker_area(len(data_points) + len(sample_points))
+        for points, color, name in (
+            (data_points, theme.primary, "data"),
+            (sample_points, theme.secondary, "model"),
+        ):
+            axes.scatter(points[:, 0], points[:, 1], s=area, color=color, alpha=0.5, lw=0, label=name)
+        axes.set(xlabel=axis_names[0], ylabel=axis_names[1])
         figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=2, markerscale=2)
         columns = 1 if count <= 3 else 2
         panels = list(np.asarray(right.subplots(-(-count // columns), columns, squeeze=False)).flat)
@@ -50,20 +55,22 @@ def vectors(data: ArrayLike, samples: ArrayLike, *, theme: Theme = LIGHT) -> Fig
 def vector_reconstructions(
     originals: ArrayLike, reconstructions: ArrayLike, *, theme: Theme = LIGHT
 ) -> Figure:
-    """Each reconstructed value against its original, a panel for each of up to six dimensions."""
+    """Plot reconstructed against original values, a panel for each of up to six dimensions."""
     x, x_hat = (
         np.asarray(v, dtype=np.float64).reshape(len(np.asarray(v)), -1) for v in (originals, reconstructions)
     )
-    count = min(6, x.shape[1])
+    count = min(MAX_DIMENSIONS, x.shape[1])
     columns = min(3, count)
+    rows = -(-count // columns)
     with theme.context():
-        figure = new_figure(WIDTH if columns > 1 else 3.2, 2.3 * -(-count // columns))
-        panels = list(np.asarray(figure.subplots(-(-count // columns), columns, squeeze=False)).flat)
-        for i, axes in enumerate(panels):
+        figure = new_figure(WIDTH if columns > 1 else 3.2, 2.3 * rows)
+        for i, axes in enumerate(np.asarray(figure.subplots(rows, columns, squeeze=False)).flat):
             axes.set_visible(i < count)
             if i < count:
                 axes.axline((0, 0), slope=1, color=theme.muted, lw=0.8, ls=(0, (4, 3)))
-                axes.scatter(x[:, i], x_hat[:, i], s=point_size(len(x)), color=theme.first, alpha=0.5, lw=0)
+                axes.scatter(
+                    x[:, i], x_hat[:, i], s=marker_area(len(x)), color=theme.primary, alpha=0.5, lw=0
+                )
                 axes.set(xlabel=f"$x_{{{i + 1}}}$", ylabel=rf"$\hat{{x}}_{{{i + 1}}}$")
     return figure
 
@@ -72,20 +79,22 @@ def _marginals(axes: Axes, data: FloatArray, samples: FloatArray, name: str, the
     low, high = np.percentile(np.concatenate([data, samples]), [0.2, 99.8])
     limits = (low, high) if high > low else (low - 0.5, high + 0.5)
     bins = int(np.clip(1.2 * math.sqrt(len(data)), 10, 36))
-    axes.hist(data, bins=bins, range=limits, density=True, color=theme.first, alpha=0.4, lw=0)
-    axes.hist(samples, bins=bins, range=limits, density=True, color=theme.second, histtype="step", lw=1.1)
-    corner_name(axes, name)
+    axes.hist(data, bins=bins, range=limits, density=True, color=theme.primary, alpha=0.4, lw=0)
+    axes.hist(samples, bins=bins, range=limits, density=True, color=theme.secondary, histtype="step", lw=1.1)
+    label_histogram(axes, name)
 
 
-def _plane(data: FloatArray, samples: FloatArray) -> tuple[tuple[FloatArray, FloatArray], tuple[str, str]]:
-    """Data and samples in the plane of the data's two principal directions, or as they are."""
+def _project_to_plane(
+    data: FloatArray, samples: FloatArray
+) -> tuple[tuple[FloatArray, FloatArray], tuple[str, str]]:
+    """Return data and samples in the plane of the data's principal directions, and the names of its axes."""
     if data.shape[1] == 2:
         return (data, samples), ("$x_1$", "$x_2$")
     if data.shape[1] == 1:
         rng = np.random.default_rng(0)
-        a, b = (np.column_stack([v[:, 0], rng.uniform(size=len(v))]) for v in (data, samples))
-        return (a, b), ("$x_1$", "noise, for sight")
-    centre = data.mean(axis=0)
-    directions = np.linalg.svd(data - centre, full_matrices=False)[2][:2].T
-    names = ("principal direction 1 of the data", "principal direction 2 of the data")
-    return ((data - centre) @ directions, (samples - centre) @ directions), names
+        with_noise = [np.column_stack([v[:, 0], rng.uniform(size=len(v))]) for v in (data, samples)]
+        return (with_noise[0], with_noise[1]), ("$x_1$", "random height")
+    mean = data.mean(axis=0)
+    directions = np.linalg.svd(data - mean, full_matrices=False)[2][:2].T
+    axis_names = ("principal direction 1 of the data", "principal direction 2 of the data")
+    return ((data - mean) @ directions, (samples - mean) @ directions), axis_names

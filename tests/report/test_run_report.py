@@ -60,7 +60,7 @@ def full(fakes: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     data.name = HOSTILE
     run = fakes.FakeRun(
         path,
-        config={"recipe": HOSTILE, "seed": 3, "method": {"name": HOSTILE}, "train": {"batch": 128}},
+        config={"recipe": HOSTILE, "seed": 3, "method": {"name": HOSTILE}, "train": {"batch_size": 128}},
         env={"versions": {"torch": HOSTILE}, "device": "cpu"},
         command=f"advae train {HOSTILE}",
         lines=[{"step": s, "time": s, "train/kl": 1.0 / s, f"train/{HOSTILE}": 1.0} for s in range(1, 40)],

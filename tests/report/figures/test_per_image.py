@@ -37,7 +37,7 @@ def figure(name: str, kind: str, section: str, **more: Any) -> dict[str, Any]:
 ESTIMATES = [
     figure("FID[digits-classifier]", "error", "samples", unit="", interval=[1.31, 1.69]),
     figure("ais", "lower bound", "likelihood", protocol={"split": "test", "chains": 16}),
-    figure("FID[digits-classifier] of test data", "yardstick", "samples", unit=""),
+    figure("FID[digits-classifier] of test data", "baseline", "samples", unit=""),
     figure("copying[digits-classifier]", "diagnostic", "samples", unit="", n=2000),
     figure("inference gap[full-normal]", "lower bound", "posterior"),
     figure("saturation of critic", "diagnostic", "critics", unit=""),
