@@ -75,19 +75,3 @@ def allow_tf32() -> Iterator[None]:
         yield
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
-
-
-@contextmanager
-def default_torch_modes() -> Iterator[None]:
-    """Run a block or decorated function with float32 as default dtype and gradients on, whatever the caller set.
-
-    Weights that are created under the caller's ``inference_mode`` could not be trained, and under a float64 default
-    they would not fit float32 data. The caller's modes are restored at the end.
-    """
-    default_dtype = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    try:
-        with torch.inference_mode(False), torch.enable_grad():
-            yield
-    finally:
-        torch.set_default_dtype(default_dtype)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PathLike = str | os.PathLike[str]
+LOCK_FILE = ".lock"
 
 
 def write_atomically(path: PathLike, content: str | bytes) -> None:
@@ -142,7 +143,7 @@ def lock_folder(folder: PathLike) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    lock = FileLock(Path(folder) / ".lock")
+    lock = FileLock(Path(folder) / LOCK_FILE)
     try:
         lock.acquire(blocking=False)
     except Timeout:

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 SECONDS_BETWEEN_LINES = 5.0
-SHOWN_METRICS = ("reconstruction", "kl", "error", "bound")
+SHOWN_METRICS = ("reconstruction", "kl", "error", "elbo")
 
 StageProgress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 """Called with a label and a number of ticks; the function that it yields reports ticks as they are done."""

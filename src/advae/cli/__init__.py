@@ -1,34 +1,28 @@
-"""The command: one file a verb, and here what is common to all: which verb, which errors, which exit code.
+"""The command ``advae``: verbs, errors and exit codes.
 
-Exit codes: 0 done, 1 failed (a check of the doctor, numbers that are not finite), 2 bad input,
-130 or 143 stopped by a signal.
+A verb is a module ``NAME_command.py`` of this package with ``SUMMARY``, ``parser()`` and ``run(options)``.
+
+Exit codes: 0 success, 1 failure (a check of the doctor, non-finite numbers), 2 invalid input, 130 or 143 stopped by a
+signal.
 """
 
 from __future__ import annotations
 
 import os
+import pkgutil
 import shlex
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 from advae import __version__
-from advae.errors import AdvaeError, ConfigError, nearest
+from advae.errors import AdvaeError, ConfigError, first_line, nearest
 
-VERBS = {
-    "recipes": "list the recipes that ship",
-    "train": "train a recipe, evaluate it and write its report",
-    "evaluate": "judge a run: reconstruction, bounds, each with its kind and protocol",
-    "sample": "draw observations from a model",
-    "reconstruct": "encode observations and decode them again",
-    "interpolate": "decode the paths between the codes of pairs of observations",
-    "encode": "write the codes of observations to an .npz file",
-    "compare": "put several runs side by side",
-    "report": "write a run's report anew",
-    "reproduce": "a paper's table: train and judge its rows, set them beside what was published",
-    "infer": "fit a posterior to a log joint density of your own, and check it",
-    "doctor": "check what is installed, what device there is, and that it works",
-}
+VERBS = tuple(
+    module.name.removesuffix("_command")
+    for module in pkgutil.iter_modules(__path__)
+    if module.name.endswith("_command")
+)
 
 EXAMPLES = """\
 examples:
@@ -38,22 +32,19 @@ examples:
   advae sample runs/trial -n 100
   advae compare runs/trial runs/other
 
-advae VERB --help tells more of a verb, advae train RECIPE --help every option of a recipe."""
+advae VERB --help describes a verb, advae train RECIPE --help every option of a recipe."""
 
-NO_MEMORY = ("can't allocate memory", "out of memory")  # how torch says so
-BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
+OUT_OF_MEMORY_MESSAGES = ("can't allocate memory", "out of memory")  # PyTorch's
+BROKEN_PIPE_EXIT_CODE = 141  # the shell's code for a program that SIGPIPE stopped
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
+    """Run the command and return its exit code.
 
     Args:
-        argv: its arguments; those of the process by default.
-
-    Returns:
-        The exit code.
+        argv: the arguments; by default those of the process.
     """
-    if argv is None:  # a process of its own: a terminal that cannot show ± or ✓ shows ? instead
+    if argv is None:  # a terminal that cannot show ± or ✓ shows ? instead
         for stream in (sys.stdout, sys.stderr):
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
@@ -61,30 +52,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except AdvaeError as error:
-        return _failed(str(error), error.exit_code)
+        return _fail(str(error), error.exit_code)
     except BrokenPipeError:
-        # Python flushes stdout once more at exit; to nowhere, so that it does not complain.
+        # Python flushes stdout again at exit: redirect it, so that this does not raise.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
+        return BROKEN_PIPE_EXIT_CODE
     except KeyboardInterrupt as stop:
-        return _failed(str(stop) or "interrupted", getattr(stop, "exit_code", 130))
+        return _fail(str(stop) or "Interrupted.", getattr(stop, "exit_code", 130))
     except OSError as error:
         if error.filename is None:
             raise
-        return _failed(str(ConfigError(str(error.strerror).lower(), given=error.filename)), 2)
+        return _fail(str(ConfigError(f"{error.strerror}.", given=error.filename)), 2)
     except (MemoryError, RuntimeError) as error:
-        if not (isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY)):
+        is_memory = any(text in str(error) for text in OUT_OF_MEMORY_MESSAGES)
+        if not (isinstance(error, MemoryError) or is_memory):
             raise
-        first = (str(error).splitlines() or [""])[0]
-        remedy = "ask for less at a time: fewer or smaller images, a smaller batch or network"
-        return _failed(str(AdvaeError("there is not enough memory", given=first, remedy=remedy)), 2)
+        fix = "use fewer or smaller images, or a smaller batch or network"
+        return _fail(str(AdvaeError("Out of memory.", given=first_line(error), fix=fix)), 2)
 
 
 def dispatch(argv: list[str]) -> int:
-    """Find the verb and run it.
+    """Run the verb that the arguments name.
 
     Raises:
-        AdvaeError: what the user should know.
+        AdvaeError: the arguments are invalid, or the verb failed.
     """
     if argv[:1] == ["help"]:
         argv = [*argv[1:2], "--help"]
@@ -97,31 +88,29 @@ def dispatch(argv: list[str]) -> int:
     verb, *rest = argv
     if verb not in VERBS:
         if verb.startswith("-"):
-            raise ConfigError(
-                f"there is no option {verb!r} before the verb", expected="advae VERB [option …]"
-            )
-        raise ConfigError(f"there is no verb {verb!r}", remedy=nearest(verb, VERBS))
+            raise ConfigError(f"Unknown option {verb!r} before the verb.", expected="advae VERB [option …]")
+        raise ConfigError(f"Unknown verb {verb!r}.", fix=nearest(verb, VERBS))
     module = import_module(f"advae.cli.{verb}_command")
     try:
-        args = module.parser().parse(rest)
-        args.command = shlex.join(["advae", *argv])
-    except SystemExit as done:  # argparse has printed the help
-        return int(done.code or 0)
-    return int(module.run(args))
+        options = module.parser().parse(rest, shlex.join(["advae", *argv]))
+    except SystemExit as stop:  # argparse has printed the help
+        return int(stop.code or 0)
+    return int(module.run(options))
 
 
 def overview() -> str:
-    """The help of the command itself."""
-    verbs = "\n".join(f"  {verb:<13}{summary}" for verb, summary in VERBS.items())
+    """Return the help of the command itself."""
+    summaries = {verb: import_module(f"advae.cli.{verb}_command").SUMMARY for verb in VERBS}
+    verbs = "\n".join(f"  {verb:<13}{summary}" for verb, summary in summaries.items())
     return (
         "usage: advae VERB …\n\n"
-        "Adversarial variational autoencoders: trained, judged honestly and explored.\n\n"
+        "Train, evaluate and explore adversarial variational autoencoders.\n\n"
         f"verbs:\n{verbs}\n\n{EXAMPLES}"
     )
 
 
-def _failed(message: str, code: int) -> int:
-    """Say what went wrong; inside an except block. ``ADVAE_DEBUG=1`` shows where."""
+def _fail(message: str, code: int) -> int:
+    """Print an error; with ``ADVAE_DEBUG=1`` also the traceback of the exception being handled."""
     if os.environ.get("ADVAE_DEBUG", "0") not in ("", "0"):
         import traceback
 

@@ -21,8 +21,8 @@ advae compare runs/a runs/b --json
 
 @dataclass(frozen=True, kw_only=True)
 class CompareOptions(AllowOptions):
-    """Compare runs: their estimates in one table, in which only estimates of one kind with one protocol are ranked, and a
-    page with samples and curves. The runs must have been evaluated."""
+    """Compare runs: their estimates in one table, in which only estimates of one kind with one protocol are ranked, and
+    a page with samples and curves. The runs must have been evaluated."""
 
     runs: Annotated[tuple[str, ...], "RUN", POSITIONAL]
     """Run directories, two or more."""

@@ -1,8 +1,7 @@
-"""``advae doctor``: what is installed, what device there is, and whether it all works."""
+"""``advae doctor``: checks of the installation, the devices and a small training run."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import tempfile
@@ -11,207 +10,202 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from advae import __version__
 from advae.cli.console import print_json
-from advae.cli.parser import Parser, add_output
+from advae.cli.parser import OutputOptions, Parser, Range
+from advae.errors import first_line
 
-EXAMPLES = """\
-  advae doctor
-  advae doctor --json"""
-
+SUMMARY = "check the installation, the devices, and that training works"
+EXAMPLES = """
+advae doctor
+advae doctor --json
+"""
 EXTRAS = {"tensorboard": "curves in TensorBoard", "huggingface_hub": "data and models from the hub"}
-LONGEST = 3600.0  # seconds of the speed check
-SPEED_RECIPE, SECONDS = "vae-mnist-fc32", 10.0  # fully connected, so that its FLOP are those of its products
+SPEED_RECIPE = "vae-mnist-fc32"  # fully connected, so that matrix products are all of its work
 MARKS = {True: "✓", False: "✗", None: "–"}
-TINY = {
+SELF_CHECK_RECIPE: dict[str, Any] = {
     "recipe": "doctor",
-    "data": {"source": "digits", "protocol": "dequantise", "limit": 64},
+    "data": {"source": "digits", "preprocessing": "dequantize", "limit": 64},
     "model": {
-        "latent": 2,
+        "latent_dim": 2,
         "encoder": {"name": "mlp", "hidden": [16]},
         "decoder": {"name": "mlp", "hidden": [16]},
         "likelihood": {"name": "normal"},
     },
     "method": {"name": "vae"},
-    "train": {"steps": 3, "batch": 16},
+    "train": {"steps": 3, "batch_size": 16},
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class DoctorOptions(OutputOptions):
+    """Check versions, devices and extras, and train a tiny model. The exit code is 1 if a check fails. --json prints a
+    list of {name, passed, detail}."""
+
+    speed: Annotated[float, Range(0, 3600), "SECONDS"] = 10.0
+    """Duration of the speed check; 0 skips it."""
+
+
 @dataclass(frozen=True)
-class Finding:
-    """One check: passed, failed, or (None) nothing that is needed."""
+class CheckResult:
+    """Result of one check.
+
+    Attributes:
+        name: of the check.
+        passed: None if something optional is missing.
+        detail: one line.
+    """
 
     name: str
     passed: bool | None
     detail: str
 
 
-def parser() -> Parser:
-    """Its arguments."""
-    made = Parser(
-        "doctor",
-        "Check versions, devices and extras; train a tiny model end to end. Exit code 1 if a check fails.",
-        EXAMPLES,
-        usage="[--speed SECONDS] [--json]",
-    )
-    text = f"seconds of the speed check, 0 for none ({SECONDS:.0f})"
-    made.add_argument("--speed", metavar="SECONDS", type=_seconds, default=SECONDS, help=text)
-    add_output(made, "a list of {name, passed, detail}")
-    return made
+def parser() -> Parser[DoctorOptions]:
+    return Parser("doctor", DoctorOptions, EXAMPLES, usage="[--speed SECONDS] [--json]")
 
 
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds") from None
-    if not 0 <= value <= LONGEST:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and {LONGEST:.0f}")
-    return value
+def run(options: DoctorOptions) -> int:
+    """Run all checks and print each result at once."""
+    results = []
+    for result in run_checks(options.speed):
+        results.append(result)
+        if not options.json and not (options.quiet and result.passed is not False):
+            print(f"{MARKS[result.passed]} {result.name:<16} {result.detail}", flush=True)
+    if options.json:
+        print_json([asdict(result) for result in results])
+    return 1 if any(result.passed is False for result in results) else 0
 
 
-def run(args: argparse.Namespace) -> int:
-    """Check everything, print as it goes."""
-    found = []
-    for finding in findings(args.speed):
-        found.append(finding)
-        if not args.json and not (args.quiet and finding.passed is not False):
-            print(f"{MARKS[finding.passed]} {finding.name:<16} {finding.detail}", flush=True)
-    if args.json:
-        print_json([asdict(finding) for finding in found])
-    return 1 if any(finding.passed is False for finding in found) else 0
-
-
-def findings(seconds: float = SECONDS) -> Iterator[Finding]:
-    """The checks, in the order in which one would look for a fault."""
-    yield Finding("python", sys.version_info >= (3, 11), f"{sys.version.split()[0]}, {sys.executable}")
-    yield from _packages()
-    for check in (_devices, _bf16, _products, _threads, _recipes, _compiler, _self_check):
-        yield _tried(check)
+def run_checks(seconds: float) -> Iterator[CheckResult]:
+    """Yield the results of all checks, the most basic first."""
+    yield CheckResult("python", sys.version_info >= (3, 11), f"{sys.version.split()[0]}, {sys.executable}")
+    yield from _check_packages()
+    for check in (
+        _check_devices,
+        _check_bf16,
+        _check_matmul,
+        _check_threads,
+        _check_recipes,
+        _check_compiler,
+    ):
+        yield _catch(check)
+    yield _catch(_check_training)
     if seconds > 0:
-        yield _tried(lambda: _speed(seconds), "speed")
+        yield _catch(lambda: _check_speed(seconds), "speed")
     for name, use in EXTRAS.items():
-        there = find_spec(name) is not None
-        yield Finding(name, True if there else None, use if there else f"not installed; it gives {use}")
+        is_installed = find_spec(name) is not None
+        yield CheckResult(name, is_installed or None, use if is_installed else f"not installed; for {use}")
 
 
-def _tried(check: Callable[[], Finding], name: str = "") -> Finding:
-    """A check's finding; that it fails in whatever way is one too."""
+def _catch(check: Callable[[], CheckResult], name: str = "") -> CheckResult:
+    """Return the result of a check; an exception of any type is a failure."""
     try:
         return check()
     except Exception as error:
-        first = (str(error).splitlines() or [""])[0]
-        name = name or check.__name__.strip("_").replace("_", "-")
-        return Finding(name, False, f"{type(error).__name__}: {first}")
+        return CheckResult(name or check.__name__.removeprefix("_check_"), False, first_line(error))
 
 
-def _packages() -> Iterator[Finding]:
+def _check_packages() -> Iterator[CheckResult]:
     from advae.training.environment import versions
 
     for name, version in versions().items():
-        if name == "advae" and version == "missing":  # run from its sources, not installed
-            yield Finding(name, True, f"{__version__}, not installed: from {Path(__file__).parents[1]}")
+        if name == "advae" and version == "missing":  # run from its sources
+            source = Path(__file__).parents[1]
+            yield CheckResult(name, True, f"{__version__}, not installed: from {source}")
         elif name != "python":
-            yield Finding(name, version != "missing", version)
+            yield CheckResult(name, version != "missing", version)
 
 
-def _devices() -> Finding:
+def _check_devices() -> CheckResult:
     import torch
 
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return Finding("devices", True, f"cpu{''.join(f', cuda:{i} {name}' for i, name in enumerate(names))}")
+    return CheckResult("devices", True, f"cpu{''.join(f', cuda:{i} {name}' for i, name in enumerate(names))}")
 
 
-def _bf16() -> Finding:
+def _check_bf16() -> CheckResult:
     import torch
 
     if torch.cuda.is_available():
-        there = torch.cuda.is_bf16_supported(including_emulation=False)
-        detail = "on the GPU" if there else "not on this GPU: use fp32"
-        return Finding("bf16", True if there else None, detail)
-    from advae.training.environment import find_precision
+        is_native = torch.cuda.is_bf16_supported(including_emulation=False)
+        detail = "native on the GPU" if is_native else "not native on this GPU: use fp32"
+        return CheckResult("bf16", is_native or None, detail)
+    from advae.devices import find_precision
 
-    there = find_precision("auto", torch.device("cpu")) == "bf16"
-    detail = "on the CPU, faster than fp32" if there else "emulated on this CPU: use fp32"
-    return Finding("bf16", True if there else None, detail)
-
-
-def _products() -> Finding:
-    """Whose float32 products training and evaluation on the CPU take."""
-    from advae.networks.products import onednn_gain, onednn_is_faster
-
-    gain = f"{onednn_gain():.1f} times as fast here"
-    detail = (
-        f"by oneDNN, {gain} as torch's choice"
-        if onednn_is_faster()
-        else f"as torch has them; oneDNN is {gain}"
-    )
-    return Finding("products", True, f"of fp32 on the CPU {detail}")
+    is_native = find_precision("auto", torch.device("cpu")) == "bf16"
+    detail = "native on the CPU, faster than fp32" if is_native else "emulated on this CPU: use fp32"
+    return CheckResult("bf16", is_native or None, detail)
 
 
-def _threads() -> Finding:
+def _check_matmul() -> CheckResult:
+    from advae.cpu_matmul import matmul_library
+
+    return CheckResult("matmul", True, f"compiled fp32 training steps on the CPU use {matmul_library()}")
+
+
+def _check_threads() -> CheckResult:
     import torch
 
-    return Finding("threads", True, f"{torch.get_num_threads()} of {os.cpu_count()} cores")
+    return CheckResult("threads", True, f"{torch.get_num_threads()} of {os.cpu_count()} cores")
 
 
-def _recipes() -> Finding:
+def _check_recipes() -> CheckResult:
     from advae.config import recipes
 
     names = recipes()
-    return Finding("recipes", bool(names), f"{len(names)}, as {names[0]}" if names else "none was found")
+    return CheckResult("recipes", bool(names), f"{len(names)}, such as {names[0]}" if names else "none")
 
 
-def _compiler() -> Finding:
-    """What a compiled step needs; nothing else does."""
+def _check_compiler() -> CheckResult:
+    """Check for the compiler of the compiled backend."""
     import torch
 
     if torch.cuda.is_available():
-        there = find_spec("triton") is not None
-        return Finding("step", True, f"auto: graph on the GPU{'' if there else '; compile needs triton'}")
+        note = "" if find_spec("triton") is not None else "; compile needs triton"
+        return CheckResult("backend", True, f"auto: cuda-graph{note}")
     from torch._inductor.cpp_builder import get_cpp_compiler
 
-    from advae.training.backends.select import PAYS_AFTER
+    from advae.training.backends.select import COMPILE_MIN_STEPS
 
     try:
-        found = get_cpp_compiler()
-    except Exception:  # of several kinds in several versions of torch
-        return Finding(
-            "step", None, "auto: eager; there is no C++ compiler (g++), without which none is compiled"
-        )
-    return Finding("step", True, f"auto: eager, and compiled by {found} from {PAYS_AFTER:,} steps on")
+        compiler = get_cpp_compiler()
+    except Exception:  # the type depends on the version of torch
+        return CheckResult("backend", None, "auto: eager; there is no C++ compiler (g++) for compile")
+    detail = f"auto: eager; compile ({compiler}) from {COMPILE_MIN_STEPS:,} steps"
+    return CheckResult("backend", True, detail)
 
 
-def _speed(seconds: float) -> Finding:
-    """Steps of a recipe for some seconds, beside the matrix products that this machine makes in the same time."""
-    import torch
-
-    from advae.training.environment import find_device
-    from advae.training.speed import check
-
-    found = check(SPEED_RECIPE, find_device("auto"), seconds)
-    detail = (
-        f"{found.images:,.0f} images a second of {SPEED_RECIPE} (fp32, {found.way}, {torch.get_num_threads()} threads):"
-        f" {found.share:.0%} of the {found.peak / 1e9:,.0f} GFLOP/s that matrix products reach here"
-    )
-    return Finding("speed", True, detail)
-
-
-def _self_check() -> Finding:
-    """Data, networks, three steps, a checkpoint, the model read back, samples, figures."""
+def _check_training() -> CheckResult:
+    """Check data, training, checkpoint, loading, evaluation and sampling with a tiny model."""
     from advae.data import DataOptions, load_data
-    from advae.evaluation import evaluate
+    from advae.evaluation.evaluate import evaluate
     from advae.training.train import train
 
-    tiny: dict[str, Any] = TINY
-    began = time.perf_counter()
+    start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        done = train(tiny, out=Path(folder) / "run", quiet=True)
-        model = done.model()
-        estimates = evaluate(model, load_data(DataOptions(**tiny["data"])), importance=2, draws=2, limit=16)
-        finite = bool(model.sample(4, seed=0).isfinite().all()) and len(estimates) > 0
-    seconds = time.perf_counter() - began
+        model = train(SELF_CHECK_RECIPE, out=Path(folder) / "run", quiet=True).model()
+        data = load_data(DataOptions(**SELF_CHECK_RECIPE["data"]))
+        estimates = evaluate(model, data, iwae_samples=2, elbo_samples=2, limit=16)
+        passed = bool(model.sample(4, seed=0).isfinite().all()) and len(estimates) > 0
+    seconds = time.perf_counter() - start
     detail = f"data, training, checkpoint, samples and evaluation work ({seconds:.1f} s)"
-    return Finding("self-check", finite, detail if finite else "the samples are not finite")
+    return CheckResult("self-check", passed, detail if passed else "samples are not finite")
+
+
+def _check_speed(seconds: float) -> CheckResult:
+    """Measure the training speed of a recipe, relative to the matrix products that this machine can compute."""
+    import torch
+
+    from advae.devices import find_device
+    from advae.training.benchmark import measure_throughput
+
+    result = measure_throughput(SPEED_RECIPE, find_device("auto"), seconds)
+    detail = (
+        f"{result.images_per_second:,.0f} images/s with {SPEED_RECIPE} (fp32, {result.backend},"
+        f" {torch.get_num_threads()} threads): {result.utilization:.0%} of the {result.peak_flops / 1e9:,.0f} GFLOP/s"
+        " that matrix products reach"
+    )
+    return CheckResult("speed", True, detail)

@@ -1,51 +1,52 @@
-"""``advae encode``: the codes of observations, as arrays."""
+"""``advae encode``: the latents of observations, as arrays."""
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 
-from advae.cli.console import target, write_npz, written
-from advae.cli.loaded_model import open_encoding, open_examples
-from advae.cli.parser import Parser, add_examples, add_model, add_out, add_output, add_run
+from advae.cli.console import output_path, print_written
+from advae.cli.loaded_model import load_examples, load_model_with_encoder
+from advae.cli.parser import ExampleOptions, FilePath, Parser
+from advae.io import write_npz
 
-EXAMPLES = """\
-  advae encode runs/mine
-  advae encode runs/mine --split train --out codes.npz
-  advae encode runs/mine --input my_images/ --out mine.npz"""
-
-
-def parser() -> Parser:
-    """Its arguments."""
-    made = Parser(
-        "encode",
-        "Write the codes of observations, in their order: z, the mean of q(z|x), [N, d]; z_sample, a draw"
-        " from it, [N, d]; and labels [N] where there are any.",
-        EXAMPLES,
-        usage="RUN [--split NAME | --input PATH] [--out FILE] [option …]",
-    )
-    add_run(made, "a run directory; with --input also a saved model or a hub id")
-    add_examples(made)
-    add_out(made, "codes", ".npz")
-    add_model(made)
-    add_output(made)
-    return made
+SUMMARY = "write the latents of observations to an .npz file"
+EXAMPLES = """
+advae encode runs/mine
+advae encode runs/mine --split train --out latents.npz
+advae encode runs/mine --input my_images/ --out mine.npz
+"""
 
 
-def run(args: argparse.Namespace) -> int:
+@dataclass(frozen=True, kw_only=True)
+class EncodeOptions(ExampleOptions):
+    """Write the latents of observations, in their order: z, the mean of q(z|x), [N, d]; z_sample, a sample of it,
+    [N, d]; and labels [N], if there are any."""
+
+    out: FilePath | None = None
+    """Output file, .npz (default: codes.npz in the run directory)."""
+
+
+def parser() -> Parser[EncodeOptions]:
+    usage = "RUN [--split NAME | --input PATH] [--out FILE] [option …]"
+    return Parser("encode", EncodeOptions, EXAMPLES, usage=usage)
+
+
+def run(options: EncodeOptions) -> int:
     """Encode and write."""
-    subject = open_encoding(args, "encode")
-    path = target(args, subject.folder, "codes", images=False)
-    examples = open_examples(subject, args)
+    loaded = load_model_with_encoder("encode", options)
+    path = output_path(options.out, loaded.folder, "codes", images=False)
+    examples = load_examples(loaded, options)
     import torch
 
-    from advae.model import seeded
+    from advae.random import seeded
 
-    means, draws = [], []
-    with torch.no_grad(), seeded(args.seed, subject.model.device):
-        for x in examples.chunks(args.seed):
-            q = subject.model.encode(x.to(subject.model.device))
+    means, samples = [], []
+    with torch.no_grad(), seeded(options.seed, loaded.model.device):
+        for x in examples.batches(options.seed):
+            q = loaded.model.encode(x.to(loaded.model.device))
             means.append(q.mean.cpu())
-            draws.append(q.sample().cpu())
+            samples.append(q.sample().cpu())
     z = torch.cat(means)
-    write_npz(path, z=z, z_sample=torch.cat(draws), **examples.labels())
-    return written(args, path, n=len(z), latent=z.shape[1], data=examples.source, split=examples.split.name)
+    write_npz(path, {"z": z, "z_sample": torch.cat(samples), **examples.labels()}, compress=True)
+    details = {"n": len(z), "latent_dim": z.shape[1], "data": examples.source, "split": examples.split.name}
+    return print_written(options, path, **details)

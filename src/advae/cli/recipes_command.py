@@ -1,52 +1,55 @@
-"""``advae recipes``: what ships, a line each, with the published figure it stands beside."""
+"""``advae recipes``: the built-in recipes."""
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from typing import Any
 
 from advae.cli.console import print_json, print_table
-from advae.cli.parser import Parser, add_output
+from advae.cli.parser import OutputOptions, Parser
 
-EXAMPLES = """\
-  advae recipes
-  advae recipes --json
-  advae train vae-digits --help        every option of a recipe"""
-
-
-def parser() -> Parser:
-    """Its arguments."""
-    made = Parser("recipes", "List the recipes that ship with advae.", EXAMPLES, usage="[--json]")
-    add_output(made, "a list of {name, method, data, published}")
-    return made
+SUMMARY = "list the built-in recipes"
+EXAMPLES = """
+advae recipes
+advae recipes --json
+advae train vae-digits --help        every option of a recipe
+"""
 
 
-def run(args: argparse.Namespace) -> int:
+@dataclass(frozen=True, kw_only=True)
+class RecipesOptions(OutputOptions):
+    """List the built-in recipes, with the published result to compare with. --json prints a list of {name, method,
+    data, published}."""
+
+
+def parser() -> Parser[RecipesOptions]:
+    return Parser("recipes", RecipesOptions, EXAMPLES, usage="[--json]")
+
+
+def run(options: RecipesOptions) -> int:
     """Print the list."""
-    found = listing()
-    if args.json:
-        print_json([{key: row[key] for key in ("name", "method", "data", "published")} for row in found])
+    rows = list_recipes()
+    if options.json:
+        print_json([{key: row[key] for key in ("name", "method", "data", "published")} for row in rows])
         return 0
-    columns = ("recipe", "method", "data", "published", "what")
-    rows = [(r["name"], r["method"], r["data"], r["published"] or "–", r["description"]) for r in found]
-    print_table(columns, rows)
+    columns = ("recipe", "method", "data", "published", "description")
+    cells = [(r["name"], r["method"], r["data"], r["published"] or "–", r["description"]) for r in rows]
+    print_table(columns, cells)
     return 0
 
 
-def listing() -> list[dict[str, Any]]:
-    """Name, method, data, published figure and description of every recipe."""
-    from advae.config import DEFAULTS, merge, read_recipe, recipes
+def list_recipes() -> list[dict[str, Any]]:
+    """Return name, method, data, published result and description of every recipe."""
+    from advae.config import COMPONENT_DEFAULTS, merge, read_recipe, recipes
 
-    rows = []
-    for name in recipes():
-        tree = merge(DEFAULTS, read_recipe(name))
-        rows.append(
-            {
-                "name": name,
-                "method": tree["method"]["name"],
-                "data": str(tree.get("data", {}).get("source", "digits")),
-                "published": str(tree.get("published") or ""),
-                "description": str(tree.get("description") or ""),
-            }
-        )
-    return rows
+    trees = {name: merge(COMPONENT_DEFAULTS, read_recipe(name)) for name in recipes()}
+    return [
+        {
+            "name": name,
+            "method": tree["method"]["name"],
+            "data": str(tree.get("data", {}).get("source", "digits")),
+            "published": str(tree.get("published") or ""),
+            "description": str(tree.get("description") or ""),
+        }
+        for name, tree in trees.items()
+    ]

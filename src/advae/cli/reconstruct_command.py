@@ -1,53 +1,53 @@
-"""``advae reconstruct``: observations beside what their codes decode to."""
+"""``advae reconstruct``: observations next to their reconstructions."""
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 
-from advae.cli.console import target, write_npz, write_sheet, written
-from advae.cli.loaded_model import open_encoding, open_examples
-from advae.cli.parser import Parser, add_examples, add_model, add_out, add_output, add_run, count
+from advae.cli.console import output_path, print_written, write_figure
+from advae.cli.loaded_model import load_examples, load_model_with_encoder
+from advae.cli.parser import Count, ExampleOptions, Parser
+from advae.io import write_npz
 
-EXAMPLES = """\
-  advae reconstruct runs/mine
-  advae reconstruct runs/mine --split train -n 100 --out train.png
-  advae reconstruct runs/mine --input my_images/ --out mine.npz"""
-
-
-def parser() -> Parser:
-    """Its arguments."""
-    made = Parser(
-        "reconstruct",
-        "Encode observations and decode the means of their codes. A .png shows pairs, originals above; an"
-        " .npz holds x and reconstruction (as the model sees them), values and reconstruction_values (in grey"
-        " levels or the data's units), index (their places in the split) and labels.",
-        EXAMPLES,
-        usage="RUN [-n N] [--split NAME | --input PATH] [--out FILE] [option …]",
-    )
-    add_run(made, "a run directory; with --input also a saved model or a hub id")
-    made.add_argument("-n", metavar="N", type=count, default=32, help="how many (default: 32)")
-    add_examples(made)
-    made.add_argument("--draw", action="store_true", help="decode a draw from q(z|x) instead of its mean")
-    add_out(made, "reconstructions")
-    add_model(made)
-    add_output(made)
-    return made
+SUMMARY = "encode and decode observations"
+EXAMPLES = """
+advae reconstruct runs/mine
+advae reconstruct runs/mine --split train -n 100 --out train.png
+advae reconstruct runs/mine --input my_images/ --out mine.npz
+"""
 
 
-def run(args: argparse.Namespace) -> int:
+@dataclass(frozen=True, kw_only=True)
+class ReconstructOptions(ExampleOptions):
+    """Encode observations and decode the means of their latents. A .png shows pairs, originals above; an .npz holds x
+    and reconstruction (preprocessed), values and reconstruction_values (in gray levels or the data's units), index
+    (positions in the split) and labels."""
+
+    n: Count = 32
+    """Number of observations."""
+    draw: bool = False
+    """Decode a sample of q(z|x) instead of its mean."""
+
+
+def parser() -> Parser[ReconstructOptions]:
+    usage = "RUN [-n N] [--split NAME | --input PATH] [--out FILE] [option …]"
+    return Parser("reconstruct", ReconstructOptions, EXAMPLES, usage=usage)
+
+
+def run(options: ReconstructOptions) -> int:
     """Reconstruct and write."""
-    subject = open_encoding(args, "reconstruct")
-    path = target(args, subject.folder, "reconstructions", images=subject.images)
-    examples = open_examples(subject, args)
-    index = examples.chosen(args.n, args.seed)
-    x = examples.observed(index.tolist(), args.seed)
-    back = subject.model.reconstruct(x, mean=not args.draw, seed=args.seed).cpu()
-    values, back_values = (examples.protocol.to_grey(v) for v in (x, back))
+    loaded = load_model_with_encoder("reconstruct", options)
+    path = output_path(options.out, loaded.folder, "reconstructions", images=loaded.has_images)
+    examples = load_examples(loaded, options)
+    index = examples.sample_indices(options.n, options.seed)
+    x = examples.observations(index.tolist(), options.seed)
+    x_back = loaded.model.reconstruct(x, mean=not options.draw, seed=options.seed).cpu()
+    values, values_back = (examples.preprocessing.to_gray(v) for v in (x, x_back))
     if path.suffix == ".npz":
-        arrays = {"values": values, "reconstruction_values": back_values, "index": index}
-        write_npz(path, x=x, reconstruction=back, **arrays, **examples.labels(index))
+        arrays = {"x": x, "reconstruction": x_back, "values": values, "reconstruction_values": values_back}
+        write_npz(path, {**arrays, "index": index, **examples.labels(index)}, compress=True)
     else:
         from advae.report.figures.image_grid import reconstruction_pairs
 
-        write_sheet(path, reconstruction_pairs(values.numpy(), back_values.numpy()))
-    return written(args, path, n=len(x), data=examples.source, split=examples.split.name)
+        write_figure(path, reconstruction_pairs(values.numpy(), values_back.numpy()))
+    return print_written(options, path, n=len(x), data=examples.source, split=examples.split.name)

@@ -1,231 +1,234 @@
-"""``advae reproduce``: a paper's table, every row trained, judged alike, and set beside what was published."""
+"""``advae reproduce``: a paper's table, trained, evaluated and compared with the published one."""
 
 from __future__ import annotations
 
 import argparse
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
 
-from advae.cli.console import print_json, print_table, say
-from advae.cli.loaded_model import watched
-from advae.cli.parser import Parser, add_output, count, seed
+from advae.cli.console import log, print_json, print_table
+from advae.cli.parser import POSITIONAL, REPEATED, Count, FolderPath, Name, OutputOptions, Parser, Seed
+from advae.formatting import format_count, format_duration
+from advae.io import read_json
+from advae.progress import stage_progress
 
 if TYPE_CHECKING:
     from advae.reproduce.jobs import Plan, Record, Study, Wanted
     from advae.reproduce.table_spec import Table
 
-EXAMPLES = """\
-  advae reproduce --list
-  advae reproduce avb-3a --data.source path/to/mnist --dry-run          # what it would train, and how long
-  advae reproduce avb-3a --data.source path/to/mnist --budget 30m --images 256 --out results/short
-  advae reproduce avb-3a --data.source path/to/mnist                    # as the recipes say; stopped, it goes on
-  advae reproduce bavae --data.source mnist=path/to/mnist --data.source cifar10=path/to/cifar10
-  advae reproduce asvae-1 --rows asvae-mnist-conv,vae-mnist-conv --seeds 0,1,2
-  advae reproduce toy"""
-
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+SUMMARY = "train and evaluate a paper's table and compare it with the published one"
+EXAMPLES = """
+advae reproduce --list
+advae reproduce avb-3a --data.source path/to/mnist --dry-run          # what it would train, and how long
+advae reproduce avb-3a --data.source path/to/mnist --budget 30m --images 256 --out results/short
+advae reproduce avb-3a --data.source path/to/mnist                    # in full; interrupted, it continues
+advae reproduce bavae --data.source mnist=path/to/mnist --data.source cifar10=path/to/cifar10
+advae reproduce asvae-1 --rows asvae-mnist-conv,vae-mnist-conv --seeds 0,1,2
+advae reproduce toy
+"""
+SECONDS_PER_UNIT = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 DURATION = re.compile(r"(?:\d+(?:\.\d+)?[smhd])+")
 
 
-def parser() -> Parser:
-    """Its arguments."""
-    made = Parser(
-        "reproduce",
-        "A paper's table by one command: trains what is not trained yet, goes on with what was interrupted, judges"
-        " every row by the same protocol, and writes a JSON record and a page with the published figures beside"
-        " ours. Interrupted, the same command goes on. A row that fails is reported and does not stop the others.",
-        EXAMPLES,
-        usage="TABLE [--data.source PATH] [option …]",
-    )
-    add = made.add_argument
-    add("table", metavar="TABLE", nargs="?", help="a name from --list, or a YAML file of your own")
-    add("--list", action="store_true", help="the tables that there are")
-    text = "where the data are; for a table of several data sets NAME=PATH, once for each"
-    add("--data.source", metavar="PATH", dest="sources", action="append", default=[], help=text)
-    add("--rows", metavar="LIST", type=words, default=(), help="only these rows, by their recipes' names")
-    add("--seeds", metavar="LIST", type=seeds, default=(), help="seeds of every row (0)")
-    text = "train for about so long in all (90s, 30m, 2h): every row for the same time, in fewer steps"
-    add("--budget", metavar="TIME", type=seconds, help=text)
-    add("--dry-run", action="store_true", help="say what would be done and about how long it takes, and end")
-    add("--runs", metavar="DIR", default="runs/reproduce", help="where the runs are (runs/reproduce)")
-    add("--out", metavar="DIR", default="results", help="where the results go (results)")
-    add("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N")
+def parse_duration(text: str) -> float:
+    """Return a duration in seconds.
 
-    add = made.add_argument_group("instead of the table's own evaluation").add_argument
-    add("--images", metavar="N", dest="limit", type=count, help="every figure from the first N test images")
-    add("--chains", metavar="N", type=count, help="chains an image of annealing")
-    add("--temperatures", metavar="N", type=count, help="temperatures of annealing")
-    add("--features", metavar="NAME", help="whose features samples are judged by: as for advae evaluate")
-    add_output(made, "the record")
-    return made
-
-
-def words(text: str) -> tuple[str, ...]:
-    """Names in a list with commas."""
-    return tuple(word.strip() for word in text.split(",") if word.strip())
-
-
-def seeds(text: str) -> tuple[int, ...]:
-    """Seeds in a list with commas, each once."""
-    return tuple(dict.fromkeys(seed(word) for word in words(text)))
-
-
-def seconds(text: str) -> float:
-    """A time span in seconds.
-
-    >>> seconds("90s"), seconds("1h30m"), seconds("1.5h")
+    >>> parse_duration("90s"), parse_duration("1h30m"), parse_duration("1.5h")
     (90.0, 5400.0, 5400.0)
     """
-    total = sum(float(part[:-1]) * UNITS[part[-1]] for part in re.findall(r"[\d.]+[smhd]", text))
-    if not DURATION.fullmatch(text) or not total:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time span such as 90s, 30m, 2h or 1h30m")
+    terms = re.findall(r"[\d.]+[smhd]", text) if DURATION.fullmatch(text) else []
+    total = sum(float(term[:-1]) * SECONDS_PER_UNIT[term[-1]] for term in terms)
+    if not total:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a duration such as 90s, 30m, 2h or 1h30m")
     return total
 
 
-def run(args: argparse.Namespace) -> int:
+@dataclass(frozen=True, kw_only=True)
+class ReproduceOptions(OutputOptions):
+    """Reproduce a paper's table: train what is not trained yet, resume what was interrupted, evaluate every row with
+    the same protocol, and write a JSON record and a page with the published values next to ours. Interrupted, the same
+    command continues. A row that fails is reported and does not stop the others."""
+
+    table: Annotated[str | None, "TABLE", POSITIONAL] = None
+    """A name from --list, or your own YAML file."""
+    list: bool = False
+    """List the tables."""
+    data_source: Annotated[tuple[str, ...], "PATH", REPEATED] = ()
+    """Where the data are; for a table of several data sets NAME=PATH, once for each."""
+    rows: tuple[str, ...] = ()
+    """Only these rows, by the names of their recipes."""
+    seeds: tuple[Seed, ...] = ()
+    """Seeds of every row (default: 0)."""
+    budget: Annotated[float | None, parse_duration, "TIME"] = None
+    """Train for about this long in total (90s, 30m, 2h): the same time for every row, in fewer steps."""
+    dry_run: bool = False
+    """Print what would be done and estimate how long it takes."""
+    runs: FolderPath = "runs/reproduce"
+    """Where the runs are."""
+    out: FolderPath = "results"
+    """Where the results are written."""
+    device: Name | None = None
+    """auto, cpu, cuda or cuda:N."""
+    images: Count | None = None
+    """Evaluate the first N test images only."""
+    chains: Count | None = None
+    """Chains per image in annealing."""
+    temperatures: Count | None = None
+    """Temperatures of annealing."""
+    feature_extractor: Name | None = None
+    """Network of sample metrics, as in advae evaluate."""
+
+
+def parser() -> Parser[ReproduceOptions]:
+    return Parser("reproduce", ReproduceOptions, EXAMPLES, usage="TABLE [--data.source PATH] [option …]")
+
+
+def run(options: ReproduceOptions) -> int:
     """Reproduce, write, print."""
-    if args.list or args.table is None:
-        return _list(args)
+    if options.list or options.table is None:
+        return _list_tables(options)
     from advae.reproduce.table_spec import read_table
 
-    table = read_table(args.table)
+    table = read_table(options.table)
     from advae.reproduce.studies import study_of
 
-    return reproduce(table, study_of(table), args)
+    return reproduce(table, study_of(table), options)
 
 
-def reproduce(table: Table, study: Study, args: argparse.Namespace) -> int:
-    """Carry a table out as the arguments say; the exit code is 1 if a row failed."""
+def reproduce(table: Table, study: Study, options: ReproduceOptions) -> int:
+    """Reproduce a table; return exit code 1 if a row failed."""
     from advae.reproduce.plan import planned
     from advae.reproduce.runner import carried_out
+    from advae.run import check_writable
 
-    args.quiet = args.quiet or args.json
+    options = replace(options, quiet=options.quiet or options.json)
 
-    def tell(text: str) -> None:
-        say(args, text)
+    def say(text: str) -> None:
+        log(options, text)
 
-    from advae.run import refuse_unwritable
-
-    refuse_unwritable(Path(args.out))
-    plan = planned(table, _wanted(args), study, tell, keep=not args.dry_run)
-    if args.dry_run:
-        return _dry_run(plan, args)
-    out, stage = Path(args.out), watched(args)
+    out = Path(options.out)
+    check_writable(out)
+    plan = planned(table, _plan_options(options), study, say, keep=not options.dry_run)
+    if options.dry_run:
+        return _dry_run(plan, options)
     try:
-        records = carried_out(plan, out, stage, tell, command=args.command, quiet=args.quiet)
+        stage = stage_progress(options.quiet)
+        records = carried_out(plan, out, stage, say, command=options.command, quiet=options.quiet)
     except KeyboardInterrupt as stop:
-        stop.args = (f"{str(stop) or 'interrupted'}; the same command goes on where it was",)
+        stop.args = (f"{str(stop) or 'Interrupted'}; the same command continues.",)
         raise
-    return _finish(plan, records, args)
+    return _print_result(plan, records, options)
 
 
-def _wanted(args: argparse.Namespace) -> Wanted:
+def _plan_options(options: ReproduceOptions) -> Wanted:
     from advae.reproduce.jobs import Wanted
 
-    judge = {name: getattr(args, name) for name in ("limit", "chains", "temperatures", "features")}
+    evaluation = {
+        "limit": options.images,
+        "chains": options.chains,
+        "temperatures": options.temperatures,
+        "features": options.feature_extractor,
+    }
     return Wanted(
-        rows=args.rows,
-        seeds=args.seeds,
-        budget=args.budget,
-        sources=_sources(args.sources),
-        judge={name: value for name, value in judge.items() if value is not None},
-        runs=Path(args.runs),
-        device=args.device,
+        rows=options.rows,
+        seeds=tuple(dict.fromkeys(options.seeds)),
+        budget=options.budget,
+        sources=_sources(options.data_source),
+        judge={name: value for name, value in evaluation.items() if value is not None},
+        runs=Path(options.runs),
+        device=options.device,
     )
 
 
-def _list(args: argparse.Namespace) -> int:
-    """What tables there are."""
-    from advae.reproduce.table_spec import read_table, tables
-
-    found = [read_table(name) for name in tables()]
-    if args.json:
-        print_json([{"name": t.name, "title": t.title, "rows": [row.name for row in t.rows]} for t in found])
-    else:
-        print_table(("table", "rows", "what"), [(t.name, str(len(t.rows)), t.title) for t in found], ["rows"])
-    return 0
-
-
-def _sources(given: Iterable[str]) -> dict[str, str]:
-    """``NAME=PATH`` or ``PATH``, the latter under no name.
+def _sources(values: Iterable[str]) -> dict[str, str]:
+    """Return paths by data set; a path without ``NAME=`` has the empty name.
 
     >>> _sources(["mnist=a/b", "cifar10=c"]), _sources(["a/b"])
     ({'mnist': 'a/b', 'cifar10': 'c'}, {'': 'a/b'})
     """
-    found: dict[str, str] = {}
-    for text in given:
-        name, equals, path = text.partition("=")
-        named = bool(equals) and re.fullmatch(r"[\w.-]+", name) is not None
-        found[name if named else ""] = path if named else text
-    return found
+    sources: dict[str, str] = {}
+    for value in values:
+        name, equals, path = value.partition("=")
+        has_name = bool(equals) and re.fullmatch(r"[\w.-]+", name) is not None
+        sources[name if has_name else ""] = path if has_name else value
+    return sources
 
 
-def _dry_run(plan: Plan, args: argparse.Namespace) -> int:
-    """What would be done, and about how long it takes."""
-    from advae.report.number_format import duration, grouped
+def _list_tables(options: ReproduceOptions) -> int:
+    from advae.reproduce.table_spec import read_table, tables
+
+    specs = [read_table(name) for name in tables()]
+    if options.json:
+        print_json([{"name": t.name, "title": t.title, "rows": [row.name for row in t.rows]} for t in specs])
+    else:
+        cells = [(t.name, str(len(t.rows)), t.title) for t in specs]
+        print_table(("table", "rows", "title"), cells, ["rows"])
+    return 0
+
+
+def _dry_run(plan: Plan, options: ReproduceOptions) -> int:
+    """Print what would be done, with estimated times."""
     from advae.reproduce.forecast import forecast
 
-    rows = forecast(plan, lambda text: say(args, text))
+    rows = forecast(plan, lambda text: log(options, text))
     total = {key: sum(row[key] or 0.0 for row in rows) for key in ("training", "evaluation")}
-    if args.json:
+    if options.json:
         print_json({"table": plan.table.name, "estimated": True, "jobs": rows, "seconds": total})
         return 0
 
-    def about(row: dict[str, Any], key: str) -> str:
-        return "?" if row[key] is None else duration(row[key]) if row[key] else "–"
+    def time(seconds: float | None) -> str:
+        return "?" if seconds is None else format_duration(seconds) if seconds else "–"
 
     cells = [
         (
             row["recipe"],
             str(row["seed"]),
             row["state"],
-            f"{grouped(row['steps'])} of {grouped(row['recipe_steps'])}",
-            about(row, "training"),
-            about(row, "evaluation"),
+            f"{format_count(row['steps'])} of {format_count(row['recipe_steps'])}",
+            time(row["training"]),
+            time(row["evaluation"]),
         )
         for row in rows
     ]
-    right = ("seed", "steps", "training", "evaluation")
-    print_table(("recipe", "seed", "state", "steps", "training", "evaluation"), cells, right)
+    columns = ("recipe", "seed", "state", "steps", "training", "evaluation")
+    print_table(columns, cells, ("seed", "steps", "training", "evaluation"))
+    training, evaluation = (format_duration(total[key]) for key in ("training", "evaluation"))
     print(
-        f"\nestimated: training {duration(total['training'])}, evaluation {duration(total['evaluation'])}. By a few"
-        " steps timed just now; evaluation without checks and feature networks, or drawing pixel by pixel"
+        f"\nestimated from a few steps timed now: training {training}, evaluation {evaluation}, without diagnostics,"
+        " feature networks and autoregressive sampling"
     )
-    say(args, "nothing was trained")
+    log(options, "nothing was trained")
     return 0
 
 
-def _finish(plan: Plan, records: list[Record], args: argparse.Namespace) -> int:
-    """Print what was found; 1 if a row failed."""
+def _print_result(plan: Plan, records: list[Record], options: ReproduceOptions) -> int:
     failed = [record for record in records if "error" in record]
-    page = Path(args.out) / f"{plan.table.name}.md"
-    if args.json:
-        from advae.io import read_json
-
+    page = Path(options.out) / f"{plan.table.name}.md"
+    if options.json:
         print_json(read_json(page.with_suffix(".json")))
-    elif args.quiet:
+    elif options.quiet:
         print(page)
     else:
-        _print(plan.table, page)
+        _print_tables(plan.table, page)
         for record in failed:
             print(f"failed: {record['recipe']}, seed {record['seed']}: {record['error'].splitlines()[0]}")
         print(f"\n{page}")
     return int(bool(failed))
 
 
-def _print(table: Table, page: Path) -> None:
-    """The table, published beside ours, where it has columns."""
-    from advae.io import read_json
+def _print_tables(table: Table, page: Path) -> None:
+    """Print published values next to ours, and paired differences between rows."""
     from advae.reproduce.against import TITLE, cells_of
     from advae.reproduce.beside import plain_table
 
-    if table.columns:
-        made = read_json(page.with_suffix(".json"))
-        columns, rows = plain_table(made)
+    if not table.columns:
+        return
+    record = read_json(page.with_suffix(".json"))
+    print_table(*plain_table(record))
+    columns, rows = cells_of(record)
+    if rows:
+        print(f"\n{TITLE}")
         print_table(columns, rows)
-        columns, rows = cells_of(made)
-        if rows:
-            print(f"\n{TITLE}")
-            print_table(columns, rows)

@@ -1,75 +1,77 @@
-"""``advae sample``: observations from a model, as a sheet of images or as arrays."""
+"""``advae sample``: samples from a model, as an image grid or as arrays."""
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from advae.cli.console import target, write_npz, write_sheet, written
-from advae.cli.loaded_model import open_subject
-from advae.cli.parser import Parser, add_model, add_out, add_output, add_run, count
+from advae.cli.console import output_path, print_written, write_figure
+from advae.cli.loaded_model import load_model
+from advae.cli.parser import Count, FilePath, ModelOptions, Parser, RunPath, Seed
 from advae.errors import ConfigError
+from advae.io import write_npz
 
-COPIES = 4  # of every number: as drawn, joined, in grey levels, and as they are written
-
-EXAMPLES = """\
-  advae sample runs/mine
-  advae sample runs/mine -n 10000 --out samples.npz
-  advae sample runs/mine --seed 7 --out sheet.png"""
-
-
-def parser() -> Parser:
-    """Its arguments."""
-    made = Parser(
-        "sample",
-        "Draw codes from the prior and decode them; of a model without codes, draw from p(x). A .png is a sheet of"
-        " images; an .npz holds x (as the model sees observations), values (the same in grey levels or the data's"
-        " units) and the seed.",
-        EXAMPLES,
-        usage="RUN [-n N] [--out FILE] [option …]",
-    )
-    add_run(made, "a run directory, a saved model, or a hub id")
-    made.add_argument("-n", metavar="N", type=count, default=64, help="how many (default: 64)")
-    made.add_argument("--draw", action="store_true", help="draw from p(x|z) instead of showing its mean")
-    add_out(made, "samples")
-    add_model(made, data=False)
-    add_output(made)
-    return made
+SUMMARY = "sample observations from a model"
+EXAMPLES = """
+advae sample runs/mine
+advae sample runs/mine -n 10000 --out samples.npz
+advae sample runs/mine --seed 7 --out grid.png
+"""
+COPIES_IN_MEMORY = 4  # of every sample: per batch, concatenated, in gray levels, and as written
+BYTES_PER_VALUE = 4
 
 
-def _fits(n: int, shape: Sequence[int]) -> None:
-    """See that so many observations can be held at once.
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions(ModelOptions):
+    """Decode latents sampled from the prior; from a model without latents, sample p(x). A .png is a grid of images; an
+    .npz holds x (preprocessed, as the model sees observations), values (the same in gray levels or the data's units)
+    and the seed."""
 
-    Raises:
-        ConfigError: they cannot.
-    """
-    if not hasattr(os, "sysconf"):  # a system that does not say
-        return
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    most = memory // (COPIES * 4 * math.prod(shape))
-    if n > most:
-        raise ConfigError(
-            "so many samples cannot be held in memory",
-            given=f"-n {n}",
-            expected=f"{most:,} or fewer",
-            remedy="draw them in parts, each with a --seed of its own",
-        )
+    run: RunPath
+    """Run directory, saved model, or hub id."""
+    n: Count = 64
+    """Number of samples."""
+    draw: bool = False
+    """Sample p(x|z) instead of showing its mean."""
+    out: FilePath | None = None
+    """Output file, .png or .npz (default: samples.png in the run directory)."""
+    seed: Seed = 0
+    """Seed of all random choices."""
 
 
-def run(args: argparse.Namespace) -> int:
+def parser() -> Parser[SampleOptions]:
+    return Parser("sample", SampleOptions, EXAMPLES, usage="RUN [-n N] [--out FILE] [option …]")
+
+
+def run(options: SampleOptions) -> int:
     """Sample and write."""
-    subject = open_subject(args)
-    _fits(args.n, subject.model.x_shape)
-    path = target(args, subject.folder, "samples", images=subject.images)
-    mean = subject.model.latent > 0 and not args.draw  # without codes p(x|z) is p(x), whose mean is no sample
-    x = subject.model.sample(args.n, seed=args.seed, mean=mean).cpu()
-    values = subject.protocol.to_grey(x)
+    loaded = load_model(options.run, options)
+    _check_fits_in_memory(options.n, loaded.model.x_shape)
+    path = output_path(options.out, loaded.folder, "samples", images=loaded.has_images)
+    # Without latents p(x|z) is p(x), whose mean is not a sample.
+    mean = loaded.model.latent_dim > 0 and not options.draw
+    x = loaded.model.sample(options.n, seed=options.seed, mean=mean).cpu()
+    values = loaded.preprocessing.to_gray(x)
     if path.suffix == ".npz":
-        write_npz(path, x=x, values=values, seed=args.seed)
+        write_npz(path, {"x": x, "values": values, "seed": options.seed}, compress=True)
     else:
         from advae.report.figures.image_grid import image_grid
 
-        write_sheet(path, image_grid(values.numpy(), columns=math.ceil(math.sqrt(args.n))))
-    return written(args, path, n=args.n, shape=list(x.shape))
+        write_figure(path, image_grid(values.numpy(), columns=math.ceil(math.sqrt(options.n))))
+    return print_written(options, path, n=options.n, shape=list(x.shape))
+
+
+def _check_fits_in_memory(n: int, shape: Sequence[int]) -> None:
+    if not hasattr(os, "sysconf"):  # the size of memory is unknown
+        return
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    most = memory // (COPIES_IN_MEMORY * BYTES_PER_VALUE * math.prod(shape))
+    if n > most:
+        raise ConfigError(
+            "Samples do not fit into memory.",
+            given=f"-n {n}",
+            expected=f"{most:,} or fewer",
+            fix="sample several times, each with another --seed",
+        )
