@@ -1,7 +1,7 @@
-"""The one loop, for every method, on a CPU or a GPU.
+"""The training loop, for every method and device.
 
-The noise of a step and its batches are functions of (seed, step, rank), so a run that stops at any step and
-goes on has the same weights as one that never stopped.
+Noise and batches are functions of (seed, step, rank). A run that is stopped after any step and resumed therefore ends
+with the same weights as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -10,80 +10,72 @@ import copy
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from advae.data import BatchLoader
-from advae.io import held, write_json
-from advae.model import seeded
+from advae.io import write_atomically, write_json
 from advae.progress import Progress
-from advae.random import mix_seeds
+from advae.random import mix_seeds, reseed, seeded
 from advae.run import Run
-from advae.training.backends.cuda_graph import Captured
-from advae.training.backends.select import choose
-from advae.training.checkpoint import average_of, load_checkpoint, save_checkpoint
-from advae.training.distributed import any_of
-from advae.training.logger import Log
-from advae.training.memory import freed_memory_kept
-from advae.training.products import fast_products
+from advae.tiling import grid_png
+from advae.training.backends.cuda_graph import CUDAGraphStep
+from advae.training.backends.select import select_backend
+from advae.training.checkpoint import load_checkpoint, load_ema_tensors, save_checkpoint
+from advae.training.distributed import all_reduce_max
+from advae.training.logger import MetricsLogger
 from advae.training.setup import Setup
-from advae.training.sheets import write_sheet
-from advae.training.signals import Interrupted, Interruption
-from advae.training.step import Step
-from advae.training.validation import Validation, watched
+from advae.training.signals import Interrupted, SignalHandler
+from advae.training.step import TrainStep
+from advae.training.validation import Validation, early_stopping_loss
 
-SHEET_IMAGES = 64
-ASK_EVERY = 10  # steps between two questions of several processes whether one of them was told to stop
+NUM_SAMPLES = 64  # in each grid of samples
+SIGNAL_CHECK_INTERVAL = 10  # steps between two exchanges of received signals among several processes
 
 
-def fit(setup: Setup, run: Run, *, go_on: bool = False, quiet: bool = False) -> None:
-    """Train to the configured step, from the start or from the run's last checkpoint.
+@dataclass
+class TrainingState:
+    """Position of a run, as stored in checkpoints.
 
-    Raises:
-        CheckpointError: another process is at it.
+    Attributes:
+        step: number of completed steps.
+        best: lowest early stopping loss so far.
+        validations_since_best: number of validations after the best one.
+        seconds: training time so far.
     """
-    alone = held(run.path) if setup.fabric.is_global_zero else nullcontext()
-    with (
-        alone,
-        freed_memory_kept(),
-        fast_products(setup.fabric),
-        seeded(setup.config.seed, setup.fabric.device),
-    ):
-        Fit(setup, run, go_on).main(quiet)
-    setup.fabric.barrier()  # what the first process wrote is there for all
+
+    step: int = 0
+    best: float | None = None
+    validations_since_best: int = 0
+    seconds: float = 0.0
 
 
-class Fit:
-    """One training under way: its step function, position, and what it writes.
+class Trainer:
+    """Trains a model and writes metrics, samples, checkpoints and the averaged model to a run directory.
 
     Args:
-        setup: data, networks and method.
-        run: where everything is written.
-        go_on: start from the run's last checkpoint.
+        setup: device, data, networks and method.
+        run: the run directory.
+        resume: start from the run's last checkpoint.
     """
 
-    def __init__(self, setup: Setup, run: Run, go_on: bool) -> None:
+    def __init__(self, setup: Setup, run: Run, *, resume: bool = False) -> None:
         self.config, self.options, self.run = setup.config, setup.config.train, run
         self.data, self.model, self.method = setup.data, setup.model, setup.method
-        self.device = setup.fabric.device
-        self.fabric, self.writes = setup.fabric, setup.fabric.is_global_zero
-        self.step = Step(setup.fabric, self.model, self.method, self.options)
-        self.captured: Captured | None = None
+        self.fabric, self.device, self.is_writer = (
+            setup.fabric,
+            setup.fabric.device,
+            setup.fabric.is_global_zero,
+        )
+        self.step = TrainStep(setup.fabric, self.model, self.method, self.options)
+        self.graph_step: CUDAGraphStep | None = None
         self.validation = Validation(self.data, self.config.seed, self.device, self.fabric)
-        self.position: dict[str, Any] = {"step": 0, "best": None, "worse": 0, "seconds": 0.0}
-        if go_on:
-            self.position |= {
-                key: value
-                for key, value in load_checkpoint(run.checkpoint(), self.step).items()
-                if key in self.position
-            }
-            self.fabric.barrier()  # all have read it before it is replaced
-            if self.writes:
-                run.write_config(self.config.to_dict())
-        self.batches = BatchLoader(
+        self.state = TrainingState()
+        if resume:
+            self._load_checkpoint()
+        self.loader = BatchLoader(
             self.data.train,
             self.options.batch_size,
             seed=self.config.seed,
@@ -92,155 +84,158 @@ class Fit:
             device=str(self.device),
             workers=self.config.data.workers,
         )
-        self._since = time.monotonic()
+        self._start_time = time.monotonic()
+
+    def fit(self, quiet: bool = False) -> None:
+        """Train until the last step, or until early stopping.
+
+        Raises:
+            NotFiniteError: a loss or gradient is not finite.
+            Interrupted: by a signal, after a checkpoint was saved.
+        """
+        first_step = self.state.step
+        quiet = quiet or not self.is_writer
+        logger = MetricsLogger(self.run, first_step, self.options.tensorboard) if self.is_writer else None
+        self.model.train()
+        batches = self.loader.stream(first_step * len(self.step.updates))
+        try:
+            if first_step == 0:
+                self._save_checkpoint("last")  # from here on a killed run can be resumed
+            self._select_backend(quiet)
+            with SignalHandler() as signals, Progress(self.options.steps, first_step, quiet) as progress:
+                while self.state.step < self.options.steps and not self._out_of_patience:
+                    self._run_step(self.state.step, batches)
+                    progress.update(self.state.step, self._after_step(logger))
+                    self._stop_on_signal(signals)
+            self._save_checkpoint("last")
+        finally:
+            if logger:
+                logger.close()
+
+    def _run_step(self, step: int, batches: Iterator[Tensor]) -> None:
+        reseed(mix_seeds(self.config.seed, step, self.fabric.global_rank), self.device)
+        if self.graph_step is not None:
+            self.graph_step(step, batches)
+        else:
+            self.step(step, lambda i: self.data.preprocessing.apply(next(batches)))
+        self.state.step = step + 1
+
+    def _after_step(self, logger: MetricsLogger | None) -> dict[str, float]:
+        """Log, validate, sample and save where due; return the metrics to show."""
+        step, options = self.state.step, self.options
+        is_last = step == options.steps
+        shown: dict[str, float] = {}
+        if step % options.log_every == 0 or is_last:
+            self.step.raise_if_not_finite()
+            shown = self.step.metrics.pop_means()
+            if logger:
+                logger.write(step, "train", self.seconds, shown)
+        if step % options.validate_every == 0 or is_last:
+            metrics = self.validation(self.step.ema.model, self.method)
+            if logger:
+                logger.write(step, "validation", self.seconds, metrics)
+            self._update_best(early_stopping_loss(metrics, self.method))
+            shown = shown | metrics
+        if options.samples_every and (step % options.samples_every == 0 or is_last):
+            self._write_samples()
+        if step % options.checkpoint_every == 0:
+            self._save_checkpoint("last")
+        if options.checkpoint_keep_every and step % options.checkpoint_keep_every == 0:
+            self._save_checkpoint(f"step-{step:06d}")
+        return shown
+
+    # --- stopping -------------------------------------------------------------------------------------------------
+
+    @property
+    def _out_of_patience(self) -> bool:
+        return 0 < self.options.patience <= self.state.validations_since_best
+
+    def _update_best(self, loss: float | None) -> None:
+        """Save the best checkpoint so far. Validations during KL warm-up do not count: the objective is different."""
+        if loss is None or self.method.kl_weight(self.state.step - 1) < 1:
+            return
+        if self.state.best is None or loss < self.state.best:
+            self.state.best, self.state.validations_since_best = loss, 0
+            self._save_checkpoint("best")
+        else:
+            self.state.validations_since_best += 1
+
+    def _stop_on_signal(self, signals: SignalHandler) -> None:
+        """Save and stop if a signal was received; several processes stop after the same step."""
+        signum = signals.signum or 0
+        if self.fabric.world_size > 1:
+            is_due = self.state.step % SIGNAL_CHECK_INTERVAL == 0
+            signum = all_reduce_max(self.fabric, signum) if is_due else 0
+        if signum:
+            self._save_checkpoint("last")
+            self.fabric.barrier()  # no process ends the job before the first one has saved
+            raise Interrupted(signum)
+
+    # --- backend --------------------------------------------------------------------------------------------------
+
+    def _select_backend(self, quiet: bool) -> None:
+        """Select how steps are run, and record it; a resumed run keeps its backend."""
+        env = self.run.env
+        is_resumed = self.state.step > 0
+        previous = env.get("backend", {}).get("name", "eager" if is_resumed else None)
+        log = _print_nothing if quiet else print_line
+        with seeded(self.config.seed, self.device):
+            remaining_steps = self.options.steps - self.state.step
+            choice = select_backend(
+                self.step, self.options.backend, self._first_batch, remaining_steps, previous, log
+            )
+        if choice.name == "cuda-graph":
+            self.graph_step = CUDAGraphStep(self.step, self.loader, self.data.preprocessing.apply, print_line)
+        if self.is_writer and (not is_resumed or choice.name != previous):
+            write_json(self.run.path / "env.json", env | {"backend": asdict(choice)})
+
+    def _first_batch(self) -> Tensor:
+        return self.data.preprocessing.apply(self.loader(0))
+
+    # --- files ----------------------------------------------------------------------------------------------------
 
     @property
     def seconds(self) -> float:
-        """Time trained, over all sittings."""
-        return self.position["seconds"] + time.monotonic() - self._since
+        """Training time so far, over all sessions of the run."""
+        return self.state.seconds + time.monotonic() - self._start_time
 
-    def main(self, quiet: bool) -> None:
-        """Steps, with what is due after each."""
-        start = self.position["step"]
-        log = Log(self.run, start, self.options.tensorboard) if self.writes else None
-        self.model.train()
-        stream = self.batches.stream(start * self.step.batches)
-        try:
-            if start == 0:
-                self._save(0)  # from here on a killed run can be resumed
-            self._choose(start, quiet)
-            with (
-                Interruption() as stop,
-                Progress(self.options.steps, start, quiet or not self.writes) as progress,
-            ):
-                for step in range(start, start if self._patient_enough else self.options.steps):
-                    self._one(step, stream)
-                    ended = self._after(step + 1, log, progress)
-                    signum = self._signal(step + 1, stop)
-                    if signum:
-                        self._save(step + 1)
-                        self.fabric.barrier()  # nobody ends the job before the first process has saved
-                        raise Interrupted(signum)
-                    if ended:
-                        break
-            self._save(self.position["step"])
-        finally:
-            if log:
-                log.close()
+    def _load_checkpoint(self) -> None:
+        stored = load_checkpoint(self.run.checkpoint(), self.step)
+        self.state = TrainingState(**{key: stored[key] for key in asdict(self.state)})
+        self.fabric.barrier()  # all processes have read it before it is replaced
+        if self.is_writer:
+            self.run.write_config(self.config.to_dict())
 
-    @property
-    def _patient_enough(self) -> bool:
-        """Whether the run has ended before its last step, or would now."""
-        return bool(self.options.patience) and self.position["worse"] >= self.options.patience
-
-    def _signal(self, done: int, stop: Interruption) -> int:
-        """The signal that came, or 0. Several processes ask each other now and then, and stop after the same step."""
-        if self.fabric.world_size == 1:
-            return stop.signum or 0
-        return any_of(self.fabric, stop.signum or 0) if done % ASK_EVERY == 0 else 0
-
-    def _choose(self, start: int, quiet: bool) -> None:
-        """Settle how steps are run, say so and record it; a run that goes on keeps to what it began with."""
-        known, steps = self.run.env, self.options.steps
-        before = known.get("step", {}).get("step", "eager" if start else None)
-        told = say if self.writes and not quiet else _silent
-        with seeded(self.config.seed, self.device):
-            choice = choose(self.step, self.options.backend, self._batch, steps - start, before, told)
-        if choice.step == "cuda-graph":
-            self.captured = Captured(self.step, self.batches, self.data.preprocessing.apply, say)
-        if choice.told:
-            told(str(choice))
-        if self.writes and (start == 0 or choice.step != before):
-            write_json(self.run.path / "env.json", known | {"step": choice.record()})
-
-    def _batch(self) -> Tensor:
-        return self.data.preprocessing.apply(self.batches(0))
-
-    def _one(self, step: int, stream: Iterator[Tensor]) -> None:
-        reseed(mix_seeds(self.config.seed, step, self.fabric.global_rank), self.device)
-        if self.captured is not None:
-            self.captured(step, stream)
-        else:
-            self.step(step, lambda i: self.data.preprocessing.apply(next(stream)))
-        self.position["step"] = step + 1
-
-    def _after(self, done: int, log: Log | None, progress: Progress) -> bool:
-        """What is due after ``done`` steps; true if training should end early."""
-        shown: dict[str, float] = {}
-        last = done == self.options.steps
-        if done % self.options.log_every == 0 or last:
-            self.step.raise_if_not_finite()
-            shown = self.step.read_metrics()
-            if log:
-                log.write(done, "train", self.seconds, shown)
-        ended = False
-        if done % self.options.validate_every == 0 or last:
-            found = self.validation(self.step.average.model, self.method)
-            if log:
-                log.write(done, "validation", self.seconds, found)
-            ended = self._judge(done, watched(found, self.method))
-            shown = shown | found
-        if self.options.samples_every and (done % self.options.samples_every == 0 or last):
-            self._sheet(done)
-        if done % self.options.checkpoint_every == 0:
-            self._save(done)
-        if self.options.checkpoint_keep_every and done % self.options.checkpoint_keep_every == 0:
-            self._save(done, f"step-{done:06d}")
-        progress.update(done, shown)
-        return ended
-
-    def _judge(self, done: int, error: float | None) -> bool:
-        """Keep the best so far; true once it has been the best for ``patience`` validations.
-
-        While a warm-up goes on none is: the objective is another one, by which early models look good.
-        """
-        if error is None or self.method.kl_weight(done - 1) < 1:
-            return False
-        if self.position["best"] is None or error < self.position["best"]:
-            self.position |= {"best": error, "worse": 0}
-            self._save(done, "best")
-        else:
-            self.position["worse"] += 1
-        return self._patient_enough
-
-    def _sheet(self, done: int) -> None:
-        if len(self.model.x_shape) == 3 and self.writes:
-            images = self.step.average.model.sample(SHEET_IMAGES, seed=self.config.seed)
-            write_sheet(
-                self.run.path / "samples" / f"step-{done:06d}.png", self.data.preprocessing.to_gray(images)
-            )
-
-    def _save(self, done: int, name: str = "last") -> None:
+    def _save_checkpoint(self, name: str) -> None:
         self.step.raise_if_not_finite()
-        if not self.writes:
+        if not self.is_writer:
             return
-        state = self.position | {"step": done, "seconds": self.seconds}
+        state: dict[str, Any] = asdict(self.state) | {"seconds": self.seconds}
         save_checkpoint(self.run.path / "checkpoints" / name, self.step, state)
         if name == "last":
-            self._export()
+            self._export_model()
 
-    def _export(self) -> None:
-        """Write model/: the average as it is or, with early stopping, as it was at the best validation."""
-        model, step = self.step.average.model, self.position["step"]
-        if self.options.patience and self.position["best"] is not None:
+    def _export_model(self) -> None:
+        """Write the averaged model; with early stopping, that of the best validation."""
+        model, step = self.step.ema.model, self.state.step
+        if self.options.patience and self.state.best is not None:
             model = copy.deepcopy(model)
-            tensors, step = average_of(self.run.checkpoint("best"))
+            tensors, step = load_ema_tensors(self.run.checkpoint("best"))
             model.load_state_dict(tensors)
         model.info["step"] = step
         model.save_pretrained(self.run.path / "model")
 
+    def _write_samples(self) -> None:
+        if len(self.model.x_shape) == 3 and self.is_writer:
+            x = self.step.ema.model.sample(NUM_SAMPLES, seed=self.config.seed)
+            images = self.data.preprocessing.to_gray(x).cpu().numpy()
+            write_atomically(self.run.path / "samples" / f"step-{self.state.step:06d}.png", grid_png(images))
 
-def say(line: str) -> None:
-    """A line for the person who watches."""
+
+def print_line(line: str) -> None:
+    """Print a line to the terminal."""
     print(line, file=sys.stderr, flush=True)
 
 
-def _silent(line: str) -> None:
-    """Nobody watches."""
-
-
-def reseed(seed: int, device: torch.device) -> None:
-    """Set the random state that a step draws its noise from."""
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
+def _print_nothing(line: str) -> None:
+    """Print nothing."""
