@@ -24,10 +24,9 @@ import torch
 from torch import Tensor
 
 from advae import build_model, resolve
-from advae.evaluation.likelihood.ais import Annealing, Joint, frozen, paths
+from advae.devices import describe_device
+from advae.evaluation.likelihood.ais import AISConfig, Joint, frozen, paths
 from advae.evaluation.likelihood.annealing import anneal, temperatures
-from advae.networks.products import faster_products
-from advae.training.environment import describe_device
 
 RESULTS = Path(__file__).parents[1] / "results"
 SHAPE = (1, 28, 28)
@@ -65,7 +64,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     spec = resolve("vae-mnist-fc32").model
     model = frozen(build_model(spec, SHAPE).to(device))
     x = (torch.rand(args.images, *SHAPE, device=device) < 0.2).float()
-    options = Annealing(args.chains, args.temperatures)
+    options = AISConfig(args.chains, args.temperatures)
     chains = args.images * args.chains
     path = paths(Joint(model, False), x, "diagonal", often=LONG)(args.chains, args.temperatures)
     betas = temperatures(args.temperatures, options.schedule)
@@ -73,7 +72,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     leapfrogs = options.leapfrogs * (args.temperatures - 1)
 
     def annealing() -> None:
-        with torch.no_grad(), faster_products():
+        with torch.no_grad():
             anneal(path, path.first(), betas, lambda beta: step, options.leapfrogs)
 
     def bare() -> None:
@@ -85,7 +84,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             backward(lambda z: model.decoder.network(z).flatten(1).sum(1))
 
     def backward(value: Callable[[Tensor], Tensor]) -> None:
-        z = torch.randn(chains, model.latent, device=device, requires_grad=True)
+        z = torch.randn(chains, model.latent_dim, device=device, requires_grad=True)
         torch.autograd.grad(value(z).sum(), z)
 
     works = {
@@ -117,9 +116,8 @@ def matrix_product(n: int, device: torch.device) -> tuple[Callable[[], object], 
     a, b = torch.randn(n, 300, device=device), torch.randn(300, 784, device=device)
 
     def work() -> None:
-        with faster_products():
-            for _ in range(50):
-                torch.mm(a, b)
+        for _ in range(50):
+            torch.mm(a, b)
 
     return work, 50 * 2 * n * 300 * 784
 

@@ -28,8 +28,8 @@ from advae.inference.infer_options import FAMILIES, InferOptions
 from advae.inference.parameters import Space
 from advae.inference.target import Target
 from advae.io import write_json
-from advae.metrics.sliced import sliced_wasserstein
-from advae.metrics.two_sample import mmd
+from sliced_wasserstein import sliced_wasserstein
+from advae.metrics.two_sample import mmd_test
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGE = ROOT / "results" / "inference.json", ROOT / "results" / "inference.md"
@@ -88,7 +88,7 @@ def measured(z: Tensor, truth: Tensor, example: Example, space: Space) -> dict[s
     ratio = z.std(0) / sd
     found = {
         "sliced": sliced_wasserstein(a, b),
-        "mmd": mmd(a[:1000], b[:1000], swaps=19).value,
+        "mmd": mmd_test(a[:1000], b[:1000], permutations=19).value,
         "mean": float(off.max()),
         "sd_low": float(ratio.min()),
         "sd_high": float(ratio.max()),
@@ -142,7 +142,7 @@ def floor(truth: Tensor) -> dict[str, float]:
     scaled = [(x - truth.mean(0)) / truth.std(0) for x in (a, b)]
     return {
         "sliced": sliced_wasserstein(*scaled),
-        "mmd": mmd(scaled[0][:1000], scaled[1][:1000], swaps=19).value,
+        "mmd": mmd_test(scaled[0][:1000], scaled[1][:1000], permutations=19).value,
     }
 
 

@@ -26,7 +26,7 @@ from typing import Any
 
 from advae.io import read_json
 from advae.run import Run
-from advae.training.checkpoint import average_of
+from advae.training.checkpoint import load_ema_tensors
 
 PATIENCE = 120.0  # seconds for a process to reach a new checkpoint
 LONGEST = 1.5  # seconds from a new checkpoint to the kill, at most
@@ -137,7 +137,7 @@ def attempt(read: Callable[[], int]) -> int | str:
 def checkpoint_step(run: Run, name: str) -> int:
     """The step of a checkpoint whose tensors are all there, with the right checksum."""
     folder = run.checkpoint(name)
-    assert all(tensor.isfinite().all() for tensor in average_of(folder).values())
+    assert all(tensor.isfinite().all() for tensor in load_ema_tensors(folder)[0].values())
     return int(read_json(folder / "state.json")["step"])
 
 

@@ -23,7 +23,7 @@ from linear_gaussian_page import figure, page
 
 from advae.cli.reproduce_command import parser, reproduce
 from advae.config import merge
-from advae.io import digest, write_atomically
+from advae.io import sha256, write_atomically
 from advae.reproduce.jobs import Job, Plan, Record, Stage, Study
 from advae.reproduce.table_spec import Row, Table
 from advae.run import Run
@@ -35,12 +35,12 @@ BASE: dict[str, Any] = {
     "device": "cpu",
     "data": {"source": NAME, "preprocessing": "standardize", "validation": 10_000, "test": 10_000},
     "model": {
-        "latent": D,
+        "latent_dim": D,
         "encoder": {"name": "mlp", "hidden": [64, 64]},
         "posterior": {"name": "normal"},
         "decoder": {"name": "mlp", "hidden": []},
         "likelihood": {"name": "normal", "variance": "shared"},
-        "critic": {"name": "concat", "hidden": [128, 128], "near_zero": True},
+        "critic": {"name": "concat", "hidden": [128, 128], "zero_init": True},
     },
     "train": {
         "steps": 6000,
@@ -52,8 +52,8 @@ BASE: dict[str, Any] = {
         "validate_every": 6000,
     },
 }
-IMPLICIT = {"name": "implicit", "noise": 8}
-BASIS = {"name": "noise-basis", "functions": 4, "noise": 8, "hidden": [32]}
+IMPLICIT = {"name": "implicit", "noise_dim": 8}
+BASIS = {"name": "noise-basis", "num_basis": 4, "noise_dim": 8, "hidden": [32]}
 AVB = {"name": "avb", "critic_steps": 2}
 
 CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -68,7 +68,7 @@ CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
         {
             "method": {"name": "bavae", "critic_steps": 2},
             # As many noise numbers as features: the linear decoder can then have any covariance.
-            "model": {"posterior": IMPLICIT, "likelihood": {"name": "implicit", "noise": N}},
+            "model": {"posterior": IMPLICIT, "likelihood": {"name": "implicit", "noise_dim": N}},
         },
     ),
 }
@@ -102,7 +102,7 @@ def publish(plan: Plan, records: Sequence[Record], out: Path) -> list[Path]:
             "W": exact.W.tolist(),
             "noise_variance": float(exact.S[0, 0]),
             "posterior_covariance": exact.C.tolist(),
-            "sha256": digest(data),
+            "sha256": sha256(data),
         },
         "protocol": PROTOCOL,
         "targets": targets,

@@ -16,7 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 from turns import machine, opening, parser, table, where, write
 from ways import trial
 
-from advae.inductor import CannotCompile
+from advae.inductor import CompilationError
 from advae.training.backends.select import WAYS
 
 RECIPES = ("avb-ac-mnist-fc32", "asvae-digits")
@@ -62,7 +62,7 @@ def main() -> None:
         for way in args.ways:
             try:
                 found = measure(recipe, way, args)
-            except CannotCompile as error:
+            except CompilationError as error:
                 print(error)
                 continue
             write("profile", found, ("recipe", "way", "precision", "device", "threads"), page)

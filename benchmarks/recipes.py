@@ -24,8 +24,8 @@ from turns import timed
 from ways import trial
 
 import advae
+from advae.devices import describe_device, find_device, find_precision
 from advae.model import LatentModel
-from advae.training.environment import describe_device, find_device, find_precision
 
 RESULTS = Path(__file__).parents[1] / "results" / "speed-recipes.json"
 GROUP = 6  # recipes held in memory at a time

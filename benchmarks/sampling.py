@@ -15,7 +15,8 @@ import torch
 from turns import machine, opening, parser, table, timed, where, write
 
 from advae import resolve
-from advae.model import build_model, seeded
+from advae.model import build_model
+from advae.random import seeded
 from advae.training.benchmark import SHAPES
 
 PAIRS = {

@@ -23,11 +23,11 @@ from turns import machine, opening, parser, table, timed, where, write
 
 from advae import resolve
 from advae.training.benchmark import Trial, on_noise
-from advae.training.distributed import leave, one_model
+from advae.training.distributed import destroy_process_group, one_model
 
 SIZES: dict[str, list[tuple[str, str, dict[str, Any], int]]] = {  # label, recipe, overrides, image side
     "batch": [(str(b), "vae-mnist-fc32", {"train.batch_size": b}, 28) for b in (128, 256, 512, 1024)],
-    "code": [(str(d), "vae-mnist-fc32", {"model.latent": d}, 28) for d in (8, 32, 128)],
+    "code": [(str(d), "vae-mnist-fc32", {"model.latent_dim": d}, 28) for d in (8, 32, 128)],
     "image side": [(str(n), "vae-mnist-fc32", {}, n) for n in (14, 28, 56)],
     "planar layers": [
         (str(k), "vae-planar-mnist-fc32", {"model.posterior.length": k}, 28) for k in (4, 16, 80)
@@ -95,7 +95,7 @@ def worker(args: Any) -> None:
         found[recipe] = (milliseconds(trial, args.rounds, 0), sent)
     if os.environ.get("RANK", "0") == "0":
         print(json.dumps(found), flush=True)
-    leave()
+    destroy_process_group()
 
 
 def page(records: list[dict[str, Any]]) -> str:

@@ -17,7 +17,7 @@ import torch
 from turns import machine, opening, parser, table, timed, where, write
 from ways import trial
 
-from advae.inductor import CannotCompile
+from advae.inductor import CompilationError
 from advae.training.benchmark import Trial
 
 RECIPES = ("vae-mnist-fc32", "avb-ac-mnist-fc32")
@@ -30,7 +30,7 @@ def measure(recipe: str, precision: str, args: Any) -> dict[str, Any]:
     for way in ("eager", "compile", *(["cuda-graph"] if device.type == "cuda" else [])):
         try:
             ways[way] = trial(recipe, way, precision, device)
-        except CannotCompile as error:
+        except CompilationError as error:
             print(f"{recipe}: {error}")
     losses: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
     seconds: dict[str, list[float]] = {name: [] for name in ways}

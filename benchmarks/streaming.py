@@ -24,7 +24,7 @@ from advae.data import BatchLoader
 from advae.methods import METHODS
 from advae.model import build_model
 from advae.training.distributed import make_fabric
-from advae.training.step import Step
+from advae.training.step import TrainStep
 
 SIDE, RECIPE = 64, "asvae-images-conv"
 
@@ -60,7 +60,7 @@ def step_rate(batch: int, device: torch.device, steps: int) -> float:
     method = METHODS.build(config.method)
     model = build_model(config.model, (3, SIDE, SIDE), method.critics)
     model = model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    step, x = Step(make_fabric(device, "fp32"), model, method, config.train), torch.rand(batch, 3, SIDE, SIDE)
+    step, x = TrainStep(make_fabric(device, "fp32"), model, method, config.train), torch.rand(batch, 3, SIDE, SIDE)
     x = x.to(device)
 
     def work(n: int) -> None:

@@ -17,13 +17,13 @@ from typing import Any
 
 import peers
 import torch
+from advae.training.products import fast_products
 from turns import Contender, machine, matrix_product, opening, parser, rates, step_flop, table, where, write
 from ways import trial
 
-from advae.inductor import CannotCompile
+from advae.inductor import CompilationError
 from advae.training.backends.select import WAYS
 from advae.training.benchmark import Trial
-from advae.training.products import fast_products
 
 CASES: dict[str, tuple[str, str, str]] = {  # recipe, loop by hand, pythae's like
     "vae": ("vae-mnist-fc32", "vae", "vae"),
@@ -47,7 +47,7 @@ def advae_loops(recipe: str, args: Any, precision: str, device: torch.device) ->
     for way in args.ways or ("eager", "compile", *(["cuda-graph"] if device.type == "cuda" else [])):
         try:
             found[f"advae, {way}"] = trial(recipe, way, precision, device, args.batch)
-        except CannotCompile as error:
+        except CompilationError as error:
             print(error)
     return found
 

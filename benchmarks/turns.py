@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from advae.training.environment import describe_device
+from advae.devices import describe_device
 from advae.training.products import fast_products
 
 RESULTS = Path(__file__).parents[1] / "results"

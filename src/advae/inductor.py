@@ -1,7 +1,8 @@
-"""Functions of tensors as one graph: their operations recorded as they run, and compiled by Inductor.
+"""Compilation of tensor functions by ``make_fx`` and Inductor.
 
-Recording needs that no decision in Python depends on a tensor's value. Random numbers are drawn by the same calls in
-the same order as without compiling.
+The operations of one call are traced and compiled as one graph, gradients taken inside the function among them. Tracing
+requires that no Python decision depends on a tensor's value. The compiled function draws the same random numbers in the
+same order as the eager one.
 """
 
 from __future__ import annotations
@@ -15,46 +16,43 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from advae.errors import AdvaeError
-from advae.networks.products import recorded_products
+from advae.cpu_matmul import decompositions
+from advae.errors import AdvaeError, first_line
+from advae.random import preserve_rng_state
 
-Program = Callable[..., Sequence[Tensor]]
-
-
-class CannotCompile(AdvaeError):
-    """A function cannot be recorded or compiled here."""
+CompiledFunction = Callable[..., Sequence[Tensor]]
 
 
-def inductor(graph: GraphModule, inputs: list[Any]) -> Program:
-    """The graph compiled by Inductor, its random numbers drawn as eager operations draw them."""
-    import torch._inductor as inductor_
-
-    with torch.no_grad(), warnings.catch_warnings(), inductor_.config.patch(fallback_random=True):
-        warnings.simplefilter("ignore")  # of torch's own, about its own
-        return inductor_.compile(graph, inputs)
+class CompilationError(AdvaeError):
+    """A function cannot be traced or compiled on this machine."""
 
 
-def compiled(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -> Program:
-    """A function, for inputs of these shapes; other tensors that it uses are constants of the program.
+def compile_function(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -> CompiledFunction:
+    """Compile a function for inputs of fixed shapes; other tensors that it uses become constants.
 
-    It is run once for this, with the random state put back.
+    The function is called once for tracing. The random state is preserved.
 
     Args:
-        function: tensors to a flat sequence of tensors; it may take gradients inside.
-        inputs: to record it with.
+        function: maps tensors to a flat sequence of tensors.
+        inputs: example inputs.
 
     Raises:
-        CannotCompile: its operations cannot be recorded, or there is no compiler.
+        CompilationError: the function cannot be traced, or no compiler is installed.
     """
-    devices = [inputs[0].device] if inputs[0].device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(devices=devices):
-            graph = make_fx(function, decomposition_table=recorded_products())(*inputs)
-        return inductor(graph, [value.detach() for value in inputs])
+        with preserve_rng_state(inputs[0].device):
+            graph = make_fx(function, decomposition_table=decompositions())(*inputs)
+        return compile_graph(graph, [value.detach() for value in inputs])
     except AdvaeError:
         raise
-    except Exception as error:  # of many kinds, and all mean that it runs without this
-        first = (str(error).strip().splitlines() or [""])[0]
-        raise CannotCompile(
-            "this cannot be compiled here", given=f"{type(error).__name__}: {first}"
-        ) from error
+    except Exception as error:  # tracing and compilers raise many types
+        raise CompilationError("The function cannot be compiled.", given=first_line(error)) from error
+
+
+def compile_graph(graph: GraphModule, inputs: list[Any]) -> CompiledFunction:
+    """Compile a traced graph by Inductor, with eager PyTorch's random numbers."""
+    import torch._inductor as inductor
+
+    with torch.no_grad(), warnings.catch_warnings(), inductor.config.patch(fallback_random=True):
+        warnings.simplefilter("ignore")  # Inductor warns about its own internals
+        return inductor.compile(graph, inputs)

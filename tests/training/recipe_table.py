@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 import advae
-from advae.config import Config, resolve, slots
+from advae.config import Config, component_slots, resolve
 from advae.methods import METHODS
 from advae.model import LatentModel, build_model
 from advae.registry import Registry
@@ -44,18 +44,18 @@ def line(name: str) -> str:
     """A recipe in a line: what it is made of, with numbers of weights, and how it is trained."""
     config = resolve(name)
     model, train = built(name), config.train
-    own = {key: stated(registry, config_at(config, key)) for key, registry, _ in slots()}
+    own = {key: stated(registry, config_at(config, key)) for key, registry, _ in component_slots()}
     parts = [
         name,
         own["method"],
-        f"{config.data.source} {config.data.protocol}",
-        f"d = {config.model['latent']}",
+        f"{config.data.source} {config.data.preprocessing}",
+        f"d = {config.model['latent_dim']}",
         f"{own['model.encoder']} {weights(model.encoder):,} {own['model.posterior']}",
         f"{own['model.decoder']} {weights(model.decoder):,} {own['model.likelihood']}",
         *[f"{len(roles(config))} {own['model.critic']} {weights(c):,}" for c in model.critics.values()],
-        f"{train.steps} × {train.batch}, {train.precision}, {train.schedule}, rate {train.rate:g},"
+        f"{train.steps} × {train.batch_size}, {train.precision}, {train.lr_schedule}, rate {train.lr:g},"
         f" β {train.beta1:g} {train.beta2:g}",
-        *[f"critics' {train.critic_rate:g}, {train.critic_beta1:g}" for _ in model.critics],
+        *[f"critics' {train.critic_lr:g}, {train.critic_beta1:g}" for _ in model.critics],
     ]
     return " | ".join(parts)
 

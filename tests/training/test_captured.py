@@ -8,22 +8,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from advae.data import Batches, mix
+from advae.data import BatchLoader
 from advae.data.dataset import Split
-from advae.data.preprocessing import make_protocol
+from advae.data.preprocessing import make_preprocessing
 from advae.methods import METHODS
 from advae.model import build_model
-from advae.training.backends.cuda_graph import Captured
+from advae.random import mix_seeds, reseed
+from advae.training.backends.cuda_graph import CUDAGraphStep
 from advae.training.distributed import make_fabric
-from advae.training.step import Step
+from advae.training.step import TrainStep
 from advae.training.train_options import TrainOptions
-from advae.training.trainer import reseed
 from training import tiny
 from training.test_compiled import PARTS
 
 CASES: dict[str, dict[str, Any]] = {
     "vae": {"name": "vae", "kl_warmup": 6},
-    "avb": {"name": "avb", "contrast": "full", "order": "alternating", "critic_steps": 2, "kl_warmup": 6},
+    "avb": {"name": "avb", "contrast": "full", "update_order": "alternating", "critic_steps": 2, "kl_warmup": 6},
     "asvae": {"name": "asvae"},
     "gradient penalty": {"name": "wgan-gp", "critic_steps": 2},
 }
@@ -36,18 +36,18 @@ def trained(case: str, device: torch.device, captured: bool) -> tuple[dict[str, 
     torch.manual_seed(1)
     more = {"encoder": {"name": "none"}} if case == "gradient penalty" else {}
     model = build_model(PARTS | more, (1, 4, 5), method.critics).to(device).train()
-    options = TrainOptions(steps=STEPS, warmup=3, schedule="cosine", clip=5.0)
-    step = Step(make_fabric(device, "fp32"), model, method, options)
+    options = TrainOptions(steps=STEPS, lr_warmup=3, lr_schedule="cosine", grad_clip=5.0)
+    step = TrainStep(make_fabric(device, "fp32"), model, method, options)
     raw = torch.randint(0, 256, (40, 1, 4, 5), dtype=torch.uint8)
-    batches = Batches(Split("train", raw), 8, seed=0, device=device)
-    protocol, stream = make_protocol("binarise-dynamic", batches.split), batches.stream(0)
-    whole = Captured(step, batches, protocol.observe, print) if captured else None
+    batches = BatchLoader(Split("train", raw), 8, seed=0, device=device)
+    preprocessing, stream = make_preprocessing("binarize-dynamic", batches.split), batches.stream(0)
+    whole = CUDAGraphStep(step, batches, preprocessing.apply, print) if captured else None
     for number in range(STEPS):
-        reseed(mix(0, number, 0), device)
+        reseed(mix_seeds(0, number, 0), device)
         if whole is not None:
             whole(number, stream)
         else:
-            step(number, lambda i: protocol.observe(next(stream)))
+            step(number, lambda i: preprocessing.apply(next(stream)))
     assert whole is None or whole.graph is not None
     step.raise_if_not_finite()
     return step.read_metrics(), {k: v.detach().cpu() for k, v in step.average.model.state_dict().items()}
@@ -64,8 +64,8 @@ def test_what_differs_between_steps_is_put_where_a_graph_reads_it(
             self.replay = run
 
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
-    monkeypatch.setattr(Captured, "_run_aside", Captured._run)
-    monkeypatch.setattr(Captured, "_capture", lambda self: setattr(self, "graph", Again(self._run)))
+    monkeypatch.setattr(CUDAGraphStep, "_run_aside", CUDAGraphStep._run)
+    monkeypatch.setattr(CUDAGraphStep, "_capture", lambda self: setattr(self, "graph", Again(self._run)))
     device = torch.device("cpu")
     (metrics, weights), (again, same) = (trained(case, device, captured) for captured in (False, True))
     assert tiny.differing(weights, same) == []

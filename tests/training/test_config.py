@@ -13,7 +13,7 @@ import yaml
 
 import advae
 from advae import registry
-from advae.config import merge, resolve, typed_parser
+from advae.config import merge, option_parser, resolve
 from advae.distributions import HEADS
 from advae.errors import AdvaeError, CheckpointError, ConfigError
 from advae.methods import METHODS
@@ -41,15 +41,15 @@ def test_every_method_has_a_recipe_on_digits() -> None:
 
 
 def test_dotted_overrides() -> None:
-    config = resolve("vae-digits", {"train.steps": 7, "model.latent": 3, "method.beta": 2.0, "seed": 4})
-    assert (config.train.steps, config.model["latent"], config.method["beta"], config.seed) == (7, 3, 2.0, 4)
+    config = resolve("vae-digits", {"train.steps": 7, "model.latent_dim": 3, "method.beta": 2.0, "seed": 4})
+    assert (config.train.steps, config.model["latent_dim"], config.method["beta"], config.seed) == (7, 3, 2.0, 4)
 
 
 def test_strings_from_a_command_line_are_read_by_their_types() -> None:
     config = resolve(
-        "vae-digits", {"train.steps": "7", "model.encoder.hidden": "[5, 6]", "train.rate": "1e-4"}
+        "vae-digits", {"train.steps": "7", "model.encoder.hidden": "[5, 6]", "train.lr": "1e-4"}
     )
-    assert (config.train.steps, config.model["encoder"]["hidden"], config.train.rate) == (7, [5, 6], 1e-4)
+    assert (config.train.steps, config.model["encoder"]["hidden"], config.train.lr) == (7, [5, 6], 1e-4)
 
 
 def test_switching_a_component_drops_the_old_ones_options() -> None:
@@ -78,7 +78,7 @@ def test_a_recipe_on_another(tmp_path: Path) -> None:
     path.write_text("base: vae-digits\ntrain: {steps: 9}\nmethod: {name: avb}\n")
     config, base = resolve(path), resolve("vae-digits")
     assert config.recipe == "mine" and config.train.steps == 9 and config.method["name"] == "avb"
-    assert config.model == base.model and config.train.rate == base.train.rate
+    assert config.model == base.model and config.train.lr == base.train.lr
 
 
 def test_merging_changes_neither_side() -> None:
@@ -98,7 +98,7 @@ WRONG: list[tuple[Any, dict[str, Any], str]] = [
     ("vae-digits", {"method.beat": 2}, "beta"),
     ("vae-digits", {"data.sorce": "x"}, "data.source"),
     ("vae-digits", {"sede": 3}, "seed"),
-    ({"modle": {"latent": 2}}, {}, "model"),
+    ({"modle": {"latent_dim": 2}}, {}, "model"),
 ]
 
 
@@ -116,13 +116,13 @@ def test_unknown_names_are_refused_with_the_nearest(
     [
         {"train.steps": "many"},
         {"train.steps": 0},
-        {"train.schedule": "cosin"},
+        {"train.lr_schedule": "cosin"},
         {"model.encoder.hidden": "wide"},
         {"method.kl": "open"},
-        {"model.latent": "three"},
-        {"data.protocol": "gray"},
+        {"model.latent_dim": "three"},
+        {"data.preprocessing": "grey"},
         {"method.critic_steps": 0},
-        {"model.latent": 0},
+        {"model.latent_dim": 0},
         {"model.encoder": 5},
         {"train": 5},
         {"model": "vae"},
@@ -160,12 +160,12 @@ def test_methods_say_what_they_need(tmp_path: Path) -> None:
 
 
 def test_help_names_every_option_of_the_chosen_components() -> None:
-    text = typed_parser(resolve("vae-digits", {"method": "avb"}).to_dict()).format_help()
+    text = option_parser(resolve("vae-digits", {"method": "avb"}).to_dict()).format_help()
     for option in (
         "--train.steps",
         "--method.contrast",
         "--model.encoder.hidden",
-        "--data.protocol",
+        "--data.preprocessing",
         "--seed",
     ):
         assert option in text
@@ -178,7 +178,7 @@ from torch import nn
 import math
 
 class MyEncoder(nn.Module):
-    def __init__(self, in_shape, out_shape, *, noise: int = 0, width: int = 4):
+    def __init__(self, in_shape, out_shape, *, noise_dim: int = 0, width: int = 4):
         super().__init__()
         self.out_shape = tuple(out_shape)
         self.body = nn.Sequential(
@@ -259,7 +259,7 @@ def test_a_standard_library_path_is_not_a_way_in() -> None:
     with pytest.raises(AdvaeError):
         advae.build_model(
             {
-                "latent": 2,
+                "latent_dim": 2,
                 "encoder": {"name": "subprocess.Popen", "args": "true"},
                 "posterior": {"name": "normal"},
                 "decoder": {"name": "mlp"},
@@ -276,28 +276,28 @@ def test_the_page_on_recipes_has_every_component_and_its_example_is_one(tmp_path
         assert [name for name in components.names() if f"`{name}`" not in page] == []
     (tmp_path / "own.yaml").write_text(page.split("```yaml\n")[1].split("```")[0])
     found = resolve(tmp_path / "own.yaml")
-    assert (found.recipe, found.method["name"], found.model["latent"]) == ("own", "avb", 4)
+    assert (found.recipe, found.method["name"], found.model["latent_dim"]) == ("own", "avb", 4)
     build_model(found.model, (1, 8, 8), METHODS.build(found.method).critics)
 
 
 def test_bases_are_laid_on_one_another_in_their_order() -> None:
-    one = {"train": {"steps": 7, "batch": 8}, "model": {"encoder": {"name": "mlp", "hidden": [3]}}}
-    other = {"train": {"batch": 16}, "model": {"encoder": {"name": "conv"}}}
+    one = {"train": {"steps": 7, "batch_size": 8}, "model": {"encoder": {"name": "mlp", "hidden": [3]}}}
+    other = {"train": {"batch_size": 16}, "model": {"encoder": {"name": "conv"}}}
     both = resolve({"base": [one, other], "train": {"log_every": 3}})
-    assert (both.train.steps, both.train.batch, both.train.log_every) == (7, 16, 3)
+    assert (both.train.steps, both.train.batch_size, both.train.log_every) == (7, 16, 3)
     assert both.model["encoder"]["name"] == "conv" and "hidden" not in other["model"]["encoder"]
     turned = resolve({"base": [other, one]})
-    assert turned.train.batch == 8 and turned.model["encoder"]["hidden"] == [3]
+    assert turned.train.batch_size == 8 and turned.model["encoder"]["hidden"] == [3]
 
 
 def test_a_base_lies_beside_the_file_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "below").mkdir()
-    (tmp_path / "common.yaml").write_text("base: vae-digits\nmodel: {latent: 3}")
+    (tmp_path / "common.yaml").write_text("base: vae-digits\nmodel: {latent_dim: 3}")
     (tmp_path / "below" / "own.yaml").write_text("base: ../common.yaml\nseed: 4")
     monkeypatch.chdir(tmp_path / "below")
     for given in ("own.yaml", str(tmp_path / "below" / "own.yaml")):
         config = resolve(given)
-        assert (config.model["latent"], config.seed, config.recipe) == (3, 4, "own")
+        assert (config.model["latent_dim"], config.seed, config.recipe) == (3, 4, "own")
 
 
 def test_each_base_is_laid_on_those_before_it(tmp_path: Path) -> None:

@@ -78,14 +78,14 @@ def test_a_dead_process_ends_the_job_and_the_last_checkpoint_stands(
 
 def test_gradients_of_parts_are_averaged() -> None:
     """Of a mean of squares, whose gradient at two halves is that of the whole."""
-    from advae.training.gradients import Taken
+    from advae.training.gradients import GradientOutput
 
     weight, x = torch.nn.Parameter(torch.ones(3)), torch.arange(12.0).reshape(4, 3)
 
-    def take(x: torch.Tensor, names: object, kl_weight: object) -> Taken:
+    def take(x: torch.Tensor, names: object, kl_weight: object) -> GradientOutput:
         loss = (x * weight).square().mean()
         loss.backward()
-        return Taken({"model:loss": loss.detach()})
+        return GradientOutput({"model:loss": loss.detach()})
 
     found = {}
     for parts in (1, 2):
@@ -95,7 +95,7 @@ def test_gradients_of_parts_are_averaged() -> None:
     assert found[1][0] == pytest.approx(found[2][0])
     torch.testing.assert_close(found[1][1], found[2][1])
     with pytest.raises(ConfigError, match="accumulate"):
-        TrainOptions(batch=10, accumulate=3)
+        TrainOptions(batch_size=10, accumulation_steps=3)
 
 
 def test_a_gpu_without_a_number_is_the_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,7 +158,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
 
 def narrowed(made: Config) -> dict[str, Any]:
     """Overrides that keep every layer of a recipe's networks and leave a sixteenth of its width."""
-    found: dict[str, Any] = {"model.latent": share(made.model["latent"])}
+    found: dict[str, Any] = {"model.latent_dim": share(made.model["latent_dim"])}
     for part in ("encoder", "posterior", "decoder", "critic"):
         for option in WIDTHS:
             if made.model[part].get(option):
@@ -189,8 +189,8 @@ def options(name: str, sources: dict[str, str]) -> dict[str, Any]:
         "data.limit": IMAGES,
         "data.workers": 0,
         "train.steps": STEPS,
-        "train.batch": BATCH,
-        "train.warmup": 0,
+        "train.batch_size": BATCH,
+        "train.lr_warmup": 0,
         "train.samples_every": 0,
         "train.validate_every": STEPS,
         **({"data.image_size": SIDE} if resized else {}),
@@ -209,7 +209,7 @@ def test_it_trains_saves_loads_and_is_judged(name: str, sources: dict[str, str],
     assert model.sample(2, seed=0).shape == (2, *model.x_shape)
 
     data = advae.load_data(advae.DataOptions(**run.config["data"]))
-    found = advae.evaluate(model, data, importance=4, draws=2, checks=(), limit=JUDGED)
+    found = advae.evaluate(model, data, iwae_samples=4, elbo_samples=2, diagnostics=(), limit=JUDGED)
     assert all(math.isfinite(e.value) for e in found)
     assert len(found) > 0 or not (model.has_encoder or model.decoder_has_density())
 

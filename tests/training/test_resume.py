@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 
 import advae
 from advae.errors import CheckpointError
-from advae.io import held
+from advae.io import lock_folder
 from advae.run import Run
-from advae.training.signals import Interrupted, Interruption
-from advae.training.train import completed
-from advae.training.trainer import Fit
+from advae.training.signals import Interrupted, SignalHandler
+from advae.training.train import train_or_resume
+from advae.training.trainer import Trainer
 from advae.training.validation import Validation
 from training import tiny
 
@@ -26,18 +26,18 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "asvae": {"method": {"name": "asvae"}, "model.posterior": {"name": "normal", "variance": "shared"}},
     "avb noise basis": {
         "method": {"name": "avb", "contrast": "full", "kl_warmup": 7},
-        "model.posterior": {"name": "noise-basis", "functions": 3, "noise": 2, "hidden": [4]},
+        "model.posterior": {"name": "noise-basis", "num_basis": 3, "noise_dim": 2, "hidden": [4]},
     },
     "bavae alternating": {
-        "method": {"name": "bavae", "order": "alternating", "critic_steps": 2},
-        "model.posterior": {"name": "implicit", "noise": 2},
-        "model.likelihood": {"name": "implicit", "noise": 2, "squash": "sigmoid"},
+        "method": {"name": "bavae", "update_order": "alternating", "critic_steps": 2},
+        "model.posterior": {"name": "implicit", "noise_dim": 2},
+        "model.likelihood": {"name": "implicit", "noise_dim": 2, "squash": "sigmoid"},
     },
     "ali, critics twice": {"method": {"name": "ali", "critic_steps": 2}},
     "wgan-gp, critics first": {
-        "method": {"name": "wgan-gp", "order": "alternating", "critic_steps": 2},
+        "method": {"name": "wgan-gp", "update_order": "alternating", "critic_steps": 2},
         "model.encoder": {"name": "none"},
-        "model.likelihood": {"name": "implicit", "noise": 0, "squash": "sigmoid"},
+        "model.likelihood": {"name": "implicit", "noise_dim": 0, "squash": "sigmoid"},
     },
 }
 
@@ -83,13 +83,13 @@ def test_noise_is_a_function_of_seed_and_step(
     source: str, straight: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is drawn between two steps (a user's callback, another sheet) changes nothing."""
-    after = Fit._after
+    after = Trainer._after
 
-    def drawing(self: Fit, *args: Any) -> bool:
+    def drawing(self: Trainer, *args: Any) -> bool:
         torch.rand(7)
         return after(self, *args)
 
-    monkeypatch.setattr(Fit, "_after", drawing)
+    monkeypatch.setattr(Trainer, "_after", drawing)
     again = advae.train(config("asvae", source), out=tmp_path / "again", quiet=True)
     assert tiny.differing(tiny.state(again), tiny.state(straight["asvae"])) == []
 
@@ -118,15 +118,15 @@ def test_interrupted_again_and_again(
 ) -> None:  # fmt: skip
     """A signal during each of several steps: the step is finished, all is saved, and the exit code says which."""
     stops = [1, 2, 4, 9, 11]
-    one = Fit._one
+    one = Trainer._one
 
-    def interrupted(self: Fit, step: int, stream: Any) -> None:
+    def interrupted(self: Trainer, step: int, stream: Any) -> None:
         if step + 1 in stops:
             stops.remove(step + 1)
             signal.raise_signal(number)
         one(self, step, stream)
 
-    monkeypatch.setattr(Fit, "_one", interrupted)
+    monkeypatch.setattr(Trainer, "_one", interrupted)
     before = signal.getsignal(number)
     run, left = tmp_path / "run", list(stops)
     for stop in left:
@@ -151,7 +151,7 @@ def test_a_second_signal_acts_as_before() -> None:
     # A shell starts background jobs with Ctrl-C ignored; the test asks for Python's own handler whatever it was.
     inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with Interruption() as stop:
+        with SignalHandler() as stop:
             signal.raise_signal(signal.SIGINT)
             assert stop.signum == signal.SIGINT
             with pytest.raises(KeyboardInterrupt):
@@ -164,15 +164,15 @@ def test_killed_between_checkpoints(
     source: str, straight: dict[str, Run], tmp_path: Path, monkeypatch: Any
 ) -> None:
     """Work after the last checkpoint is lost, done again and comes out the same; its metrics appear once."""
-    one = Fit._one
+    one = Trainer._one
 
-    def killed(self: Fit, step: int, stream: Any) -> None:
+    def killed(self: Trainer, step: int, stream: Any) -> None:
         if step == 9:
             raise SystemExit("killed")
         one(self, step, stream)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Fit, "_one", killed)
+        patched.setattr(Trainer, "_one", killed)
         with pytest.raises(SystemExit):
             options = {"train.checkpoint_every": 4}
             advae.train(config("asvae", source), options=options, out=tmp_path / "run", quiet=True)
@@ -219,11 +219,11 @@ def test_a_run_that_another_process_works_on_is_left_alone(
     begun = tmp_path / "begun"
     begun.mkdir()
     (begun / "config.yaml").write_text("")
-    with held(finished.path), held(begun):
+    with lock_folder(finished.path), lock_folder(begun):
         with pytest.raises(CheckpointError, match="another process"):
             advae.resume(finished.path, options={"train.steps": 4}, quiet=True)
         with pytest.raises(CheckpointError, match="another process"):
-            completed(config("vae", source), out=begun, quiet=True)
+            train_or_resume(config("vae", source), out=begun, quiet=True)
         assert (begun / "config.yaml").exists()
     assert {path: path.read_bytes() for path in finished.path.rglob("*") if path.is_file()} == before
     advae.resume(finished.path, options={"train.steps": 4}, quiet=True)
@@ -280,7 +280,7 @@ def test_pickled_code_is_refused_unread(finished: Run, name: str) -> None:
 
 def test_a_checkpoint_of_another_model_is_refused(finished: Run, tmp_path: Path, source: str) -> None:
     settings = finished.config
-    settings["model"]["latent"] = 3
+    settings["model"]["latent_dim"] = 3
     finished.write_config(settings)
     with pytest.raises(CheckpointError, match="does not fit"):
         advae.resume(finished.path, options={"train.steps": 4}, quiet=True)
@@ -295,7 +295,7 @@ def test_other_data_are_refused(finished: Run, tmp_path: Path) -> None:
         advae.resume(finished.path, options=options, quiet=True)
 
 
-@pytest.mark.parametrize("key", ["train.batch", "model.latent", "method.beta", "seed", "data.protocol"])
+@pytest.mark.parametrize("key", ["train.batch_size", "model.latent_dim", "method.beta", "seed", "data.preprocessing"])
 def test_nothing_else_may_change(finished: Run, key: str) -> None:
     with pytest.raises(CheckpointError, match="may change"):
         advae.resume(finished.path, options={key: 1}, quiet=True)

@@ -17,11 +17,11 @@ from advae.errors import ConfigError, NotFiniteError
 from advae.methods import METHODS
 from advae.model import LatentModel, build_model
 from advae.training.checkpoint import load_checkpoint, save_checkpoint
-from advae.training.optimizers import Average, rate_share
-from advae.training.step import Step
+from advae.training.optimizers import EMA, lr_scale
+from advae.training.step import TrainStep
 from advae.training.train_options import TrainOptions
-from advae.training.trainer import Fit
-from advae.training.validation import Validation, watched
+from advae.training.trainer import Trainer
+from advae.training.validation import Validation, early_stopping_loss
 from training import tiny
 
 
@@ -30,11 +30,11 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> str:
     return tiny.data(tmp_path_factory.mktemp("data"))
 
 
-def made(method: dict[str, Any], options: TrainOptions | None = None, **parts: Any) -> Step:
+def made(method: dict[str, Any], options: TrainOptions | None = None, **parts: Any) -> TrainStep:
     """A step on a small model."""
     small = {"name": "mlp", "hidden": [5]}
     spec = {
-        "latent": 2,
+        "latent_dim": 2,
         "encoder": small,
         "posterior": {"name": "normal"},
         "decoder": small,
@@ -43,7 +43,7 @@ def made(method: dict[str, Any], options: TrainOptions | None = None, **parts: A
     } | parts
     built = METHODS.build(method)
     model = build_model(spec, (1, 4, 5), built.critics)
-    return Step(Fabric(accelerator="cpu", devices=1), model, built, options or TrainOptions())
+    return TrainStep(Fabric(accelerator="cpu", devices=1), model, built, options or TrainOptions())
 
 
 def weights(model: LatentModel) -> dict[str, torch.Tensor]:
@@ -93,7 +93,7 @@ def test_a_nan_stops_training_before_any_weight_moves(
 
 def test_the_term_that_is_named_is_the_one_that_was_not_finite() -> None:
     """Steps in which critics move alone have other terms than those in which the model moves too."""
-    step = made({"name": "avb", "order": "alternating"}, critic={"name": "training.tiny.PoisonCritic"})
+    step = made({"name": "avb", "update_order": "alternating"}, critic={"name": "training.tiny.PoisonCritic"})
     stream = tiny.images(6)
     tiny.PoisonCritic.calls, tiny.PoisonCritic.at = 0, -1
     step(0, lambda i: next(stream))
@@ -150,8 +150,8 @@ def test_on_a_device_updates_stop_by_the_flag_alone() -> None:
 def test_as_many_updates_as_may_be_left_out_are(tmp_path: Path) -> None:
     """Of a poisoned step nothing remains, in weights or in metrics; sound ones move; one too many stops the run."""
 
-    def new() -> Step:
-        options = TrainOptions(skip=2, clip=5.0, ema=0)
+    def new() -> TrainStep:
+        options = TrainOptions(max_skipped_steps=2, grad_clip=5.0, ema_decay=0)
         return made({"name": "vae"}, options, decoder={"name": "training.tiny.Poison"})
 
     step, stream = new(), tiny.images(9)
@@ -182,15 +182,15 @@ def test_as_many_updates_as_may_be_left_out_are(tmp_path: Path) -> None:
 def test_a_run_that_diverges_keeps_its_last_checkpoint(source: str, tmp_path: Path) -> None:
     tree = tiny.changed(tiny.tree(source), {"model.decoder": {"name": "training.tiny.Poison"}})
     tiny.Poison.calls, tiny.Poison.at = 0, -1
-    one = Fit._one
+    one = Trainer._one
 
-    def poisoned(self: Fit, step: int, stream: Any) -> None:
+    def poisoned(self: Trainer, step: int, stream: Any) -> None:
         if step == 7:
             tiny.Poison.at = tiny.Poison.calls + 1
         one(self, step, stream)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(NotFiniteError, match="at step 7"):
-        patch.setattr(Fit, "_one", poisoned)
+        patch.setattr(Trainer, "_one", poisoned)
         advae.train(tree, options={"train.checkpoint_every": 3}, out=tmp_path / "run", quiet=True)
     tiny.Poison.at = -1
     state = json.loads((tmp_path / "run/checkpoints/last/state.json").read_text())
@@ -203,20 +203,20 @@ def test_a_run_that_diverges_keeps_its_last_checkpoint(source: str, tmp_path: Pa
 
 def test_schedules() -> None:
     constant = TrainOptions(steps=100)
-    assert [rate_share(constant, s) for s in (0, 50, 99)] == [1.0, 1.0, 1.0]
-    cosine = TrainOptions(steps=100, schedule="cosine")
+    assert [lr_scale(constant, s) for s in (0, 50, 99)] == [1.0, 1.0, 1.0]
+    cosine = TrainOptions(steps=100, lr_schedule="cosine")
     expected = [0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * s / 100)) for s in range(100)]
-    assert [rate_share(cosine, s) for s in range(100)] == pytest.approx(expected)
-    assert rate_share(cosine, 0) == 1 and rate_share(cosine, 100) == pytest.approx(0.01)
-    assert rate_share(cosine, 500) == pytest.approx(0.01)
-    warm = TrainOptions(steps=100, warmup=4)
-    assert [rate_share(warm, s) for s in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
-    both = TrainOptions(steps=100, warmup=10, schedule="cosine")
-    assert rate_share(both, 4) == pytest.approx(0.5 * expected[4])
+    assert [lr_scale(cosine, s) for s in range(100)] == pytest.approx(expected)
+    assert lr_scale(cosine, 0) == 1 and lr_scale(cosine, 100) == pytest.approx(0.01)
+    assert lr_scale(cosine, 500) == pytest.approx(0.01)
+    warm = TrainOptions(steps=100, lr_warmup=4)
+    assert [lr_scale(warm, s) for s in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
+    both = TrainOptions(steps=100, lr_warmup=10, lr_schedule="cosine")
+    assert lr_scale(both, 4) == pytest.approx(0.5 * expected[4])
 
 
 def test_rates_and_betas_of_each_player() -> None:
-    options = TrainOptions(rate=1e-3, critic_rate=2e-3, beta1=0.5, critic_beta1=0.6, beta2=0.9, warmup=2)
+    options = TrainOptions(lr=1e-3, critic_lr=2e-3, beta1=0.5, critic_beta1=0.6, beta2=0.9, lr_warmup=2)
     step, stream = made({"name": "asvae"}, options), tiny.images(6)
     step(0, lambda i: next(stream))
     for name, player in step.players.items():
@@ -227,7 +227,7 @@ def test_rates_and_betas_of_each_player() -> None:
 
 def test_clipping_bounds_each_players_gradient() -> None:
     for clip in (0.0, 1e-3):
-        step, x = made({"name": "avb"}, TrainOptions(clip=clip)), next(tiny.images(6))
+        step, x = made({"name": "avb"}, TrainOptions(grad_clip=clip)), next(tiny.images(6))
         norms: dict[str, float] = {}
         for name, player in step.players.items():
 
@@ -265,9 +265,9 @@ def test_gradients_are_all_taken_before_any_update() -> None:
 @pytest.mark.parametrize("decay", [0.0, 0.3, 0.999])
 def test_the_moving_average(decay: float) -> None:
     """a ← d a + (1 − d) w with d = min(decay, (1 + t)/(10 + t)); buffers are copied."""
-    encoder = {"name": "conv", "channels": [2], "hidden": [5], "batch_norm": True}
-    step = made({"name": "vae"}, TrainOptions(ema=decay), encoder=encoder)
-    model, average = step.model, Average(step.model, decay)
+    encoder = {"name": "conv", "channels": [2], "hidden": [5], "norm": "batch"}
+    step = made({"name": "vae"}, TrainOptions(ema_decay=decay), encoder=encoder)
+    model, average = step.model, EMA(step.model, decay)
     expected = weights(average.model)
     for t in range(5):
         for value in model.state_dict().values():
@@ -354,14 +354,14 @@ def test_no_model_of_a_warm_up_is_kept(source: str, tmp_path: Path, monkeypatch:
 def test_early_stopping_watches_a_bound_where_it_is_known(
     method: str, found: dict[str, float], value: float | None
 ) -> None:
-    assert watched(found, METHODS.build({"name": method})) == value
+    assert early_stopping_loss(found, METHODS.build({"name": method})) == value
 
 
 def test_validation_errors_are_shares_of_the_variance(source: str) -> None:
     """A model that gives back what it is given has error 0; one that always answers the mean has error 1 in x."""
     from advae.data import DataOptions, load_data
 
-    data = load_data(DataOptions(source=source, protocol="grey"))
+    data = load_data(DataOptions(source=source, preprocessing="gray"))
     validation = Validation(data, 0, torch.device("cpu"))
     step = made({"name": "vae"})
     model = step.model.eval()
@@ -378,8 +378,8 @@ def test_validation_errors_are_shares_of_the_variance(source: str) -> None:
 
 
 def test_impossible_options_are_refused() -> None:
-    for options in ({"steps": 0}, {"batch": 0}, {"rate": 0.0}, {"ema": 1.0}, {"beta1": -0.1}, {"clip": -1.0}):
+    for options in ({"steps": 0}, {"batch_size": 0}, {"lr": 0.0}, {"ema_decay": 1.0}, {"beta1": -0.1}, {"grad_clip": -1.0}):
         with pytest.raises(ConfigError, match=next(iter(options))):
             TrainOptions(**options)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="rate"):
-        replace(TrainOptions(), rate=float("nan"))
+    with pytest.raises(ConfigError, match="lr"):
+        replace(TrainOptions(), lr=float("nan"))

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from advae.errors import NotFiniteError
-from advae.training.metric_accumulator import Terms
+from advae.training.metric_accumulator import MetricAccumulator
 
 MOVES = (("critic",), ("model",))
 STEPS = 7
 
 
 def taken(
-    terms: Terms, bad: set[tuple[int, str]], value: float = math.nan
+    terms: MetricAccumulator, bad: set[tuple[int, str]], value: float = math.nan
 ) -> Iterator[tuple[int, str, bool]]:
     """Steps of two moves, of which some have one bad term; which of them the flag would have let through."""
     for step in range(STEPS):
@@ -34,7 +34,7 @@ def taken(
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize(("step", "name"), [(0, "critic"), (3, "critic"), (3, "model"), (STEPS - 1, "model")])
 def test_the_first_bad_term_is_known_at_the_end(step: int, name: str, value: float) -> None:
-    terms = Terms(torch.device("cpu"))
+    terms = MetricAccumulator(torch.device("cpu"))
     later = {(step + 2, "critic"), (step + 2, "model")}  # of another player too: not what is named
     moved = [key for *key, let in taken(terms, {(step, name)} | later, value) if let]
     place = 2 * step + (name == "model")
@@ -44,7 +44,7 @@ def test_the_first_bad_term_is_known_at_the_end(step: int, name: str, value: flo
 
 
 def test_moves_that_may_be_left_out_are_and_are_no_part_of_the_means() -> None:
-    terms, bad = Terms(torch.device("cpu"), skip=2), {(1, "critic"), (4, "model")}
+    terms, bad = MetricAccumulator(torch.device("cpu"), skip=2), {(1, "critic"), (4, "model")}
     left_out = {(step, name) for step, name, let in taken(terms, bad) if not let}
     assert left_out == bad
     terms.raise_if_over(STEPS - 1, len(MOVES))
@@ -56,7 +56,7 @@ def test_moves_that_may_be_left_out_are_and_are_no_part_of_the_means() -> None:
 
 
 def test_sound_terms_raise_nothing_and_are_read_once() -> None:
-    terms = Terms(torch.device("cpu"))
+    terms = MetricAccumulator(torch.device("cpu"))
     assert all(let for *_, let in taken(terms, set()))
     terms.raise_if_over(STEPS - 1, len(MOVES))
     assert terms.means() == {"loss/critic": 1.0, "loss/model": 1.0, "kl": 2.0}

@@ -17,31 +17,31 @@ STEPS = 12
 
 
 def data(folder: Path) -> str:
-    """A file of 60 images of 4 × 5 grey pixels."""
+    """A file of 60 images of 4 × 5 gray pixels."""
     path = folder / "images.npy"
     np.save(path, np.random.default_rng(0).integers(0, 256, (60, 1, 4, 5), dtype=np.uint8))
     return str(path)
 
 
 def tree(source: str, **method: Any) -> dict[str, Any]:
-    """A recipe with all that is random or has a state: dropout, dynamic binarisation, batch and spectral norms."""
+    """A recipe with all that is random or has a state: dropout, dynamic binarization, batch and spectral norms."""
     return {
         "recipe": "tiny",
         "device": "cpu",
-        "data": {"source": source, "protocol": "binarise-dynamic"},
+        "data": {"source": source, "preprocessing": "binarize-dynamic"},
         "model": {
-            "latent": 2,
-            "encoder": {"name": "conv", "channels": [3], "hidden": [6], "dropout": 0.2, "batch_norm": True},
+            "latent_dim": 2,
+            "encoder": {"name": "conv", "channels": [3], "hidden": [6], "dropout": 0.2, "norm": "batch"},
             "decoder": {"name": "mlp", "hidden": [6], "dropout": 0.2},
             "critic": {"name": "concat", "hidden": [6], "dropout": 0.2, "spectral_norm": True},
         },
         "method": {"name": "vae", **method},
         "train": {
             "steps": STEPS,
-            "batch": 8,
-            "warmup": 3,
-            "ema": 0.9,
-            "clip": 5.0,
+            "batch_size": 8,
+            "lr_warmup": 3,
+            "ema_decay": 0.9,
+            "grad_clip": 5.0,
             "log_every": 2,
             "validate_every": 4,
             "samples_every": 6,
@@ -86,7 +86,7 @@ class Poison(nn.Module):
     calls = 0
     at = -1
 
-    def __init__(self, in_shape: Any, out_shape: Any, *, noise: int = 0, width: int = 4) -> None:
+    def __init__(self, in_shape: Any, out_shape: Any, *, noise_dim: int = 0, width: int = 4) -> None:
         super().__init__()
         self.out_shape = tuple(out_shape)
         self.layer = nn.Linear(int(np.prod(in_shape)), int(np.prod(out_shape)))

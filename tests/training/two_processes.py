@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 import advae
 from advae.config import resolve
 from advae.training.setup import Setup
-from advae.training.trainer import Fit
+from advae.training.trainer import Trainer
 from training import tiny
 
 STEPS, BATCH = 4, 12
@@ -28,17 +28,17 @@ CASES: dict[str, dict[str, Any]] = {
         "method": {"name": "avb", "contrast": "diagonal", "critic_steps": 2},
         "model.encoder": {"name": "mlp", "hidden": [6]},
     },
-    "batch-norm": {"model.encoder": {**CONV, "batch_norm": True}},
+    "batch-norm": {"model.encoder": {**CONV, "norm": "batch"}},
 }
 
 
 def tree(source: str, case: str, world: int) -> dict[str, Any]:
     """A recipe without dropout, whose only noise is normal and the same for all processes together."""
     plain = {
-        "data.protocol": "grey",
+        "data.preprocessing": "gray",
         "model.decoder": {"name": "mlp", "hidden": [6]},
         "model.critic": {"name": "concat", "hidden": [6]},
-        "train.batch": BATCH // world,
+        "train.batch_size": BATCH // world,
         "train.steps": STEPS,
     }
     return tiny.changed(tiny.tree(source), plain | CASES[case])
@@ -59,12 +59,12 @@ def case(source: str, folder: Path, name: str, world: int) -> None:
     """Some steps with a seed for each that does not depend on the process; keep weights, buffers and metrics."""
     config = resolve(tree(source, name, world))
     setup = Setup(config)
-    fit = Fit(setup, None, False)  # type: ignore[arg-type]
+    fit = Trainer(setup, None, False)  # type: ignore[arg-type]
     fit.model.train()
     stream = fit.batches.stream(0)
     for step in range(STEPS):
         torch.manual_seed(step)
-        fit.step(step, lambda i: fit.data.protocol.observe(next(stream)))
+        fit.step(step, lambda i: fit.data.preprocessing.apply(next(stream)))
     metrics = {f"metric/{k}": torch.tensor(v) for k, v in fit.step.read_metrics().items()}
     state = {k: v.detach().contiguous() for k, v in fit.model.state_dict().items()}
     if setup.fabric.is_global_zero:
@@ -73,16 +73,16 @@ def case(source: str, folder: Path, name: str, world: int) -> None:
 
 def runs(source: str, folder: Path, rank: int) -> None:
     """A run to its end; then one whose second process dies after seven steps."""
-    base = tiny.changed(tiny.tree(source), {"train.checkpoint_every": 3, "train.batch": 4})
+    base = tiny.changed(tiny.tree(source), {"train.checkpoint_every": 3, "train.batch_size": 4})
     advae.train(base, out=folder / "whole", quiet=True)
-    one = Fit._one
+    one = Trainer._one
 
-    def dying(self: Fit, step: int, stream: Any) -> None:
+    def dying(self: Trainer, step: int, stream: Any) -> None:
         if step == 7 and rank == 1:
             os._exit(1)
         one(self, step, stream)
 
-    Fit._one = dying  # type: ignore[method-assign]
+    Trainer._one = dying  # type: ignore[method-assign]
     advae.train(base, out=folder / "lost", quiet=True)
 
 

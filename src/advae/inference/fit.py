@@ -30,6 +30,7 @@ from advae.inference.preconditioner import (
 )
 from advae.inference.target import Target
 from advae.random import mix_seeds, reseed
+from advae.torch_state import default_torch_modes
 from advae.training.optimizers import PlayerOptimizer, compute_lr_scale
 from advae.training.train_options import TrainOptions
 
@@ -77,15 +78,17 @@ class VariationalFit:
         reseed(mix_seeds(seed, 0), target.device)
         starts = INITIAL_SD * torch.randn(fits, d, dtype=torch.float32).to(*placement)
         self.affine = AffineMap.translation(starts)
-        self.q = ModuleEnsemble(make_family(options, d), fits).to(*placement)
-        self.ema_weights = {name: weight.detach().clone() for name, weight in self.q.weights.items()}
+        with default_torch_modes():  # for the networks only: the log joint may rely on the caller's default dtype
+            self.q = ModuleEnsemble(make_family(options, d), fits).to(*placement)
         nonfinite_flag = torch.zeros((), dtype=torch.float32, device=target.device)
         train_options = self._train_options
         self.player = PlayerOptimizer("model", self.q.parameters(), train_options, nonfinite_flag)
-        self.critic_trainer = (
-            CriticTrainer(target, options, train_options, nonfinite_flag) if options.has_critic else None
-        )
-        self.settle_steps = max(1, int(SETTLE_FRACTION * options.steps)) if self.critic_trainer else 0
+        self.critic_trainer: CriticTrainer | None = None
+        if options.has_critic:
+            with default_torch_modes():
+                self.critic_trainer = CriticTrainer(target, options, train_options, nonfinite_flag)
+        self.ema_weights = {name: weight.detach().clone() for name, weight in self.q.weights.items()}
+        self.settle_steps = max(1, int(SETTLE_FRACTION * options.steps)) if options.has_critic else 0
         self.metrics: dict[str, Tensor] = {}
 
     @property
@@ -179,7 +182,7 @@ class VariationalFit:
         contrast_samples = trainer.sample_contrast(self.affine, trainer.contrast, 1.0, n)
         lr_scale = FINAL_CRITIC_LR_SCALE * (1 - step / self.settle_steps)
         trainer.update(whitened, known, *contrast_samples, lr_scale)
-        self.metrics |= trainer.diagnostics
+        self.metrics = trainer.diagnostics
 
     @torch.no_grad()
     def _finalize_q(self) -> None:

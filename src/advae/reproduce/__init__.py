@@ -1,11 +1,11 @@
-"""A paper's table by one command: every row trained, judged alike, and set beside what was published.
+"""Reproduction of a paper's table: train and evaluate every row, and print published values next to ours.
 
-table.py      what a table is, read from YAML
-jobs.py       what a plan is made of: runs, where they lie, how they are judged
-plan.py       from a table to its plan; budget.py the steps that fit into a time, probe.py how fast a row is
-work.py       each run trained and judged, from where it was interrupted
-judge.py      the usual evaluation, in parts, and images to show
-page.py       the record (record.py) and the page: the table (beside.py), every figure (details.py), sheets
-toy*.py       the four-point toy, which is judged and shown in a way of its own (studies.py)
-forecast.py   what a plan would do, and about how long that takes
+table_spec.py           what a table is, read from YAML
+plan.py                 the runs that a table takes, and where they are
+estimate_cost.py        what a plan would do, and how long its training takes
+runner.py               train, evaluate and record each run, resuming what was interrupted
+evaluate_job.py         the evaluation of a run, cached in the run
+results.py              the JSON record of a table
+paired_differences.py   rows compared with a reference example by example
+markdown_report.py      the page and its image grids
 """

@@ -1,17 +1,18 @@
-"""How a run is judged for a table: the parts of the table's evaluation, one after another; and images to show.
+"""The evaluation of a run for a table, part by part, and images to show.
 
-What was found is kept in the run, under what was asked of which weights, and found again there:
+The result is cached in the run, with the options of the evaluation and the checksum of the weights:
 
-reproduced/judged.json    figures, remarks, and what the model can do
-reproduced/NAME.npz       what a figure is the mean of, image by image
-reproduced/images.npz     samples, test images and their reconstructions, 8-bit [n, C, H, W]
+reproduced/estimates.json   estimates, remarks, and what the model supports
+reproduced/NAME.npz         per-example values
+reproduced/images.npz       samples, test images and their reconstructions, 8-bit [n, C, H, W]
 """
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,119 +20,111 @@ import torch
 from numpy.typing import NDArray
 
 from advae.data import Dataset
-from advae.evaluation.estimate import Estimates, file_name
-from advae.evaluation.evaluate import Asked, evaluate
-from advae.evaluation.evaluate_run import write
-from advae.evaluation.likelihood.ais import Annealing
-from advae.evaluation.resumable import Work, fingerprint
-from advae.io import read_json, recovered_folder, write_json
+from advae.devices import find_device
+from advae.evaluation.estimate import EvaluationResult, file_stem
+from advae.evaluation.eval_config import AISConfig, EvalConfig
+from advae.evaluation.evaluate import evaluate, write_result
+from advae.evaluation.resumable import Runner, model_fingerprint
+from advae.io import read_json, read_npz, recovered_folder, write_json
 from advae.model import LatentModel
-from advae.reproduce.jobs import FOLDER, Job, Plan, Record, Stage
-from advae.reproduce.table_spec import ANNEALING
+from advae.progress import StageProgress
+from advae.reproduce.plan import Job, Plan, Record
+from advae.reproduce.table_spec import AIS_OPTIONS
 from advae.run import Run
-from advae.training.environment import find_device
 
-Images = dict[str, NDArray[np.uint8]]
-SHOWN = 36  # images of each kind: six rows of six
-JUDGED, IMAGES = "judged.json", "images.npz"
+FOLDER = "reproduced"
+NUM_IMAGES = 36  # of each kind: six rows of six
 
 
-def asked_of(part: Mapping[str, Any]) -> dict[str, Any]:
-    """A part of an evaluation as arguments of :func:`advae.evaluation.evaluate`; what a model cannot have is left out.
+def eval_arguments(part: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a part of a table's evaluation as arguments of :func:`evaluate`; unsupported metrics are left out.
 
     Raises:
-        ConfigError: a figure or option that there is not.
+        ConfigError: an unknown metric or an invalid option.
     """
-    annealing = {name: value for name, value in part.items() if name in ANNEALING}
-    asked = {name: value for name, value in part.items() if name not in ANNEALING} | {"strict": False}
-    if annealing:
-        asked["annealing"] = Annealing(**annealing)
-    Asked.of(asked)
-    return asked
+    options = {name: value for name, value in part.items() if name not in (*AIS_OPTIONS, "split", "limit")}
+    options["annealing"] = AISConfig(**{name: part[name] for name in AIS_OPTIONS if name in part})
+    config = EvalConfig(**options, strict=False)
+    return {"config": config} | {name: part[name] for name in ("split", "limit") if name in part}
 
 
-def question(plan: Plan, job: Job) -> dict[str, Any]:
-    """What an evaluation depends on besides the weights, JSON."""
-    return {"parts": plan.parts, "data": job.data.checksum}
-
-
-def judged(plan: Plan, job: Job, run: Run, stage: Stage) -> Record:
-    """What a finished run's model is worth: figures, remarks, what it can do and the seconds that this took.
-
-    An evaluation that was interrupted goes on where it was, and gives the same figures.
-    """
-    began, model = time.monotonic(), run.model(str(find_device(job.config.device)))
-    found = _figures(run, model, job.data, plan.parts, stage)
-    if len(model.x_shape) == 3:
-        run.write_arrays(f"{FOLDER}/{IMAGES}", images(model, job.data))
-    can = {"likelihood": model.decoder_has_density(), "encoder": model.has_encoder}
-    return found.to_dict() | {"can": can, "evaluation_seconds": round(time.monotonic() - began, 3)}
-
-
-def answer(run: Run, question: Mapping[str, Any]) -> Record | None:
-    """What was found of a run when it was asked the same, with the same weights; None if it never was."""
-    path = run.path / FOLDER / JUDGED
-    old = read_json(path) if path.exists() else {}
-    same = (old.get("question"), old.get("model")) == (question, _weights(run))
-    return dict(old["found"]) if same else None
-
-
-def kept(run: Run, question: Mapping[str, Any], find: Callable[[], Record]) -> Record:
-    """The run's answer, or what ``find`` gives, kept as the answer."""
-    old, weights = answer(run, question), _weights(run)
-    if old is None:
-        old = find()
+def get_or_evaluate(plan: Plan, job: Job, run: Run, stage: StageProgress) -> Record:
+    """Return the cached result of a run, or evaluate the run and cache the result."""
+    result = cached_result(plan, job, run)
+    if result is None:
+        result = evaluate_job(plan, job, run, stage)
         (run.path / FOLDER).mkdir(exist_ok=True)
-        write_json(run.path / FOLDER / JUDGED, {"question": question, "model": weights, "found": old})
-    return old
+        cache = {"key": cache_key(plan, job), "model": _weights_checksum(run), "result": result}
+        write_json(run.path / FOLDER / "estimates.json", cache)
+        result = read_json(run.path / FOLDER / "estimates.json")["result"]
+    return dict(result)
 
 
-def _weights(run: Run) -> str:
-    """The checksum of a run's model."""
+def cached_result(plan: Plan, job: Job, run: Run) -> Record | None:
+    """Return the result of the same evaluation of the same weights, or None."""
+    path = run.path / FOLDER / "estimates.json"
+    cache = read_json(path) if path.exists() else {}
+    is_same = (cache.get("key"), cache.get("model")) == (cache_key(plan, job), _weights_checksum(run))
+    return dict(cache["result"]) if is_same else None
+
+
+def cache_key(plan: Plan, job: Job) -> dict[str, Any]:
+    """Return what a result depends on besides the weights, as JSON values."""
+    return {"evaluation": plan.evaluation, "data": job.data.checksum}
+
+
+def evaluate_job(plan: Plan, job: Job, run: Run, stage: StageProgress) -> Record:
+    """Evaluate a finished run; return estimates, remarks, what the model supports, and the seconds taken.
+
+    After an interruption the evaluation continues and gives the same estimates.
+    """
+    start, model = time.monotonic(), run.model(str(find_device(job.config.device)))
+    result = _evaluate_parts(run, model, job.data, plan.evaluation, stage)
+    if len(model.x_shape) == 3:
+        run.write_arrays(f"{FOLDER}/images.npz", make_images(model, job.data))
+    supports = {"likelihood": model.decoder_has_density(), "encoder": model.has_encoder}
+    seconds = round(time.monotonic() - start, 3)
+    return result.to_dict() | {"supports": supports, "evaluation_seconds": seconds}
+
+
+def _weights_checksum(run: Run) -> str:
     return str(read_json(recovered_folder(run.path / "model") / "config.json")["sha256"])
 
 
-def _figures(
-    run: Run, model: LatentModel, data: Dataset, parts: Sequence[Mapping[str, Any]], stage: Stage
-) -> Estimates:
-    """The parts one after another; of a figure that several of them give the first stands."""
+def _evaluate_parts(
+    run: Run, model: LatentModel, data: Dataset, parts: Sequence[Mapping[str, Any]], stage: StageProgress
+) -> EvaluationResult:
+    """Evaluate the parts one after another; of estimates with the same name the first is kept."""
     unfinished = run.path / "eval" / "unfinished"
-    work = Work(unfinished, stage, fingerprint(model))
-    found = Estimates()
+    runner = Runner(unfinished, stage, model_fingerprint(model))
+    result = EvaluationResult()
     for part in parts:
-        more = evaluate(model, data, work=work, **asked_of(part))
-        known, said = {estimate.name for estimate in found}, list(found.remarks)
-        found.extend(estimate for estimate in more if estimate.name not in known)
-        found.remarks += [remark for remark in more.remarks if remark not in said]
-    write(run, model, found)
-    for estimate in found:
-        if "value" in estimate.each:
-            arrays = {"value": estimate.each["value"].numpy()}
-            run.write_arrays(f"{FOLDER}/{file_name(estimate.name)}.npz", arrays)
+        more = evaluate(model, data, runner=runner, **eval_arguments(part))
+        names, remarks = {estimate.name for estimate in result}, list(result.remarks)
+        result.extend(estimate for estimate in more if estimate.name not in names)
+        result.remarks += [remark for remark in more.remarks if remark not in remarks]
+    write_result(run, model, result)
+    for estimate in result:
+        if "value" in estimate.per_example:
+            arrays = {"value": estimate.per_example["value"].numpy()}
+            run.write_arrays(f"{FOLDER}/{file_stem(estimate.name)}.npz", arrays)
     shutil.rmtree(unfinished, ignore_errors=True)
-    return found
+    return result
 
 
 @torch.no_grad()
-def images(model: LatentModel, data: Dataset) -> Images:
-    """Samples of a model and, if it has an encoder, the first test images with what comes back of them."""
-    raw = data.test.raw(list(range(min(SHOWN, len(data.test))))).cpu()
-    x = data.protocol.observe(raw, torch.Generator().manual_seed(0))
-    shown = {"samples": model.sample(SHOWN, seed=0), "test": x}
+def make_images(model: LatentModel, data: Dataset) -> dict[str, NDArray[np.uint8]]:
+    """Return samples of a model, test images and, if it has an encoder, their reconstructions."""
+    raw = data.test.raw(list(range(min(NUM_IMAGES, len(data.test))))).cpu()
+    x = data.preprocessing.apply(raw, torch.Generator().manual_seed(0))
+    images = {"samples": model.sample(NUM_IMAGES, seed=0), "test": x}
     if model.has_encoder:
-        shown["reconstructions"] = model.reconstruct(x, seed=0)
-    return {name: _levels(data, value) for name, value in shown.items()}
+        images["reconstructions"] = model.reconstruct(x, seed=0)
+    to_gray = data.preprocessing.to_gray
+    return {n: to_gray(v.float().cpu()).clamp(0, 255).round().byte().numpy() for n, v in images.items()}
 
 
-def _levels(data: Dataset, x: torch.Tensor) -> NDArray[np.uint8]:
-    grey = data.protocol.to_grey(x.float().cpu()).clamp(0, 255).round()
-    return np.asarray(grey.byte().numpy())
-
-
-def kept_images(run: Run) -> Images:
-    """The images that were kept when the run was judged; none for data that are no images."""
-    path = run.path / FOLDER / IMAGES
-    if not path.exists():
-        return {}
-    with np.load(path, allow_pickle=False) as file:
-        return dict(file)
+def load_images(record: Record | None) -> dict[str, NDArray[Any]]:
+    """Return the images of an evaluated run; none for data that are not images."""
+    path = Path(record["run"]) / FOLDER / "images.npz" if record and "run" in record else None
+    return dict(read_npz(path)) if path is not None and path.exists() else {}

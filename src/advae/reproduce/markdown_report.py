@@ -242,7 +242,7 @@ def steps_warning(runs: Sequence[Record]) -> list[str]:
     if not shorter:
         return []
     return [
-        f"**Trained for fewer steps than the recipes say**: {', '.join(shorter)}. Values after such a short training say"
+        f"**Trained for fewer steps than the recipes say**: {', '.join(shorter)}. Values after short training say"
         " little about the methods."
     ]
 

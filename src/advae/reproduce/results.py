@@ -1,47 +1,24 @@
-"""What a table's runs have to say of themselves, as JSON values; and what its columns make of them."""
+"""The JSON record of a table: how its runs were trained, and the value of each row in each column."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
-from advae.reproduce.against import Runs, less, reference_of
-from advae.reproduce.jobs import Job, Plan, Record
-from advae.reproduce.table_spec import Column, Table
+from advae.reproduce.paired_differences import row_differences
+from advae.reproduce.plan import Job, Plan, Record
+from advae.reproduce.table_spec import Column
 from advae.run import Run
 
-TURNED = {"lower bound": "upper bound", "upper bound": "lower bound"}
+OPPOSITE_BOUND = {"lower bound": "upper bound", "upper bound": "lower bound"}
 
 
-def of_run(job: Job, run: Run) -> Record:
-    """How a run was trained, and on what.
-
-    Seconds are of training with its validations, over all sittings; so are milliseconds a step.
-    """
-    config, env, rows = run.config, run.env, run.metrics()
-    last = {split: [row for row in rows if row["split"] == split][-1] for split in ("train", "validation")}
-    steps, seconds = last["train"]["step"], last["train"]["time"]
-    config["data"].pop("source")  # where they lie; the checksum says what they are
-    return {
-        **of_job(job),
-        "run": str(run.path),
-        "steps": steps,
-        "seconds": seconds,
-        "ms_per_step": round(1000 * seconds / steps, 3),
-        "device": env["device"],
-        "versions": env["versions"],
-        "parameters": env["parameters"],
-        "data": {key: env["data"][key] for key in ("name", "sizes", "shape", "protocol", "checksum")},
-        "config": {key: config[key] for key in ("data", "model", "method", "train")},
-        "last_validation": {key: value for key, value in last["validation"].items() if "/" in key},
-    }
-
-
-def of_job(job: Job) -> Record:
-    """Which run it is."""
+def describe_job(job: Job) -> Record:
+    """Return which run it is."""
     return {
         "recipe": job.row.name,
         "seed": job.config.seed,
@@ -50,34 +27,47 @@ def of_job(job: Job) -> Record:
     }
 
 
-def whole(plan: Plan, records: Sequence[Record]) -> Record:
-    """The table with every run so far; rows that are not run yet have no runs."""
-    table, wanted = plan.table, plan.wanted
-    by_row = {row.name: [record for record in records if record["recipe"] == row.name] for row in table.rows}
-    rows = []
-    for row in table.rows:
-        runs = by_row[row.name]
-        published = {name: asdict(known) for name, known in row.published.items()}
-        figures = {column.name: figure(column, runs) for column in table.columns}
-        yardsticks = {column.name: yardstick(column, runs) for column in table.columns if column.yardstick}
-        rows.append(
-            {
-                "label": row.label,
-                "recipe": row.name,
-                "published": published,
-                "figures": figures,
-                "yardsticks": yardsticks,
-                "against": against(table, row.name, by_row),
-                "runs": runs,
-            }
-        )
+def describe_run(run: Run) -> Record:
+    """Return how a run was trained, and on what; times include validations."""
+    config, env, metrics = run.config, run.env, run.metrics()
+    last = {split: [row for row in metrics if row["split"] == split][-1] for split in ("train", "validation")}
+    steps, seconds = last["train"]["step"], last["train"]["time"]
+    config["data"].pop("source")  # the checksum identifies the data
+    data_keys = ("name", "sizes", "shape", "preprocessing", "checksum")
+    return {
+        "run": str(run.path),
+        "steps": steps,
+        "seconds": seconds,
+        "ms_per_step": round(1000 * seconds / steps, 3),
+        **{key: env[key] for key in ("device", "versions", "parameters")},
+        "data": {key: env["data"][key] for key in data_keys},
+        "config": {key: config[key] for key in ("data", "model", "method", "train")},
+        "last_validation": {key: value for key, value in last["validation"].items() if "/" in key},
+    }
+
+
+def table_record(plan: Plan, records: Sequence[Record]) -> Record:
+    """Return the table with all runs so far."""
+    table = plan.table
+    runs = {row.name: [r for r in records if r["recipe"] == row.name] for row in table.rows}
+    rows = [
+        {
+            "label": row.label,
+            "recipe": row.name,
+            "published": {name: asdict(value) for name, value in row.published.items()},
+            "values": {column.name: column_value(column, runs[row.name]) for column in table.columns},
+            "baselines": {c.name: baseline_value(c, runs[row.name]) for c in table.columns if c.baseline},
+            "differences": row_differences(table, row.name, runs),
+            "runs": runs[row.name],
+        }
+        for row in table.rows
+    ]
     return {
         "table": table.name,
         "title": table.title,
         "source": table.source,
         "seeds": sorted({job.config.seed for job in plan.jobs}),
-        "budget": wanted.budget,
-        "evaluation": plan.parts,
+        "evaluation": plan.evaluation,
         "columns": {column.name: column.title for column in table.columns},
         "needs": {column.name: column.needs for column in table.columns},
         "rows": rows,
@@ -85,40 +75,28 @@ def whole(plan: Plan, records: Sequence[Record]) -> Record:
     }
 
 
-def against(table: Table, recipe: str, runs: Runs) -> Record | None:
-    """A row less the reference on its data, by column; None where there is none."""
-    reference = reference_of(recipe, table.references, runs)
-    if reference is None:
-        return None
-    columns = {column.name: less(column, runs[recipe], runs[reference]) for column in table.columns}
-    return {"recipe": reference, "columns": columns}
+def column_value(column: Column, runs: Sequence[Record]) -> Record | None:
+    """Return the mean over a row's runs, and its standard deviation; None if no run has a value.
 
-
-def figure(column: Column, runs: Sequence[Record]) -> Record | None:
-    """What stands in a column for a row: the mean over its runs, with the spread; None if no run has it.
-
-    The standard error is that over images of one run; all runs are judged on the same ones.
+    The standard error is that of one run over examples; all runs are evaluated on the same ones.
     """
-    found = [estimate for run in runs if (estimate := column.estimate(run))]
-    if not found:
+    estimates = [e for run in runs if (e := column.find(run.get("estimates", ())))]
+    if not estimates:
         return None
-    first, values = found[0], [estimate["value"] for estimate in found]
-    errors = [e["stderr"] for e in found if e["stderr"] is not None and math.isfinite(e["stderr"])]
-    sign = -1 if column.negated else 1
-    return {
-        "name": first["name"],
-        "value": sign * float(np.mean(values)),
+    first, values = estimates[0], [estimate["value"] for estimate in estimates]
+    errors = [e["stderr"] for e in estimates if e["stderr"] is not None and math.isfinite(e["stderr"])]
+    kept: dict[str, Any] = {key: first[key] for key in ("name", "metric", "variant", "kind", "unit", "n")}
+    kept["kind"] = OPPOSITE_BOUND.get(first["kind"], first["kind"]) if column.negated else first["kind"]
+    return kept | {
+        "value": (-1 if column.negated else 1) * float(np.mean(values)),
         "stderr": float(np.mean(errors)) if errors else None,
-        "spread": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+        "seed_std": float(np.std(values, ddof=1)) if len(values) > 1 else None,
         "seeds": len(values),
-        "kind": TURNED.get(first["kind"], first["kind"]) if column.negated else first["kind"],
-        "unit": first["unit"],
-        "n": first["n"],
     }
 
 
-def yardstick(column: Column, runs: Sequence[Record]) -> Record | None:
-    """What something other than the model gets in a column, by the first run that knows it."""
-    found = (column.estimate(run, column.yardstick) for run in runs)
-    estimate = next(filter(None, found), None)
-    return estimate and {key: estimate[key] for key in ("name", "value", "stderr", "n")}
+def baseline_value(column: Column, runs: Sequence[Record]) -> Record | None:
+    """Return the baseline of a column, from the first run that has one."""
+    estimates = (column.find(run.get("estimates", ()), is_baseline=True) for run in runs)
+    estimate = next(filter(None, estimates), None)
+    return estimate and {key: estimate[key] for key in ("name", "metric", "variant", "value", "stderr", "n")}

@@ -1,6 +1,6 @@
-"""A table carried out: every run trained, judged and recorded, one after another, and the page written after each.
+"""Runs of a plan: each is trained, evaluated and recorded, and the page is written after each.
 
-Interrupted at any point, the same call finds what is done, goes on with what was begun, and ends with the same figures.
+Interrupted at any point, the same call reuses what is done, resumes what was begun, and gives the same values.
 """
 
 from __future__ import annotations
@@ -8,70 +8,76 @@ from __future__ import annotations
 import os
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from advae.errors import AdvaeError
-from advae.reproduce.evaluate_job import kept
-from advae.reproduce.jobs import Job, Plan, Record, Say, Stage
-from advae.reproduce.results import of_job, of_run
+from advae.progress import StageProgress
+from advae.reproduce.evaluate_job import get_or_evaluate
+from advae.reproduce.markdown_report import write_report
+from advae.reproduce.plan import Job, Log, Plan, Record
+from advae.reproduce.results import describe_job, describe_run
 from advae.run import Run
-from advae.training.train import completed
+from advae.training.train import train_or_resume
 
-BETWEEN = 10.0  # seconds between two pages, so that rows found finished cost little
+SECONDS_BETWEEN_PAGES = 10.0  # runs that are already finished take no time
 
 
-def carried_out(
-    plan: Plan, out: Path, stage: Stage, say: Say, *, command: str = "", quiet: bool = False
-) -> list[Record]:
-    """Train, judge and record every run of a plan; a run that fails is recorded with its error.
+def run_plan(
+    plan: Plan, out: Path, stage: StageProgress, log: Log, *, command: str = "", quiet: bool = False
+) -> Sequence[Record]:
+    """Train, evaluate and record every run of a plan; a run that fails is recorded with its error.
 
     Args:
         plan: what to do.
-        out: the folder of the results.
-        stage: shows the progress of evaluations.
-        say: told what is done.
-        command: what runs record as the command.
+        out: folder of the results.
+        stage: shows progress of evaluations.
+        log: prints what is being done.
+        command: recorded in the runs.
         quiet: show no progress of training.
 
     Returns:
-        A record of each run.
+        A record for each run.
 
     Raises:
-        KeyboardInterrupt: a signal came; what is done so far is kept, and the page is written.
+        KeyboardInterrupt: a signal came; finished work is kept, and the page is written.
     """
     records = list[Record]()
     out.mkdir(parents=True, exist_ok=True)
-    written = time.monotonic()
+    last_page = time.monotonic()
     try:
         for number, job in enumerate(plan.jobs, 1):
-            say(f"[{number} of {len(plan.jobs)}] {job.name}: {job.config.train.steps:,} steps")
-            records.append(_done(plan, job, stage, say, command, quiet))
-            if time.monotonic() - written > BETWEEN:
-                plan.study.publish(plan, records, out)
-                written = time.monotonic()
+            log(f"[{number} of {len(plan.jobs)}] {job}: {job.config.train.steps:,} steps")
+            records.append(_run_job(plan, job, stage, log, command, quiet))
+            if time.monotonic() - last_page > SECONDS_BETWEEN_PAGES:
+                write_report(plan, records, out)
+                last_page = time.monotonic()
     finally:
         if records:
-            plan.study.publish(plan, records, out)
+            write_report(plan, records, out)
     return records
 
 
-def _done(plan: Plan, job: Job, stage: Stage, say: Say, command: str, quiet: bool) -> Record:
+def _run_job(plan: Plan, job: Job, stage: StageProgress, log: Log, command: str, quiet: bool) -> Record:
     try:
-        run = trained(job, command=command, quiet=quiet)
-        found = kept(run, plan.study.question(plan, job), lambda: plan.study.judge(plan, job, run, stage))
-        return of_run(job, run) | found
-    except Exception as error:  # of whatever kind: the other rows go on, and the page says what happened
+        run = train_job(job, command=command, quiet=quiet)
+        return describe_job(job) | describe_run(run) | get_or_evaluate(plan, job, run, stage)
+    except Exception as error:  # of any type: the other rows are run, and the page shows the error
         if os.environ.get("ADVAE_DEBUG", "0") not in ("", "0"):
             traceback.print_exc()
         text = str(error) if isinstance(error, AdvaeError) else f"{type(error).__name__}: {error}"
-        say(f"{job.name} failed: {text}")
-        return of_job(job) | {"error": text}
+        log(f"{job} failed: {text}")
+        return describe_job(job) | {"error": text}
 
 
-def trained(job: Job, *, command: str = "", quiet: bool = False) -> Run:
-    """The run of a job, finished: found, gone on with, or trained."""
-    options: dict[str, Any] = {"device": job.config.device, "data.source": job.config.data.source}
-    return completed(
-        job.config.to_dict(), options=options, out=job.place(), command=command, quiet=quiet, data=job.data
+def train_job(job: Job, *, command: str = "", quiet: bool = False) -> Run:
+    """Return the finished run of a job: an existing one, one that is resumed, or a new one."""
+    options = {"device": job.config.device, "data.source": job.config.data.source}
+    return train_or_resume(
+        job.config.to_dict(),
+        options=options,
+        out=job.run_folder(),
+        command=command,
+        quiet=quiet,
+        data=job.data,
     )

@@ -1,25 +1,25 @@
-"""A table of a paper as data: its rows and columns, what was published, and how ours are judged.
+"""A paper's table: rows and columns, published values, and how ours are computed.
 
-A definition is YAML, in ``tables/`` under the table's name or a file of one's own:
+A table is YAML, in ``tables/`` by its name or in a file of yours:
 
-title: what it is of
+title: what the table is about
 source: where it was published
-columns: by name: {title, ours, unit, negated, needs, yardstick}     see Column
+columns: by name: {title, ours, unit, negated, needs, baseline}     see Column
 rows: a list of {label, recipe, published: {column: value, or {value, error, kind}}}
-evaluation: a list of {likelihood, samples, checks, limit, chains, …}, carried out one after another
-references: recipes of rows that the others, on the same data, are held against image by image
-notes: what a reader should know of the published figures, and of ours beside them
-base: another definition, of which this one replaces whole keys
+evaluation: a list of {likelihood, samples, diagnostics, limit, chains, …}, which are run one after another
+references: recipes of rows that others with the same data are compared with example by example
+notes: what a reader should know about the published values and ours
+seeds: of every row
+base: another table, of which this one replaces whole keys
 
-Nothing here imports torch, so that the list of tables is quick.
+Nothing here imports torch, so that listing the tables is fast.
 """
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -27,24 +27,25 @@ from typing import Any
 import yaml
 
 from advae.errors import ConfigError, nearest
+from advae.evaluation.eval_config import AISConfig, EvalConfig
 
 NEEDS = ("", "encoder", "likelihood")
-ANNEALING = ("chains", "temperatures", "schedule", "start", "leapfrogs")
-PROTOCOL = (
-    *("likelihood", "samples", "checks", "split", "limit", "importance", "draws", "proposal"),
-    *("simulated", "features", "generated", *ANNEALING),
+AIS_OPTIONS = tuple(f.name for f in fields(AISConfig))
+EVALUATION_OPTIONS = (
+    *(f.name for f in fields(EvalConfig) if f.name not in ("annealing", "strict")),
+    *AIS_OPTIONS,
+    *("split", "limit"),
 )
-"""What a part of an evaluation may say: the arguments of :func:`advae.evaluation.evaluate`, annealing's spelt out."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """A figure of the paper.
+    """A value of the paper.
 
     Attributes:
         value: as printed.
-        error: what stands after its ±, if anything does.
-        kind: what it is, where that is not plain: "adversarial estimate", "another implementation".
+        error: what is printed after ±.
+        kind: what it is, where that is not obvious: "adversarial estimate", "another implementation".
     """
 
     value: float
@@ -53,44 +54,59 @@ class Published:
 
 
 @dataclass(frozen=True)
+class Selector:
+    """Selects estimates for a column.
+
+    Attributes:
+        metric: of the estimate.
+        variant: of the estimate. None: any, but no adversarial estimates, which are not comparable with others.
+    """
+
+    metric: str
+    variant: str | None = None
+
+    def matches(self, estimate: Mapping[str, Any], unit: str = "", is_baseline: bool = False) -> bool:
+        """Return whether it selects an estimate."""
+        if estimate["metric"] != self.metric or (unit and estimate["unit"] != unit):
+            return False
+        if is_baseline or estimate["kind"] == "baseline":
+            return is_baseline and estimate["kind"] == "baseline"
+        is_adversarial = estimate["kind"] == "adversarial estimate"
+        return not is_adversarial if self.variant is None else estimate["variant"] == self.variant
+
+
+@dataclass(frozen=True)
 class Column:
     """A column of the table.
 
     Attributes:
-        name: that rows know it by.
-        title: its heading, with the unit.
-        ours: names of estimates, of which the first that a run has stands here. In a name, * is any text
-            without parentheses: ``iwae-*`` is ``iwae-64[full-normal]`` but not ``iwae-64 (bits/dim)``.
-        negated: −log p(x) is printed, and ours are log p(x).
-        needs: what a model must have for it: "likelihood" or "encoder"; without, the cell says so.
-        yardstick: names of estimates of something other than the model, likewise, which make a row of their own.
+        name: key in rows.
+        title: heading, with the unit.
+        ours: which estimates, the first that a run has: a metric, or {metric, variant}.
+        unit: of these estimates; any by default.
+        negated: whether −log p(x) is printed.
+        needs: what a model must have for it: "likelihood" or "encoder"; otherwise the cell says so.
+        baseline: whether baselines of the metric are printed in a row of their own.
     """
 
     name: str
     title: str
-    ours: tuple[str, ...]
+    ours: tuple[Selector, ...]
+    unit: str = ""
     negated: bool = False
     needs: str = ""
-    yardstick: tuple[str, ...] = ()
+    baseline: bool = False
 
-    def found(self, names: Iterable[str], among: tuple[str, ...] | None = None) -> str | None:
-        """The estimate's name that stands in this column, or None.
-
-        >>> Column("elbo", "ELBO", ("elbo", "elbo (critic)")).found(["elbo[full-normal]", "elbo (critic)"])
-        'elbo (critic)'
-        """
-        names = list(names)
-        for wanted in self.ours if among is None else among:
-            pattern = re.compile(re.escape(wanted).replace(r"\*", "[^()]*"))
-            if name := next((name for name in names if pattern.fullmatch(name)), None):
-                return name
+    def find(
+        self, estimates: Iterable[Mapping[str, Any]], is_baseline: bool = False
+    ) -> dict[str, Any] | None:
+        """Return the first estimate for this column, or None."""
+        estimates = list(estimates)
+        for selector in self.ours:
+            for estimate in estimates:
+                if selector.matches(estimate, self.unit, is_baseline):
+                    return dict(estimate)
         return None
-
-    def estimate(self, run: Mapping[str, Any], among: tuple[str, ...] | None = None) -> dict[str, Any] | None:
-        """The estimate of a run's record that stands in this column, or None."""
-        by_name = {estimate["name"]: estimate for estimate in run.get("estimates", ())}
-        name = self.found(by_name, among)
-        return by_name[name] if name else None
 
 
 @dataclass(frozen=True)
@@ -98,9 +114,9 @@ class Row:
     """A row of the table.
 
     Attributes:
-        label: as the paper calls it.
-        recipe: a recipe's name, or a recipe itself, with its name under ``recipe``.
-        published: by the name of the column.
+        label: as in the paper.
+        recipe: the name of a recipe, or a recipe with its name under ``recipe``.
+        published: values by column.
     """
 
     label: str
@@ -109,166 +125,150 @@ class Row:
 
     @property
     def name(self) -> str:
-        """The recipe's."""
+        """The recipe's name."""
         return self.recipe if isinstance(self.recipe, str) else str(self.recipe["recipe"])
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of a paper.
-
-    Attributes:
-        name: of its definition and its results.
-        title: what it is of.
-        source: where it was published.
-        rows: in the paper's order.
-        columns: likewise.
-        evaluation: what every row is asked, part by part.
-        references: recipes of rows that the others, on the same data, are held against image by image.
-        notes: sentences for the page.
-        seeds: that are trained unless others are asked for.
-        study: the name of another way to judge and show the rows; see ``work.STUDIES``.
-    """
+    """A paper's table; see the module's description of the YAML."""
 
     name: str
     title: str
     source: str
     rows: tuple[Row, ...]
-    columns: tuple[Column, ...] = ()
+    columns: tuple[Column, ...]
     evaluation: tuple[dict[str, Any], ...] = ()
     references: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)
-    study: str = ""
 
     def __post_init__(self) -> None:
-        columns = [column.name for column in self.columns]
+        columns, names = [column.name for column in self.columns], [row.name for row in self.rows]
         for row in self.rows:
-            _known(f"row {row.label!r} of table {self.name!r}, published", row.published, columns)
-        names = [row.name for row in self.rows]
+            _check_keys(f"row {row.label!r} of table {self.name!r}, published", row.published, columns)
         if not names or len(set(names)) < len(names):
-            raise ConfigError(f"table {self.name!r} needs rows, each of a recipe of its own", given=names)
+            raise ConfigError(f"Table {self.name!r} needs rows with different recipes.", given=names)
+        _check_keys(f"table {self.name!r}, references", self.references, names)
 
-    def only(self, names: Iterable[str]) -> Table:
-        """The table with the rows of these recipes; with none, as it is.
+    def select(self, names: Iterable[str]) -> Table:
+        """Return the table with these rows only, or with all if there are no names.
 
         Raises:
             ConfigError: there is no such row.
         """
-        chosen, known = list(names), [row.name for row in self.rows]
-        for name in chosen:
+        selected, known = list(names), [row.name for row in self.rows]
+        for name in selected:
             if name not in known:
-                raise ConfigError(f"table {self.name} has no row {name!r}", remedy=nearest(name, known))
-        rows = tuple(row for row in self.rows if not chosen or row.name in chosen)
-        return Table(**{f.name: getattr(self, f.name) for f in fields(self)} | {"rows": rows})
+                raise ConfigError(f"Table {self.name} has no row {name!r}.", fix=nearest(name, known))
+        rows = tuple(row for row in self.rows if not selected or row.name in selected)
+        references = tuple(name for name in self.references if not selected or name in selected)
+        return replace(self, rows=rows, references=references)
 
 
-def tables() -> list[str]:
-    """Names of the tables that ship, sorted."""
-    return sorted(name for name in _files() if not name.startswith("_"))
+def table_names() -> list[str]:
+    """Return the names of the tables that ship, sorted."""
+    return sorted(name for name in _shipped() if not name.startswith("_"))
 
 
 def read_table(source: str | os.PathLike[str]) -> Table:
-    """A table by its name, or from a YAML file.
+    """Read a table by its name, or from a YAML file.
 
     Raises:
-        ConfigError: there is no such table, or its definition is wrong.
+        ConfigError: there is no such table, or its definition is invalid.
     """
-    tree, name = _tree(str(source)), Path(str(source)).stem
+    tree, name = _read_yaml(str(source)), Path(str(source)).stem
     where = f"table {name!r}"
-    plain = _checked(where, tree, Table, without=("name",))
-    plain["rows"] = tuple(_row(where, row) for row in _list(where, "rows", tree["rows"]))
-    columns = _mapping(where, tree.get("columns", {})).items()
-    plain["columns"] = tuple(_column(f"{where}, column {key!r}", key, value) for key, value in columns)
-    for part in _list(where, "evaluation", tree.get("evaluation", [])):
-        _known(f"{where}, evaluation", _mapping(where, part), PROTOCOL)
-    for key in ("evaluation", "references", "notes", "seeds"):
-        plain[key] = tuple(_list(where, key, tree[key])) if key in tree else getattr(Table, key)
-    table = Table(**plain, name=name)
-    _known(f"{where}, references", table.references, [row.name for row in table.rows])
-    return table
+    values = _check_fields(where, tree, Table, without=("name",))
+    for key in ("rows", "evaluation", "references", "notes", "seeds"):
+        if key in values:
+            values[key] = tuple(_as_list(where, key, values[key]))
+    for part in values.get("evaluation", ()):
+        _check_keys(f"{where}, evaluation", _as_mapping(where, part), EVALUATION_OPTIONS)
+    values["rows"] = tuple(_row(where, row) for row in values["rows"])
+    columns = _as_mapping(where, values["columns"]).items()
+    values["columns"] = tuple(_column(f"{where}, column {key!r}", key, column) for key, column in columns)
+    return Table(name=name, **values)
 
 
-def _files() -> list[str]:
-    """Tables and, with a leading underscore, what several of them share."""
+def _shipped() -> list[str]:
+    """Return the names of all tables; those with an underscore are bases of several."""
     folder = resources.files("advae") / "reproduce" / "tables"
     return [file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml")]
 
 
-def _tree(source: str) -> dict[str, Any]:
-    """A definition as plain values, with what it takes over from another."""
+def _read_yaml(source: str) -> dict[str, Any]:
+    """Return a definition, merged into its base."""
     if source.endswith((".yaml", ".yml")):
         try:
             text = Path(source).read_text()
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError("the table cannot be read", given=error) from None
-    elif source in _files():
+            raise ConfigError("The table cannot be read.", given=error) from None
+    elif source in _shipped():
         text = (resources.files("advae") / "reproduce" / "tables" / f"{source}.yaml").read_text()
     else:
-        raise ConfigError(f"there is no table {source!r}", remedy=nearest(source, tables()))
+        raise ConfigError(f"Unknown table {source!r}.", fix=nearest(source, table_names()))
     try:
-        tree = _mapping(f"table {source!r}", yaml.safe_load(text))
+        tree = _as_mapping(f"table {source!r}", yaml.safe_load(text))
     except yaml.YAMLError as error:
-        raise ConfigError("the table is not valid YAML", given=f"{source}: {error}") from None
-    return {**_tree(str(tree.pop("base"))), **tree} if "base" in tree else dict(tree)
+        raise ConfigError("The table is not valid YAML.", given=f"{source}: {error}") from None
+    return {**_read_yaml(str(tree.pop("base"))), **tree} if "base" in tree else tree
 
 
-def _row(where: str, given: Any) -> Row:
-    plain = _checked(f"{where}, a row", given, Row)
-    recipe = plain["recipe"]
+def _row(where: str, value: Any) -> Row:
+    values = _check_fields(f"{where}, a row", value, Row)
+    recipe = values["recipe"]
     if not isinstance(recipe, str) and not (isinstance(recipe, dict) and recipe.get("recipe")):
-        raise ConfigError(f"{where}: a row's recipe is a name, or a recipe with its name", given=recipe)
-    published = _mapping(where, plain.get("published", {}))
-    plain["published"] = {key: _published(f"{where}, published", value) for key, value in published.items()}
-    return Row(**plain)
+        raise ConfigError(f"{where}: recipe must be a name, or a recipe with its name.", given=recipe)
+    published = _as_mapping(where, values.get("published", {})).items()
+    values["published"] = {key: _published(f"{where}, published", item) for key, item in published}
+    return Row(**values)
 
 
-def _published(where: str, given: Any) -> Published:
-    plain = _checked(where, given if isinstance(given, Mapping) else {"value": given}, Published)
+def _published(where: str, value: Any) -> Published:
+    values = _check_fields(where, value if isinstance(value, Mapping) else {"value": value}, Published)
     for key in ("value", "error"):
-        if not isinstance(plain.get(key, 0.0), int | float):
-            raise ConfigError(f"{where}: {key} is a number", given=repr(plain[key]))
-    return Published(**plain)
+        if not isinstance(values.get(key, 0.0), int | float):
+            raise ConfigError(f"{where}: {key} must be a number.", given=repr(values[key]))
+    return Published(**values)
 
 
-def _column(where: str, name: str, given: Any) -> Column:
-    plain = _checked(where, given, Column, without=("name",))
-    for key in ("ours", "yardstick"):
-        plain[key] = tuple(map(str, _list(where, key, plain.get(key, []))))
-    if plain.get("needs", "") not in NEEDS:
-        raise ConfigError(f"{where} needs {plain['needs']!r}", remedy=nearest(str(plain["needs"]), NEEDS[1:]))
-    return Column(name=name, **plain)
+def _column(where: str, name: str, value: Any) -> Column:
+    values = _check_fields(where, value, Column, without=("name",))
+    ours = _as_list(where, "ours", values["ours"])
+    selectors = (item if isinstance(item, Mapping) else {"metric": item} for item in ours)
+    values["ours"] = tuple(Selector(**_check_fields(f"{where}, ours", s, Selector)) for s in selectors)
+    needs = str(values.get("needs", ""))
+    if needs not in NEEDS:
+        raise ConfigError(f"{where}: unknown needs {needs!r}.", fix=nearest(needs, NEEDS[1:]))
+    return Column(name=name, **values)
 
 
-def _checked(where: str, given: Any, cls: type, without: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The mapping, if it has the fields of a dataclass and no others."""
-    wanted = [f for f in fields(cls) if f.name not in without]
-    plain = dict(_mapping(where, given))
-    _known(where, plain, [f.name for f in wanted])
-    missing = [
-        f.name
-        for f in wanted
-        if f.default is MISSING and f.default_factory is MISSING and f.name not in plain
-    ]
+def _check_fields(where: str, value: Any, cls: type, without: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return a mapping; raise ConfigError unless it has the required fields of a dataclass and no unknown ones."""
+    known, values = [f for f in fields(cls) if f.name not in without], _as_mapping(where, value)
+    _check_keys(where, values, [f.name for f in known])
+    required = [f.name for f in known if f.default is MISSING and f.default_factory is MISSING]
+    missing = [name for name in required if name not in values]
     if missing:
-        raise ConfigError(f"{where}: {', '.join(missing)} is missing", given=given)
-    return plain
+        raise ConfigError(f"{where}: {', '.join(missing)} is missing.", given=value)
+    return values
 
 
-def _known(where: str, given: Iterable[str], known: Iterable[str]) -> None:
+def _check_keys(where: str, keys: Iterable[str], known: Iterable[str]) -> None:
     known = list(known)
-    for key in given:
+    for key in keys:
         if key not in known:
-            raise ConfigError(f"{where}: there is no {key!r}", remedy=nearest(str(key), known))
+            raise ConfigError(f"{where}: unknown {key!r}.", fix=nearest(str(key), known))
 
 
-def _mapping(where: str, given: Any) -> dict[str, Any]:
-    if not isinstance(given, Mapping):
-        raise ConfigError(f"{where}: names with values are expected here", given=repr(given))
-    return dict(given)
+def _as_mapping(where: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where}: a mapping is expected.", given=repr(value))
+    return dict(value)
 
 
-def _list(where: str, key: str, given: Any) -> list[Any]:
-    if not isinstance(given, list):
-        raise ConfigError(f"{where}: {key} is a list", given=repr(given))
-    return given
+def _as_list(where: str, key: str, value: Any) -> list[Any]:
+    if not isinstance(value, list | tuple):
+        raise ConfigError(f"{where}: {key} must be a list.", given=repr(value))
+    return list(value)

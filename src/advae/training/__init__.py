@@ -1,1 +1,1 @@
-"""Training: the configuration of a run, the step, players and their optimisers, checkpoints, the one loop."""
+"""Training: recipes, steps, optimizers, backends, checkpoints and the loop."""

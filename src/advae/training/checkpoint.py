@@ -1,6 +1,6 @@
-"""Checkpoints: everything a run needs to go on exactly where it stopped. Safetensors and JSON, never pickles.
+"""Checkpoints: all that is needed to resume training exactly, as safetensors and JSON.
 
-Noise and batches are functions of (seed, step, rank), so the position in both is the step's number.
+Noise and batches are functions of (seed, step, rank), so the step's number determines the position in both.
 """
 
 from __future__ import annotations
@@ -11,107 +11,93 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from advae.errors import CheckpointError
-from advae.io import digest, read_json, replaced_folder, write_json
-from advae.model import refuse_pickles
-from advae.training.step import Step
+from advae.io import read_json, replaced_folder, write_json
+from advae.serialization import check_no_pickle, load_tensors, save_tensors
+from advae.training.step import TrainStep
 
-FORMAT = 1
-TENSORS, STATE = "state.safetensors", "state.json"
+FORMAT = 2
+TENSORS_FILE, STATE_FILE = "state.safetensors", "state.json"
 
 
-def save_checkpoint(folder: Path, step: Step, progress: dict[str, Any]) -> None:
-    """Write networks, average and optimisers, and ``progress`` (JSON values), whole or not at all."""
-    tensors = {f"model/{k}": v for k, v in step.model.state_dict().items()}
-    tensors |= {f"average/{k}": v for k, v in step.average.model.state_dict().items()}
-    for player in step.players.values():
-        tensors |= {f"optimiser/{player.name}/{k}": v for k, v in player.state().items()}
+def save_checkpoint(folder: Path, step: TrainStep, state: dict[str, Any]) -> None:
+    """Write networks, moving average, optimizers and ``state`` (JSON values), atomically."""
+    tensors = {f"model/{key}": value for key, value in step.model.state_dict().items()}
+    tensors |= {f"ema/{key}": value for key, value in step.ema.model.state_dict().items()}
+    for name, optimizer in step.optimizers.items():
+        tensors |= {f"optimizer/{name}/{key}": value for key, value in optimizer.state().items()}
     tensors["random/cpu"] = torch.get_rng_state()
-    tensors["left_out"] = step.terms.left_out
-    write_state(folder, tensors, progress)
+    tensors["num_skipped"] = step.metrics.num_skipped
+    write_state(folder, tensors, state)
 
 
-def write_state(folder: Path, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
-    """Write tensors and ``progress`` (JSON values), whole or not at all, each sealed by a checksum."""
-    with replaced_folder(folder) as aside:
-        save_file({k: v.detach().contiguous() for k, v in tensors.items()}, aside / TENSORS)
-        state = {"format": FORMAT, "sha256": digest(aside / TENSORS), **progress}
-        write_json(aside / STATE, state | {"seal": seal(state)})
-
-
-def load_checkpoint(folder: Path, step: Step) -> dict[str, Any]:
-    """Put a checkpoint's tensors back into ``step`` and return its progress.
+def load_checkpoint(folder: Path, step: TrainStep) -> dict[str, Any]:
+    """Restore the tensors of a checkpoint into ``step`` and return its state.
 
     Raises:
-        CheckpointError: it is missing, cut short, edited, pickled, or of another model.
+        CheckpointError: the checkpoint is missing, truncated, edited, pickled, or belongs to another model.
     """
     tensors, state = read_state(folder)
     try:
-        step.model.load_state_dict(_under(tensors, "model/"))
-        step.average.model.load_state_dict(_under(tensors, "average/"))
-        for player in step.players.values():
-            player.load_state(_under(tensors, f"optimiser/{player.name}/"))
+        step.model.load_state_dict(_with_prefix(tensors, "model/"))
+        step.ema.model.load_state_dict(_with_prefix(tensors, "ema/"))
+        for name, optimizer in step.optimizers.items():
+            optimizer.load_state(_with_prefix(tensors, f"optimizer/{name}/"))
         torch.set_rng_state(tensors["random/cpu"].cpu())
-        step.terms.left_out = tensors.get("left_out", torch.zeros(()))
+        step.metrics.num_skipped = tensors["num_skipped"]
     except (RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(
-            "the checkpoint does not fit the run's configuration",
+            "Checkpoint does not fit the run's configuration.",
             given=str(error).splitlines()[0],
-            remedy="config.yaml was edited: the networks and players must be those of the checkpoint",
+            fix="config.yaml was edited: restore the networks and the method of the checkpoint",
         ) from None
     return state
 
 
+def load_ema_tensors(folder: Path) -> tuple[dict[str, Tensor], int]:
+    """Return the averaged model's tensors in a checkpoint, and the checkpoint's step."""
+    tensors, state = read_state(folder)
+    return _with_prefix(tensors, "ema/"), state["step"]
+
+
+def write_state(folder: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+    """Write tensors and ``state`` (JSON values) to a folder, atomically, both with checksums."""
+    with replaced_folder(folder) as tmp_dir:
+        state = {"format": FORMAT, "sha256": save_tensors(tmp_dir / TENSORS_FILE, tensors), **state}
+        write_json(tmp_dir / STATE_FILE, state | {"seal": _seal(state)})
+
+
 def read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the progress that :func:`write_state` wrote.
+    """Return the tensors and the state that :func:`write_state` wrote.
 
     Raises:
-        CheckpointError: they are missing, cut short, edited or pickled.
+        CheckpointError: they are missing, truncated, edited or pickled.
     """
     if not folder.is_dir():
         raise CheckpointError(
-            "there is no checkpoint to go on from",
-            given=folder,
-            remedy="start the run again without --resume",
+            "Checkpoint is missing.", given=folder, fix="start the run again, without --resume"
         )
-    refuse_pickles(folder)
-    state = read_json(folder / STATE)
+    check_no_pickle(folder)
+    state = read_json(folder / STATE_FILE)
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise CheckpointError("the checkpoint is of another format", given=folder / STATE)
-    if state.pop("seal", None) != seal(state):
-        raise CheckpointError("the checkpoint is damaged: its position was edited", given=folder / STATE)
-    return _read_tensors(folder / TENSORS, state.get("sha256", "")), state
+        raise CheckpointError(
+            "Checkpoint has another format.", given=folder / STATE_FILE, expected=f"format {FORMAT}"
+        )
+    if state.pop("seal", None) != _seal(state):
+        raise CheckpointError(
+            "Checkpoint is corrupted: its state was edited.",
+            given=folder / STATE_FILE,
+            fix="use another checkpoint of the run",
+        )
+    return load_tensors(folder / TENSORS_FILE, state.get("sha256")), state
 
 
-def seal(state: dict[str, Any]) -> str:
-    """SHA-256 of the position, which holds that of the tensors."""
+def _seal(state: dict[str, Any]) -> str:
+    """Return the SHA-256 of the state, which contains the SHA-256 of the tensors."""
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
-def average_of(folder: Path) -> tuple[dict[str, Tensor], int]:
-    """The averaged model's tensors in a checkpoint, and its step."""
-    state = read_json(folder / STATE)
-    return _under(_read_tensors(folder / TENSORS, state["sha256"]), "average/"), state["step"]
-
-
-def _read_tensors(path: Path, expected: str) -> dict[str, Tensor]:
-    try:
-        found = digest(path)
-        if found != expected:
-            raise CheckpointError(
-                "the checkpoint is damaged: its checksum is wrong",
-                given=f"{path} ({found[:12]})",
-                expected=expected[:12],
-                remedy="it was cut short or edited; another one may stand beside it in checkpoints/",
-            )
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError("the checkpoint cannot be read", given=f"{path}: {error}") from None
-
-
-def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

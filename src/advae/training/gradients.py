@@ -1,7 +1,7 @@
-"""A move's gradients: the losses of some players at one batch, and each player's gradient of its own.
+"""Losses and gradients of one update.
 
-Two ways to have them, which give the same numbers: operation by operation (here), or as one compiled graph
-(:mod:`advae.training.backends.compiled`).
+An update moves one or more players with gradients from one batch. Two backends compute them, with equal results: eager
+PyTorch (here) and one compiled graph (:mod:`advae.training.backends.compiled`).
 """
 
 from __future__ import annotations
@@ -15,85 +15,90 @@ from torch import Tensor, nn
 
 from advae.methods import Losses, Method
 from advae.model import LatentModel
-from advae.training.optimizers import Player
+from advae.training.optimizers import PlayerOptimizer
 
 
 @dataclass(frozen=True)
-class Taken:
-    """What is known of a move once its gradients are in the parameters' ``grad``.
+class GradientOutput:
+    """What an update reports once its gradients are in the parameters' ``grad``.
 
     Attributes:
-        terms: scalars to record, by ``PLAYER:TERM``: the method's diagnostics and the players' losses.
-        norms: each player's norm of the gradient, where it was found on the way.
+        metrics: scalars by ``PLAYER:NAME``: the method's diagnostics and the players' losses.
+        norms: norm of each player's gradient, if the backend computes it.
     """
 
-    terms: dict[str, Tensor]
+    metrics: dict[str, Tensor]
     norms: dict[str, Tensor] = field(default_factory=dict)
 
 
-class Take(Protocol):
-    """Leaves each named player's gradient at ``x [B, *x_shape]`` in its parameters, and moves nothing."""
+class GradientFn(Protocol):
+    """Writes each named player's gradient at ``x [B, *x_shape]`` to its parameters' ``grad``; updates no weight."""
 
-    def __call__(self, x: Tensor, names: Sequence[str], kl_weight: float | Tensor) -> Taken: ...
+    def __call__(self, x: Tensor, players: Sequence[str], kl_weight: float | Tensor) -> GradientOutput: ...
 
 
-class Eager:
-    """Losses and gradients operation by operation.
+class EagerBackend:
+    """Losses and gradients in eager PyTorch.
 
     Args:
         fabric: device and precision.
         model: encoder, decoder and critics.
-        method: whose losses.
-        players: with their parameters.
+        method: computes the losses.
+        optimizers: hold each player's parameters.
     """
 
     def __init__(
-        self, fabric: Fabric, model: LatentModel, method: Method, players: Mapping[str, Player]
+        self,
+        fabric: Fabric,
+        model: LatentModel,
+        method: Method,
+        optimizers: Mapping[str, PlayerOptimizer],
     ) -> None:
-        self.fabric, self.model, self.method, self.players = fabric, model, method, players
+        self.fabric, self.model, self.method, self.optimizers = fabric, model, method, optimizers
 
-    def __call__(self, x: Tensor, names: Sequence[str], kl_weight: float | Tensor) -> Taken:
+    def __call__(self, x: Tensor, players: Sequence[str], kl_weight: float | Tensor) -> GradientOutput:
         with self.fabric.autocast():
-            losses = self.method.losses(self.model, x, names, kl_weight)
-        means = {name: losses[name].mean() for name in names}
-        for name in names:
-            self.fabric.backward(
-                means[name], inputs=self.players[name].parameters, retain_graph=name != names[-1]
-            )
-        return Taken(terms_of(self.method, losses, means))
+            losses = self.method.losses(self.model, x, players, kl_weight)
+        means = {player: losses[player].mean() for player in players}
+        for player in players:
+            parameters = self.optimizers[player].parameters
+            self.fabric.backward(means[player], inputs=parameters, retain_graph=player != players[-1])
+        return GradientOutput(batch_metrics(self.method, losses, means))
 
 
-def accumulated(
-    take: Take,
-    parts: Sequence[Tensor],
-    names: Sequence[str],
+def accumulate_gradients(
+    gradient_fn: GradientFn,
+    chunks: Sequence[Tensor],
+    players: Sequence[str],
     kl_weight: float | Tensor,
     parameters: Sequence[nn.Parameter],
-) -> Taken:
-    """The gradients at several parts of a batch, of one size, and what there is to record: the means of both."""
+) -> GradientOutput:
+    """Average gradients and metrics over chunks of a batch, all of one size."""
     sums: list[Tensor | None] = [None for _ in parameters]
-    terms: dict[str, Tensor] = {}
-    for x in parts:
-        taken = take(x, names, kl_weight)
-        terms = {key: terms.get(key, 0.0) + value / len(parts) for key, value in taken.terms.items()}
+    metrics: dict[str, Tensor] = {}
+    for x in chunks:
+        output = gradient_fn(x, players, kl_weight)
+        metrics = {key: metrics.get(key, 0.0) + value / len(chunks) for key, value in output.metrics.items()}
         for i, parameter in enumerate(parameters):
             if parameter.grad is not None:
-                old, share = sums[i], parameter.grad / len(parts)
-                sums[i] = share if old is None else old + share
+                total, term = sums[i], parameter.grad / len(chunks)
+                sums[i] = term if total is None else total + term
             parameter.grad = None
     for parameter, gradient in zip(parameters, sums, strict=True):
         parameter.grad = gradient
-    return Taken(terms)
+    return GradientOutput(metrics)
 
 
-def terms_of(method: Method, losses: Losses, means: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What to record of a batch, as scalars: the means of the diagnostics, and of the losses."""
-    terms = {f"{owner(method, key)}:{key}": value.float().mean() for key, value in losses.diagnostics.items()}
-    return terms | {f"{name}:loss": mean.detach() for name, mean in means.items()}
+def batch_metrics(method: Method, losses: Losses, means: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the means of diagnostics and losses over a batch, by ``PLAYER:NAME``."""
+    metrics = {
+        f"{_player_of(method, key)}:{key}": value.float().mean() for key, value in losses.diagnostics.items()
+    }
+    return metrics | {f"{player}:loss": mean.detach() for player, mean in means.items()}
 
 
-def owner(method: Method, key: str) -> str:
-    """The player a diagnostic speaks of: ``critic/accuracy`` of the critic, ``kl`` of the model."""
+def _player_of(method: Method, key: str) -> str:
+    """Return the player that a diagnostic describes: the critic for ``critic/accuracy``, the model for ``kl``."""
     role = key.partition("/")[0]
-    owners = [player for player, nets in method.players.items() if role == player or role in nets]
-    return owners[0] if owners else "model"
+    players = [player for player, nets in method.players.items() if role == player or role in nets]
+    return players[0] if players else "model"

@@ -1,55 +1,56 @@
-"""Metrics on disk: metrics.jsonl line by line, metrics.csv from it, TensorBoard if asked for."""
+"""Metrics on disk: metrics.jsonl, metrics.csv and TensorBoard."""
 
 from __future__ import annotations
 
 import json
-from typing import IO, Any
+from typing import IO
+
+from lightning_fabric.loggers import TensorBoardLogger
 
 from advae.errors import ConfigError
 from advae.io import write_atomically
 from advae.run import Run
 
 
-class Log:
-    """Appends flat objects to a run's metrics.jsonl.
+class MetricsLogger:
+    """Appends metrics to a run's metrics.jsonl.
 
     Args:
-        run: whose metrics.
-        step: the step that training goes on from; later lines, of work that was lost, are dropped.
-        tensorboard: write for TensorBoard as well.
+        run: the run.
+        step: the step that training starts from; lines of later steps, whose work was lost, are removed.
+        tensorboard: also write for TensorBoard.
     """
 
     def __init__(self, run: Run, step: int = 0, tensorboard: bool = False) -> None:
         self.run = run
-        kept = [row for row in run.metrics() if row["step"] <= step]
-        write_atomically(run.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
+        rows = [row for row in run.metrics() if row["step"] <= step]
+        write_atomically(run.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         self._file: IO[str] = (run.path / "metrics.jsonl").open("a")
-        self._board: Any = _board(run) if tensorboard else None
+        self._tensorboard = _tensorboard_logger(run) if tensorboard else None
 
-    def write(self, step: int, split: str, seconds: float, values: dict[str, float]) -> None:
-        """One line: ``values`` under ``SPLIT/…``, at ``step``, ``seconds`` after the start."""
-        row = {"step": step, "split": split, "time": round(seconds, 3)}
-        row |= {f"{split}/{key}": value for key, value in values.items()}
-        self._file.write(json.dumps(row) + "\n")
+    def write(self, step: int, split: str, seconds: float, metrics: dict[str, float]) -> None:
+        """Write one line: ``metrics`` under ``SPLIT/…`` at ``step``, ``seconds`` after the start."""
+        named = {f"{split}/{key}": value for key, value in metrics.items()}
+        self._file.write(
+            json.dumps({"step": step, "split": split, "time": round(seconds, 3), **named}) + "\n"
+        )
         self._file.flush()
-        if self._board:
-            for key, value in values.items():
-                self._board.add_scalar(f"{split}/{key}", value, step)
+        if self._tensorboard:
+            self._tensorboard.log_metrics(named, step)
 
     def close(self) -> None:
         """Close the files and write metrics.csv."""
         self._file.close()
-        if self._board:
-            self._board.close()
-        self.run.write_csv()
+        if self._tensorboard:
+            self._tensorboard.finalize("success")
+        self.run.write_metrics_csv()
 
 
-def _board(run: Run) -> Any:
+def _tensorboard_logger(run: Run) -> TensorBoardLogger:
     try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
+        return TensorBoardLogger(run.path, name="tensorboard", version="")
+    except ModuleNotFoundError:
         raise ConfigError(
-            "TensorBoard is not installed",
-            remedy="pip install 'advae[tensorboard]', or set train.tensorboard to false",
+            "TensorBoard is not installed.",
+            fix="pip install 'advae[tensorboard]', or set train.tensorboard to false",
         ) from None
-    return SummaryWriter(str(run.path / "tensorboard"))

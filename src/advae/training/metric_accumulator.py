@@ -1,7 +1,7 @@
-"""What the moves of a step record, summed on the device, and the watch over it: a term that is not finite stops
-the updates at once, though the host reads of it only later.
+"""Metric sums on the device, with detection of non-finite values.
 
-All of it is a few operations a move, as a captured step of small networks is little else than its operations.
+Metrics are accumulated on the device, and updates stop at the first non-finite value, without a host sync per step. The
+number of operations per update is small, because captured steps of small networks spend most of their time on launches.
 """
 
 from __future__ import annotations
@@ -14,113 +14,117 @@ from torch import Tensor
 
 from advae.errors import NotFiniteError
 
-Move = tuple[str, ...]
+Players = tuple[str, ...]
 
 
-class Terms:
-    """Sums of scalars by move and name.
+class MetricAccumulator:
+    """Sums of scalar metrics per update and name.
 
-    A term that is not finite enters its sum as what it is, and from then on nothing does: that is how the first bad
-    one is known afterwards. Of moves that may be left out nothing enters.
+    The first non-finite metric enters its sum as it is, and nothing is added after it. That identifies it later, when
+    the host reads the sums. Metrics of skipped updates are not added.
 
     Args:
-        device: where.
-        skip: how many moves may be left out; the next one ends all updates.
+        device: where metrics are computed.
+        max_skipped: how many updates may be skipped; the next non-finite one stops all updates.
 
     Attributes:
-        halt: a flag on the device; updates of a move are left out while it is not zero.
+        nonfinite_flag: scalar on the device; an update is skipped while it is not zero.
     """
 
-    def __init__(self, device: torch.device, skip: int = 0) -> None:
-        self._skip = float(skip)
-        self.halt = torch.zeros((), device=device)
-        self._over = torch.zeros((), device=device) if skip else self.halt  # nothing moves any more
-        self._left = torch.full((), float(skip), device=device) if skip else None
-        self._since = torch.zeros((), device=device)  # moves since then, with that one
-        self._zero = torch.zeros((), device=device)
-        self._names: dict[Move, tuple[str, ...]] = {}
-        self._sums: dict[Move, Tensor] = {}
-        self._counts: Counter[Move] = Counter()
+    def __init__(self, device: torch.device, max_skipped: int = 0) -> None:
+        def scalar(value: float = 0.0) -> Tensor:
+            return torch.full((), value, dtype=torch.float32, device=device)
+
+        self._max_skipped = float(max_skipped)
+        self.nonfinite_flag = scalar()
+        self._halted = scalar() if max_skipped else self.nonfinite_flag
+        self._skips_left = scalar(self._max_skipped) if max_skipped else None
+        self._updates_since_halt = scalar()  # including the update that halted
+        self._zero = scalar()
+        self._names: dict[Players, tuple[str, ...]] = {}
+        self._sums: dict[Players, Tensor] = {}
+        self._counts: Counter[Players] = Counter()
 
     @torch.no_grad()
-    def add(self, move: Move, terms: dict[str, Tensor]) -> None:
-        """Add a move's terms, and raise the flag if one is not finite."""
-        values = torch.stack(list(terms.values()))
-        if move not in self._sums:
-            self._names[move], self._sums[move] = tuple(terms), torch.zeros_like(values)
+    def add(self, players: Players, metrics: dict[str, Tensor]) -> None:
+        """Add the metrics of an update of ``players``; set the flag if one of them is not finite."""
+        values = torch.stack(list(metrics.values()))
+        if players not in self._sums:
+            self._names[players], self._sums[players] = tuple(metrics), torch.zeros_like(values)
         total = values.sum()
-        bad, passed_over = (total - total) != 0, self._over > 0
-        if self._left is None:
-            torch.maximum(self.halt, bad.to(self.halt.dtype), out=self.halt)
+        is_bad, is_ignored = (total - total) != 0, self._halted > 0
+        if self._skips_left is None:
+            torch.maximum(self.nonfinite_flag, is_bad.to(torch.float32), out=self.nonfinite_flag)
         else:
-            self._left.sub_(bad.to(self._left.dtype))
-            over = self._left < 0
-            passed_over = passed_over | (bad & ~over)
-            torch.maximum(self._over, over.to(self.halt.dtype), out=self._over)
-            torch.maximum(self._over, bad.to(self.halt.dtype), out=self.halt)
-        self._since.add_(self._over)
-        self._sums[move].add_(
-            torch.where(passed_over, self._zero, values)
-        )  # in place: what a captured step adds to
+            self._skips_left.sub_(is_bad.to(torch.float32))
+            is_over = self._skips_left < 0
+            is_ignored = is_ignored | (is_bad & ~is_over)
+            torch.maximum(self._halted, is_over.to(torch.float32), out=self._halted)
+            torch.maximum(self._halted, is_bad.to(torch.float32), out=self.nonfinite_flag)
+        self._updates_since_halt.add_(self._halted)
+        # In place: a captured step adds to this tensor at every replay.
+        self._sums[players].add_(torch.where(is_ignored, self._zero, values))
 
     @property
-    def left_out(self) -> Tensor:
-        """How many moves were left out so far, of those that may be."""
-        return torch.zeros(()) if self._left is None else self._skip - self._left
+    def num_skipped(self) -> Tensor:
+        """Number of updates skipped so far, where skipping is allowed."""
+        if self._skips_left is None:
+            return torch.zeros((), dtype=torch.float32)
+        return self._max_skipped - self._skips_left
 
-    @left_out.setter
-    def left_out(self, count: Tensor) -> None:
-        if self._left is not None:
-            self._left.fill_(self._skip - count.item())
+    @num_skipped.setter
+    def num_skipped(self, count: Tensor) -> None:
+        if self._skips_left is not None:
+            self._skips_left.fill_(self._max_skipped - count.item())
 
-    def count(self, move: Move) -> None:
-        """Note on the host that a move's terms were added."""
-        self._counts[move] += 1
+    def count(self, players: Players) -> None:
+        """Count on the host that an update's metrics were added."""
+        self._counts[players] += 1
 
-    def raise_if_over(self, step: int, moves: int) -> None:
-        """Stop training if the updates have been. This reads from the device.
+    def raise_if_halted(self, step: int, updates_per_step: int) -> None:
+        """Raise if a non-finite metric stopped the updates. Synchronizes with the device.
 
         Args:
-            step: the last one that was begun.
-            moves: of a step.
+            step: the last step that was started.
+            updates_per_step: number of updates in each step.
 
         Raises:
-            NotFiniteError: naming term, player and step.
+            NotFiniteError: naming metric, player and step.
         """
-        if not self._over.item():
+        if not self._halted.item():
             return
-        term, player = self._first()
-        number = step + 1 - math.ceil(self._since.item() / moves)
+        name, player = self._first_nonfinite()
+        number = step + 1 - math.ceil(self._updates_since_halt.item() / updates_per_step)
         raise NotFiniteError(
-            f"training stopped: {term} of player {player!r} is not finite at step {number}",
-            expected="finite numbers; no weight was moved by it",
-            remedy="the last checkpoint stands: lower train.lr or train.critic_lr, set train.grad_clip, raise a minimal"
-            " scale, or let train.max_skipped_steps such steps be left out, and go on with --resume",
+            f"Training stopped: {name} of player {player!r} is not finite at step {number}.",
+            expected="finite values; the weights were not updated",
+            fix="lower train.lr or train.critic_lr, set train.grad_clip, raise a minimum scale, or allow skipped"
+            " updates (train.max_skipped_steps); then continue from the last checkpoint with --resume",
         )
 
-    def _first(self) -> tuple[str, str]:
-        """The name of the first term that was not finite, and its player."""
-        for move, total in self._sums.items():
-            for name, value in zip(self._names[move], total.tolist(), strict=True):
+    def _first_nonfinite(self) -> tuple[str, str]:
+        """Return name and player of the first non-finite metric."""
+        for players, sums in self._sums.items():
+            for key, value in zip(self._names[players], sums.tolist(), strict=True):
                 if not math.isfinite(value):
-                    player, _, term = name.partition(":")
-                    return term, player
-        return "the sum of the terms", "model"  # each of them finite, but not together
+                    player, _, name = key.partition(":")
+                    return name, player
+        return "the sum of the metrics", "model"  # each of them is finite, but their sum overflows
 
-    def means(self) -> dict[str, float]:
-        """Means since the last reading, by slash-named key. This reads from the device."""
-        sums: dict[str, float] = {}
+    def pop_means(self) -> dict[str, float]:
+        """Return means since the last call by slash-separated name, and reset. Synchronizes with the device."""
+        totals: dict[str, float] = {}
         counts: Counter[str] = Counter()
-        for move, total in self._sums.items():
-            for term, value in zip(map(_metric, self._names[move]), total.tolist(), strict=True):
-                sums[term] = sums.get(term, 0.0) + value
-                counts[term] += self._counts[move]  # a step may move a player more than once
-            total.zero_()
+        for players, sums in self._sums.items():
+            for name, value in zip(map(_metric_name, self._names[players]), sums.tolist(), strict=True):
+                totals[name] = totals.get(name, 0.0) + value
+                counts[name] += self._counts[players]  # a player may be updated several times per step
+            sums.zero_()
         self._counts.clear()
-        return {term: value / counts[term] for term, value in sums.items() if counts[term]}
+        return {name: total / counts[name] for name, total in totals.items() if counts[name]}
 
 
-def _metric(term: str) -> str:
-    """The name under which a term is logged: ``loss/model``, but ``kl``, which only one player has."""
-    player, _, name = term.partition(":")
+def _metric_name(key: str) -> str:
+    """Return the logged name: ``model:loss`` is ``loss/model``; ``model:kl`` is ``kl``."""
+    player, _, name = key.partition(":")
     return f"{name}/{player}" if name in ("loss", "gradient") else name

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: noted when they come, acted on between two steps."""
+"""Graceful interruption by SIGINT (Ctrl-C) and SIGTERM."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 
 class Interrupted(KeyboardInterrupt):
-    """Training was stopped by a signal; a checkpoint was saved.
+    """A signal stopped training after a checkpoint was saved.
 
     Attributes:
-        exit_code: what the command exits with: 130 for Ctrl-C, 143 for SIGTERM.
+        exit_code: of the command: 130 for Ctrl-C, 143 for SIGTERM.
     """
 
     def __init__(self, signum: int) -> None:
@@ -20,17 +20,21 @@ class Interrupted(KeyboardInterrupt):
         self.exit_code = 128 + signum
 
 
-class Interruption:
-    """Within it the two signals only set :attr:`signum`; a second one acts as it would have before."""
+class SignalHandler:
+    """Context in which the first SIGINT or SIGTERM is only recorded, in :attr:`signum`.
+
+    The previous handlers are restored at the first signal, so that a second one acts as usual, and at the end of the
+    block. Outside the main thread, where Python allows no handlers, the context does nothing.
+    """
 
     def __init__(self) -> None:
         self.signum: int | None = None
-        self._before: dict[int, Any] = {}
+        self._previous_handlers: dict[int, Any] = {}
 
-    def __enter__(self) -> Interruption:
+    def __enter__(self) -> SignalHandler:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._note)
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                self._previous_handlers[signum] = signal.signal(signum, self._record)
         return self
 
     def __exit__(
@@ -38,11 +42,11 @@ class Interruption:
     ) -> None:
         self._restore()
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.signum = number
+    def _record(self, signum: int, frame: FrameType | None) -> None:
+        self.signum = signum
         self._restore()
 
     def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
+        for signum, handler in self._previous_handlers.items():
+            signal.signal(signum, handler)
+        self._previous_handlers = {}

@@ -1,8 +1,8 @@
-"""One step of training: every player's gradient and update, for all methods alike.
+"""One training step: gradients and updates of all players, for every method.
 
-Nothing here waits for the device: no Python decision depends on a tensor's value, diagnostics are summed on
-the device, and a loss or gradient that is not finite raises a flag there that stops the updates at once and is
-read by the loop when it next reads anything.
+A step does not wait for the device. No Python decision depends on a tensor's value, and metrics are summed on the
+device. A non-finite loss or gradient sets a flag there, which stops the updates at once; the host reads it when it next
+reads metrics.
 """
 
 from __future__ import annotations
@@ -14,98 +14,99 @@ from torch import Tensor
 
 from advae.methods import Method
 from advae.model import LatentModel
-from advae.training.distributed import averaged
-from advae.training.gradients import Eager, Take, Taken, accumulated
-from advae.training.metric_accumulator import Terms
-from advae.training.optimizers import Average, make_players, rate_share
+from advae.training.distributed import all_reduce_gradients
+from advae.training.ema import EMA
+from advae.training.gradients import EagerBackend, GradientFn, GradientOutput, accumulate_gradients
+from advae.training.metric_accumulator import MetricAccumulator
+from advae.training.optimizers import compute_lr_scale, make_optimizers
 from advae.training.train_options import TrainOptions
 
-Draw = Callable[[int], Tensor]
-"""``draw(i)``: the step's i-th batch of observations."""
+BatchFn = Callable[[int], Tensor]
+"""``get_batch(i)``: the i-th batch of the step, preprocessed."""
 
 
-class Step:
-    """What one step does to a model, its critics, their optimisers and the average.
+class TrainStep:
+    """One step: the updates of a model, its critics and the moving average.
 
     Args:
         fabric: device and precision.
         model: encoder, decoder and critics.
-        method: whose losses to minimise.
-        options: rates and the rest.
+        method: computes the losses.
+        options: learning rates, clipping, averaging.
+
+    Attributes:
+        updates: the players that are updated together, in order; each update uses a separate batch.
+        gradient_fn: computes gradients, eagerly or compiled.
     """
 
     def __init__(self, fabric: Fabric, model: LatentModel, method: Method, options: TrainOptions) -> None:
         self.fabric, self.model, self.method, self.options = fabric, model, method, options
-        self.terms = Terms(fabric.device, options.max_skipped_steps)
-        self.players = make_players(model, method, options, self.terms.halt)
-        self.average = Average(model, options.ema_decay)
-        self.take: Take = Eager(fabric, model, method, self.players)
-        self._begun = 0
+        self.metrics = MetricAccumulator(fabric.device, options.max_skipped_steps)
+        self.optimizers = make_optimizers(model, method, options, self.metrics.nonfinite_flag)
+        self.ema = EMA(model, options.ema_decay)
+        self.gradient_fn: GradientFn = EagerBackend(fabric, model, method, self.optimizers)
+        self.updates = update_sequence(method)
+        self._current_step = 0
 
-    @property
-    def batches(self) -> int:
-        """How many batches a step draws."""
-        return len(self.moves)
+    def __call__(self, step: int, get_batch: BatchFn) -> None:
+        """Take step number ``step``, counted from 0."""
+        self.set_step(step)
+        self.run_on_device(self.method.kl_weight(step), get_batch)
+        self.count_updates()
 
-    @property
-    def moves(self) -> list[tuple[str, ...]]:
-        """The players of each move of a step, in order; each has a batch of its own."""
-        extra = self.method.critic_steps if self.method.adversaries else 0
-        if self.method.update_order == "alternating":
-            return [self.method.adversaries] * extra + [("model",)]
-        return [self.method.adversaries] * (extra - 1) + [tuple(self.method.players)]
+    def set_step(self, step: int) -> None:
+        """Set what depends on the step's number: learning rates and the decay of the moving average."""
+        self._current_step = step
+        for optimizer in self.optimizers.values():
+            optimizer.set_lr_scale(compute_lr_scale(self.options, step))
+        self.ema.set_step(step)
 
-    def __call__(self, step: int, draw: Draw) -> None:
-        """Step number ``step``, counted from 0."""
-        self.begin(step)
-        self.run(self.method.kl_weight(step), draw)
-        self.count()
+    def run_on_device(self, kl_weight: float | Tensor, get_batch: BatchFn) -> None:
+        """Run the part of a step that is the same for every step; a CUDA graph can capture it."""
+        for i, players in enumerate(self.updates):
+            self._update(players, get_batch(i), kl_weight)
+        self.ema.update()
 
-    def begin(self, step: int) -> None:
-        """What a step reads of its number, put where it reads it: rates, and the weight of the average."""
-        self._begun = step
-        for player in self.players.values():
-            player.set_rate(rate_share(self.options, step))
-        self.average.set_share(step)
+    def count_updates(self) -> None:
+        """Count on the host that the metrics of a step were added."""
+        for players in self.updates:
+            self.metrics.count(players)
 
-    def run(self, kl_weight: float | Tensor, draw: Draw) -> None:
-        """All that happens on the device, the same for every step: what a CUDA graph can hold."""
-        for i, names in enumerate(self.moves):
-            self._move(kl_weight, draw(i), names)
-        self.average.move()
-
-    def count(self) -> None:
-        """Note on the host that a step's metrics were added."""
-        for names in self.moves:
-            self.terms.count(names)
-
-    def _move(self, kl_weight: float | Tensor, x: Tensor, names: tuple[str, ...]) -> None:
-        """Gradients of the named players at one batch, all taken before any of them moves."""
-        taken = self._gradients(x, names, kl_weight)
-        norms = taken.norms or {name: self.players[name].gradient_norm() for name in names}
-        self.terms.add(names, taken.terms | {f"{name}:gradient": norm for name, norm in norms.items()})
-        if self.fabric.device.type == "cpu":  # reading costs nothing here, and the step itself is stopped
+    def _update(self, players: tuple[str, ...], x: Tensor, kl_weight: float | Tensor) -> None:
+        """Update the players with gradients at one batch, all of which are computed before any update."""
+        output = self._gradients(x, players, kl_weight)
+        norms = output.norms or {player: self.optimizers[player].gradient_norm() for player in players}
+        gradient_metrics = {f"{player}:gradient": norm for player, norm in norms.items()}
+        self.metrics.add(players, output.metrics | gradient_metrics)
+        if self.fabric.device.type == "cpu":  # reading costs nothing on a CPU, and the step itself stops
             self.raise_if_not_finite()
-        for name in names:
-            self.players[name].update(norms[name])
+        for player in players:
+            self.optimizers[player].update(norms[player])
 
-    def _gradients(self, x: Tensor, names: Sequence[str], kl_weight: float | Tensor) -> Taken:
-        """Gradients at the whole batch: of its parts one after another, and of all processes."""
-        parameters = [p for name in names for p in self.players[name].parameters]
-        if self.options.accumulation_steps == 1:
-            taken = self.take(x, names, kl_weight)
+    def _gradients(self, x: Tensor, players: Sequence[str], kl_weight: float | Tensor) -> GradientOutput:
+        """Compute gradients at the whole batch, over all chunks and processes."""
+        parameters = [p for player in players for p in self.optimizers[player].parameters]
+        num_chunks = self.options.accumulation_steps
+        if num_chunks == 1:
+            output = self.gradient_fn(x, players, kl_weight)
         else:
-            taken = accumulated(self.take, x.chunk(self.options.accumulation_steps), names, kl_weight, parameters)
-        return taken if self.fabric.world_size == 1 else averaged(self.fabric, taken, parameters)
+            output = accumulate_gradients(
+                self.gradient_fn, x.chunk(num_chunks), players, kl_weight, parameters
+            )
+        return all_reduce_gradients(self.fabric, output, parameters)
 
     def raise_if_not_finite(self) -> None:
-        """Stop training if a term was not finite. This reads from the device.
+        """Stop training if a metric is not finite. Synchronizes with the device.
 
         Raises:
-            NotFiniteError: naming term, player and step.
+            NotFiniteError: naming metric, player and step.
         """
-        self.terms.raise_if_over(self._begun, len(self.moves))
+        self.metrics.raise_if_halted(self._current_step, len(self.updates))
 
-    def read_metrics(self) -> dict[str, float]:
-        """Means since the last reading, by slash-named key. This reads from the device."""
-        return self.terms.means()
+
+def update_sequence(method: Method) -> list[tuple[str, ...]]:
+    """Return the players of each update of a step, in order."""
+    critic_steps = method.critic_steps if method.adversaries else 0
+    if method.update_order == "alternating":
+        return [method.adversaries] * critic_steps + [("model",)]
+    return [method.adversaries] * (critic_steps - 1) + [tuple(method.players)]

@@ -6,9 +6,12 @@ import os
 import shutil
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from advae.config import Config, resolve
 from advae.data import Dataset
@@ -95,6 +98,7 @@ def resume(
         folder: the run directory.
         options: overrides, of ``RESUMABLE_OPTIONS`` only: ``{"train.steps": N}`` to train longer; learning rates and
             clipping, to get past a non-finite value; and where training runs.
+        config: the result of :func:`resume_config`, instead of ``options``.
         config: the result of :func:`resume_config`, if the overrides are already resolved.
         quiet: show no progress.
         data: the run's data set, if it is already loaded.
@@ -119,9 +123,12 @@ def _fit(setup: Setup, run: Run, *, resume: bool, quiet: bool) -> Run:
     """Run the training loop; no other process may work on the run."""
     lock = lock_folder(run.path) if setup.fabric.is_global_zero else nullcontext()
     with lock, isolated_torch_state(setup.config.seed, setup.fabric.device):
-        Trainer(setup, run, resume=resume).fit(quiet)
+        trainer = Trainer(setup, run, resume=resume)
+        trainer.fit(quiet)
+        if trainer.exported_model is not None:  # in the memory format of a model that is read from its file
+            trainer.exported_model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     setup.fabric.barrier()  # all processes see what the first one wrote
-    return run
+    return replace(run, trained_model=trainer.exported_model)
 
 
 def train_or_resume(

@@ -92,6 +92,4 @@ class TrainOptions:
 
     def _check(self, name: str, is_valid: bool, expected: str) -> None:
         if not is_valid:
-            raise ConfigError(
-                f"train.{name} is out of range.", given=getattr(self, name), expected=expected
-            )
+            raise ConfigError(f"train.{name} is out of range.", given=getattr(self, name), expected=expected)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from advae.data import BatchLoader
 from advae.io import write_atomically, write_json
+from advae.model import LatentModel
 from advae.progress import Progress
 from advae.random import mix_seeds, reseed, seeded
 from advae.run import Run
@@ -84,6 +85,7 @@ class Trainer:
             device=str(self.device),
             workers=self.config.data.workers,
         )
+        self.exported_model: LatentModel | None = None
         self._start_time = time.monotonic()
 
     def fit(self, quiet: bool = False) -> None:
@@ -224,6 +226,7 @@ class Trainer:
             model.load_state_dict(tensors)
         model.info["step"] = step
         model.save_pretrained(self.run.path / "model")
+        self.exported_model = model
 
     def _write_samples(self) -> None:
         if len(self.model.x_shape) == 3 and self.is_writer:

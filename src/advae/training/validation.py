@@ -1,8 +1,8 @@
-"""How training is judged while it runs, on validation data and by the average of the weights.
+"""Validation during training, with the moving average of the weights.
 
-A model with an encoder is judged by the errors of both reconstructions; one that scores observations without codes
-by its −log p(x). One that can only be sampled has no error. Early stopping watches this error, but of a method without
-critics, whose bound is known, −ELBO: the reconstructions of a VAE are best while the weight of its KL still grows.
+The validation error is the reconstruction error of x and z for models with an encoder, and −log p(x) for models without
+latents. Models that can only be sampled have none. Early stopping minimizes this error, or −ELBO for methods without
+critics: the reconstructions of a VAE are best while the weight of its KL term still grows.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ from torch import Tensor
 from advae.data import Dataset
 from advae.errors import ConfigError
 from advae.methods import Method
-from advae.model import LatentModel, representative, seeded
-from advae.random import mix_seeds
-from advae.training.distributed import summed
+from advae.model import LatentModel
+from advae.random import mix_seeds, seeded
+from advae.training.distributed import all_reduce_sum
 
-EXAMPLES = 2048  # enough for an error within about 2%; validation stays a small share of a run
-CHUNK = 512
+MAX_EXAMPLES = 2048  # gives errors within about 2 %, at a small share of a run's time
+CHUNK_SIZE = 512
 
 
-def watched(found: Mapping[str, float], method: Method) -> float | None:
-    """What early stopping watches of a validation; None if there is nothing."""
-    if not method.adversaries and {"reconstruction", "kl"} <= found.keys():
-        return found["reconstruction"] + found["kl"]
-    return found.get("error")
+def early_stopping_loss(metrics: Mapping[str, float], method: Method) -> float | None:
+    """Return the value that early stopping minimizes, or None if validation yields none."""
+    if not method.adversaries and {"reconstruction", "kl"} <= metrics.keys():
+        return metrics["reconstruction"] + metrics["kl"]
+    return metrics.get("error")
 
 
 class Validation:
-    """Fixed validation observations, and what a model makes of them.
+    """Metrics on fixed validation examples.
 
     Args:
-        data: whose validation split to use, the first ``EXAMPLES`` of it.
-        seed: of the observations' own noise (binarization) and of the codes, the same every time.
-        device: where to work.
-        fabric: of several processes, which share the examples out.
+        data: the data set; the first ``MAX_EXAMPLES`` examples of its validation split are used.
+        seed: of the noise of preprocessing and of latents, the same for every validation.
+        device: where to compute.
+        fabric: of several processes, which share the examples.
     """
 
     def __init__(self, data: Dataset, seed: int, device: torch.device, fabric: Fabric | None = None) -> None:
         self.fabric = fabric if fabric is not None and fabric.world_size > 1 else None
-        count = min(EXAMPLES, len(data.validation))
+        count = min(MAX_EXAMPLES, len(data.validation))
         with seeded(seed, device):
             raw = data.validation.raw(torch.arange(count)).to(device)
             self.x = data.preprocessing.apply(raw)
@@ -53,22 +53,22 @@ class Validation:
 
     @torch.no_grad()
     def __call__(self, model: LatentModel, method: Method) -> dict[str, float]:
-        """Diagnostics of the method, and the errors of x → z → x' and z → x → z'.
+        """Compute the method's diagnostics and the errors of x → z → x' and z → x → z'.
 
-        Each error is a share of variance left unexplained: ``E‖x − x'‖² / E‖x − E x‖²`` and
-        ``E‖z − z'‖² / d``. ``error`` is their mean (AS-VAE section 5) or, without codes, the method's
-        ``reconstruction``, −log p(x) in nats.
+        Each error is the fraction of unexplained variance: ``E‖x − x'‖² / E‖x − E x‖²`` and ``E‖z − z'‖² / d``.
+        ``error`` is their mean (AS-VAE section 5) or, without latents, ``reconstruction``: −log p(x) in nats.
         """
         totals: dict[str, Tensor] = {}
-        pieces, seed = self._pieces()
+        chunks, seed = self._chunks()
         with seeded(seed, model.device):
-            for x in pieces:
-                found = method.losses(model, x).diagnostics
+            for x in chunks:
+                metrics = dict(method.losses(model, x).diagnostics)
                 if model.has_encoder:
-                    found |= self._errors(model, x)
-                for key, value in found.items():
-                    totals[key] = totals.get(key, torch.zeros((), device=x.device)) + value.float().sum()
-        totals = totals if self.fabric is None else summed(self.fabric, totals)
+                    metrics |= self._reconstruction_errors(model, x)
+                for key, value in metrics.items():
+                    total = value.float().sum()
+                    totals[key] = totals[key] + total if key in totals else total
+        totals = totals if self.fabric is None else all_reduce_sum(self.fabric, totals)
         means = {key: float(total) / len(self.x) for key, total in totals.items()}
         if model.has_encoder:
             means["error"] = 0.5 * (means["error/x"] + means["error/z"])
@@ -76,23 +76,25 @@ class Validation:
             means["error"] = means["reconstruction"]
         return means
 
-    def _pieces(self) -> tuple[Sequence[Tensor], int]:
-        """This process's examples in pieces of about one size, none of them alone; and the seed of its noise."""
+    def _chunks(self) -> tuple[Sequence[Tensor], int]:
+        """Return this process's examples in chunks of similar size, each of at least two, and its seed."""
         if self.fabric is None:
-            return self.x.chunk(math.ceil(len(self.x) / CHUNK)), self.seed
-        rank, world = self.fabric.global_rank, self.fabric.world_size
-        own = self.x.tensor_split(world)[rank]
-        if len(own) < 2:
+            return self.x.chunk(math.ceil(len(self.x) / CHUNK_SIZE)), self.seed
+        rank, world_size = self.fabric.global_rank, self.fabric.world_size
+        x = self.x.tensor_split(world_size)[rank]
+        if len(x) < 2:
             raise ConfigError(
-                "too few validation examples for so many processes", given=f"{len(self.x)} for {world}"
+                "Too few validation examples for the number of processes.",
+                given=f"{len(self.x)} examples, {world_size} processes",
+                expected="at least 2 per process",
             )
-        return own.chunk(math.ceil(len(own) / CHUNK)), mix_seeds(self.seed, rank)
+        return x.chunk(math.ceil(len(x) / CHUNK_SIZE)), mix_seeds(self.seed, rank)
 
-    def _errors(self, model: LatentModel, x: Tensor) -> dict[str, Tensor]:
+    def _reconstruction_errors(self, model: LatentModel, x: Tensor) -> dict[str, Tensor]:
         z = model.prior.rsample(x.shape[:1])
-        x_back = representative(model.decode(model.encode(x).rsample()))
-        z_back = representative(model.encode(model.decode(z).rsample()))
+        x_reconstructed = model.decode(model.encode(x).rsample()).point_estimate()
+        z_reconstructed = model.encode(model.decode(z).rsample()).point_estimate()
         return {
-            "error/x": (x - x_back).square().flatten(1).sum(1) / self.variance.clamp_min(1e-12),
-            "error/z": (z - z_back).square().mean(1),
+            "error/x": (x - x_reconstructed).square().flatten(1).sum(1) / self.variance.clamp_min(1e-12),
+            "error/z": (z - z_reconstructed).square().mean(1),
         }

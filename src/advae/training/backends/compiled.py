@@ -1,11 +1,9 @@
-"""A move's gradients as one compiled graph: the forward pass, the losses and every player's backward pass.
+"""Losses and gradients of an update as one compiled graph.
 
-The forward pass alone could be compiled with less. But each player's backward would then run through the whole
-compiled graph, once a player, only to keep its own part. Here the operations of a move are recorded as they run, each
-player's ``autograd.grad`` among them (a gradient penalty's inner one too), and what nobody asked for is gone before
-the graph is compiled (:mod:`advae.inductor`). Recording needs what a step promises anyway (see
-:mod:`advae.training.step`): no decision in Python depends on a tensor's value. Both ways give the same losses for the
-same seed, within floating point.
+With ``torch.compile`` on the forward pass alone, each player's backward pass would run through the whole compiled
+graph, only to keep the part of its own parameters. Here the update is traced with each player's ``autograd.grad``
+inside it, gradient penalties included, and unused operations are removed before compilation (:mod:`advae.inductor`).
+Both backends give the same losses for the same seed, within rounding.
 """
 
 from __future__ import annotations
@@ -19,21 +17,21 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from advae.inductor import compiled
+from advae.inductor import compile_function
 from advae.methods import Method
 from advae.model import LatentModel
-from advae.training.gradients import Taken, terms_of
-from advae.training.optimizers import Player
+from advae.training.gradients import GradientOutput, batch_metrics
+from advae.training.optimizers import PlayerOptimizer
 
 
-class Compiled:
-    """Losses and gradients by compiled graphs, one for each set of players that move together.
+class CompiledBackend:
+    """Losses and gradients by one compiled graph for each set of players that are updated together.
 
     Args:
         fabric: device and precision.
-        model: encoder, decoder and critics; its tensors must stay where they are in memory.
-        method: whose losses.
-        players: with their parameters.
+        model: encoder, decoder and critics; its tensors must not be replaced by others.
+        method: computes the losses.
+        optimizers: hold each player's parameters.
     """
 
     def __init__(
@@ -41,87 +39,88 @@ class Compiled:
         fabric: Fabric,
         model: LatentModel,
         method: Method,
-        players: Mapping[str, Player],
+        optimizers: Mapping[str, PlayerOptimizer],
     ) -> None:
-        self.fabric, self.model, self.method, self.players = fabric, model, method, players
-        self._moves: dict[tuple[str, ...], _Move] = {}
+        self.fabric, self.model, self.method, self.optimizers = fabric, model, method, optimizers
+        self._updates: dict[tuple[str, ...], _CompiledUpdate] = {}
 
-    def __call__(self, x: Tensor, names: Sequence[str], kl_weight: float | Tensor) -> Taken:
-        self.prepare(x, names)
-        return self._moves[tuple(names)](x, kl_weight)
+    def __call__(self, x: Tensor, players: Sequence[str], kl_weight: float | Tensor) -> GradientOutput:
+        self.compile(x, players)
+        return self._updates[tuple(players)](x, kl_weight)
 
-    def prepare(self, x: Tensor, names: Sequence[str]) -> None:
-        """Compile the move of these players at batches like ``x``, if that is not done yet; nothing is moved by it.
+    def compile(self, x: Tensor, players: Sequence[str]) -> None:
+        """Compile the update of these players at batches like ``x``, if necessary; weights do not change.
 
         Raises:
-            CannotCompile: the operations cannot be recorded, or there is no compiler.
+            CompilationError: the operations cannot be traced, or no compiler is installed.
         """
-        key = tuple(names)
-        if key not in self._moves:
-            self._moves[key] = _Move(self, x, key)
+        key = tuple(players)
+        if key not in self._updates:
+            self._updates[key] = _CompiledUpdate(self, x, key)
 
 
-class _Move:
-    """The graph of one set of players."""
+class _CompiledUpdate:
+    """The compiled graph of one set of players."""
 
-    def __init__(self, parent: Compiled, x: Tensor, names: tuple[str, ...]) -> None:
-        self.parameters = [p for name in names for p in parent.players[name].parameters]
-        self.state = {f"model.{k}": v for k, v in _tensors(parent.model).items()}
-        self.names, self.terms = names, list[str]()
-        self.moved: list[int] = []  # places of the parameters that have a gradient
-        inputs = [*self.state.values(), x, self._weight(x, 1.0)]
-        with _buffers_kept(parent.model):
-            self.program = compiled(self._function(parent, names), inputs)
+    def __init__(self, backend: CompiledBackend, x: Tensor, players: tuple[str, ...]) -> None:
+        self.players = players
+        self.parameters = [p for player in players for p in backend.optimizers[player].parameters]
+        self.state = {f"model.{key}": value for key, value in _named_tensors(backend.model).items()}
+        self.metric_names: list[str] = []
+        self.grad_indices: list[int] = []  # of the parameters that have a gradient
+        inputs = [*self.state.values(), x, _as_tensor(1.0, x)]
+        with preserve_buffers(backend.model):
+            self.program = compile_function(self._flat_function(backend), inputs)
 
-    def _function(self, parent: Compiled, names: tuple[str, ...]) -> Callable[..., list[Tensor]]:
-        """``(weights and buffers, x, weight) → terms [n], norms [players], gradients``, flat."""
-        ids = {name: [id(p) for p in parent.players[name].parameters] for name in names}
-        keys = {id(value): key for key, value in self.state.items()}
+    def _flat_function(self, backend: CompiledBackend) -> Callable[..., list[Tensor]]:
+        """Return ``(weights and buffers, x, kl_weight) → metrics [n], norms [players], gradients``."""
+        players = self.players
+        state_keys = {id(value): key for key, value in self.state.items()}
+        keys = {p: [state_keys[id(w)] for w in backend.optimizers[p].parameters] for p in players}
 
-        def losses_and_gradients(whole: _Whole, x: Tensor, kl_weight: Tensor) -> list[Tensor]:
-            current = {f"model.{k}": v for k, v in whole.model.named_parameters()}
-            with parent.fabric.autocast():
-                losses = parent.method.losses(whole.model, x, names, kl_weight)
-            means = {name: losses[name].mean() for name in names}
+        def losses_and_gradients(module: _ModelFunction, x: Tensor, kl_weight: Tensor) -> list[Tensor]:
+            weights = {f"model.{key}": value for key, value in module.model.named_parameters()}
+            with backend.fabric.autocast():
+                losses = backend.method.losses(module.model, x, players, kl_weight)
+            means = {player: losses[player].mean() for player in players}
             gradients: list[Tensor | None] = []
             norms: list[Tensor] = []
-            for name in names:
-                own = [current[keys[i]] for i in ids[name]]
-                keep = name != names[-1]
-                found = torch.autograd.grad(means[name], own, retain_graph=keep, allow_unused=True)
-                norms.append(_norm(found))
-                gradients += found
-            terms = terms_of(parent.method, losses, means)
-            self.terms[:] = list(terms)
-            self.moved[:] = [i for i, gradient in enumerate(gradients) if gradient is not None]
-            given = [_like(gradients[i], self.parameters[i]) for i in self.moved]
-            return [torch.stack([value.detach() for value in terms.values()]), torch.stack(norms), *given]
+            for player in players:
+                inputs = [weights[key] for key in keys[player]]
+                is_last = player == players[-1]
+                player_gradients = torch.autograd.grad(
+                    means[player], inputs, retain_graph=not is_last, allow_unused=True
+                )
+                norms.append(_total_norm(player_gradients))
+                gradients += player_gradients
+            metrics = batch_metrics(backend.method, losses, means)
+            self.metric_names[:] = list(metrics)
+            self.grad_indices[:] = [i for i, gradient in enumerate(gradients) if gradient is not None]
+            outputs = [_with_layout_of(self.parameters[i], gradients[i]) for i in self.grad_indices]
+            values = torch.stack([value.detach() for value in metrics.values()])
+            return [values, torch.stack(norms), *outputs]
 
-        whole = _Whole(parent.model, losses_and_gradients)
+        module = _ModelFunction(backend.model, losses_and_gradients)
 
-        def flat(*values: Tensor) -> list[Tensor]:
-            *state, x, kl_weight = values
-            return functional_call(whole, dict(zip(self.state, state, strict=True)), (x, kl_weight))
+        def flat_function(*inputs: Tensor) -> list[Tensor]:
+            *state, x, kl_weight = inputs
+            return functional_call(module, dict(zip(self.state, state, strict=True)), (x, kl_weight))
 
-        return flat
+        return flat_function
 
-    def __call__(self, x: Tensor, kl_weight: float | Tensor) -> Taken:
+    def __call__(self, x: Tensor, kl_weight: float | Tensor) -> GradientOutput:
         with torch.no_grad():
-            values, norms, *gradients = self.program(*self.state.values(), x, self._weight(x, kl_weight))
-        for place, gradient in zip(self.moved, gradients, strict=True):
-            self.parameters[place].grad = gradient
-        return Taken(
-            dict(zip(self.terms, values.unbind(), strict=True)),
-            dict(zip(self.names, norms.unbind(), strict=True)),
+            values, norms, *gradients = self.program(*self.state.values(), x, _as_tensor(kl_weight, x))
+        for index, gradient in zip(self.grad_indices, gradients, strict=True):
+            self.parameters[index].grad = gradient
+        return GradientOutput(
+            dict(zip(self.metric_names, values.unbind(), strict=True)),
+            dict(zip(self.players, norms.unbind(), strict=True)),
         )
 
-    @staticmethod
-    def _weight(x: Tensor, kl_weight: float | Tensor) -> Tensor:
-        return kl_weight if isinstance(kl_weight, Tensor) else torch.full((), kl_weight, device=x.device)
 
-
-class _Whole(nn.Module):
-    """A model within a module whose call is any function of it: what ``functional_call`` asks for."""
+class _ModelFunction(nn.Module):
+    """A module that calls any function of a model; ``functional_call`` requires a module."""
 
     def __init__(self, model: LatentModel, function: Callable[..., list[Tensor]]) -> None:
         super().__init__()
@@ -132,29 +131,34 @@ class _Whole(nn.Module):
 
 
 @contextmanager
-def _buffers_kept(model: LatentModel) -> Iterator[None]:
-    """Put the model's buffers back afterwards: a function is run to be recorded."""
-    before = [buffer.clone() for buffer in model.buffers()]
+def preserve_buffers(model: LatentModel) -> Iterator[None]:
+    """Restore the model's buffers at the end of the block."""
+    saved = [buffer.clone() for buffer in model.buffers()]
     try:
         yield
     finally:
         with torch.no_grad():
-            for buffer, value in zip(model.buffers(), before, strict=True):
+            for buffer, value in zip(model.buffers(), saved, strict=True):
                 buffer.copy_(value)
 
 
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
+def _named_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
-def _norm(gradients: Sequence[Tensor | None]) -> Tensor:
-    """The norm of all of them together."""
+def _as_tensor(kl_weight: float | Tensor, x: Tensor) -> Tensor:
+    if isinstance(kl_weight, Tensor):
+        return kl_weight
+    return torch.full((), kl_weight, dtype=torch.float32, device=x.device)
+
+
+def _total_norm(gradients: Sequence[Tensor | None]) -> Tensor:
     norms = [torch.linalg.vector_norm(gradient) for gradient in gradients if gradient is not None]
     return torch.linalg.vector_norm(torch.stack(norms))
 
 
-def _like(gradient: Tensor | None, parameter: nn.Parameter) -> Tensor:
-    """The gradient laid out in memory as its parameter: the fused update asks for it."""
+def _with_layout_of(parameter: nn.Parameter, gradient: Tensor | None) -> Tensor:
+    """Return the gradient in its parameter's memory layout, which the fused update requires."""
     assert gradient is not None
     if gradient.stride() == parameter.stride():
         return gradient

@@ -1,194 +1,149 @@
-"""Which way a step is run, and why: eager, or compiled where that pays.
+"""Selection of the backend that runs training steps.
 
-Compiling costs time once, and saves some in every step. Both grow with the number of operations in a step, so after
-how many steps it has paid hardly depends on the network. A run shorter than that stays eager without a trial. In a
-longer one the compiled step is made, compared with the eager one on the first batch (the same losses for the same
-seed), timed against it, and used if it is the faster.
+The choice depends on the device and on the number of remaining steps, never on measured time, so that the same run on
+the same machine always gets the same backend. Compilation costs 15 to 110 ms per operation, once, and saves 3 µs or
+more per operation and step (docs/speed.md). Both are proportional to the number of operations. The number of steps
+after which compilation pays for itself is therefore nearly independent of the network.
+
+A compiled step is compared with the eager one on the first batch: losses must agree for the same seed.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from statistics import median
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from advae.inductor import CannotCompile
-from advae.training.backends.compiled import Compiled
-from advae.training.distributed import agreed, any_of
-from advae.training.gradients import Take, Taken
-from advae.training.step import Step
+from advae.inductor import CompilationError
+from advae.random import seeded
+from advae.training.backends.compiled import CompiledBackend, preserve_buffers
+from advae.training.distributed import all_reduce_max
+from advae.training.gradients import GradientFn, GradientOutput
+from advae.training.step import TrainStep
 
-PAYS_AFTER = 10_000
-"""Steps after which compiling has paid for itself, on one core: 20 to 30 ms an operation against 3 µs or more a step
-(docs/speed.md). With a compiler's cache, that of an earlier run, it has so much sooner."""
+COMPILE_MIN_STEPS = 10_000
+"""Remaining steps from which "auto" compiles on a CPU."""
 
-CAPTURE_PAYS_AFTER = 200
-"""Steps after which capturing a step has paid: it takes as long as a few steps do."""
+CUDA_GRAPH_MIN_STEPS = 200
+"""Remaining steps from which "auto" captures a CUDA graph; a capture takes as long as a few steps."""
 
-WAYS = ("eager", "compile", "cuda-graph")
-TRIALS, SECONDS = 12, 2.0  # of each way: at most so many steps, and so long
-CLOSE, CLOSE_IN_BF16 = (
-    1e-3,
-    2e-2,
-)  # two ways to compute a loss may differ by this much of it, by rounding alone
+BACKENDS = ("eager", "compile", "cuda-graph")
+
+# Largest relative difference of a loss between backends that rounding can explain.
+REL_TOL_FP32, REL_TOL_BF16 = 1e-3, 2e-2
 
 
 @dataclass(frozen=True)
-class Choice:
-    """How steps are run.
+class BackendChoice:
+    """The backend of a run, as recorded in env.json.
 
     Attributes:
-        step: "eager", "compile" or "cuda-graph".
-        why: in words.
-        seconds: what compiling took, a compiled step and an eager one; empty where nothing was measured.
-        told: whether a person should be told, as something was tried, or is not as it was asked for.
+        name: "eager", "compile" or "cuda-graph".
+        reason: in words.
     """
 
-    step: str
-    why: str
-    seconds: dict[str, float] = field(default_factory=dict)
-    told: bool = True
-
-    def record(self) -> dict[str, Any]:
-        """For env.json."""
-        return {"step": self.step, "why": self.why, "seconds": self.seconds}
+    name: str
+    reason: str
 
     def __str__(self) -> str:
-        return f"step: {self.step} ({self.why})"
+        return f"backend: {self.name} ({self.reason})"
 
 
-def choose(
-    step: Step,
-    wanted: str,
-    draw: Callable[[], Tensor],
-    steps: int,
-    before: str | None = None,
-    say: Callable[[str], None] = lambda line: None,
-) -> Choice:
-    """Make ``step`` run as wanted, or as near to it as this machine can.
+def select_backend(
+    step: TrainStep,
+    requested: str,
+    get_batch: Callable[[], Tensor],
+    remaining_steps: int,
+    previous: str | None = None,
+    log: Callable[[str], None] = lambda line: None,
+) -> BackendChoice:
+    """Select a backend; if it is "compile", compile the step's gradients and let the step use them.
 
-    A graph is made by :class:`advae.training.backends.cuda_graph.Captured`; of it this only says whether it can be had.
+    CUDA graphs are captured later, by :class:`advae.training.backends.cuda_graph.CUDAGraphStep`.
 
     Args:
-        step: is made to run so.
-        wanted: what ``train.backend`` says.
-        draw: gives a batch of observations to try with; weights, buffers and the random state are left as they are.
-        steps: how many are to come.
-        before: how an earlier sitting of the same run went; "auto" goes on so, for the same weights to the bit.
-        say: told before compiling begins, which can take minutes.
+        step: the training step; its weights and buffers, and the random state, do not change.
+        requested: the option ``train.backend``.
+        get_batch: returns a batch of observations.
+        remaining_steps: number of steps to come.
+        previous: the backend of a run that is resumed; "auto" keeps it, so that results are bit-identical.
+        log: prints the choice and, before compilation starts, that it can take minutes.
     """
-    why = "asked for"
-    if wanted == "auto" and before in WAYS:
-        wanted, why = before, "as this run began"
-    if wanted == "auto":
-        wanted, why = _picked(step, steps)
-    if wanted == "cuda-graph":
-        missing = _no_graph(step)
-        if not missing:
-            return Choice("cuda-graph", why)
-        wanted, why = "compile", f"{missing}; this is the next best"
-    if wanted == "eager":
-        return Choice("eager", why, told=False)
-    say(
-        "compiling a step: some seconds for small networks, minutes for large ones (--train.backend eager goes without)"
-    )
-    return _compile(step, draw().chunk(step.options.accumulation_steps)[0], why)
+    name, reason = requested, "requested"
+    if requested == "auto":
+        name, reason = (
+            (previous, "as before") if previous in BACKENDS else auto_backend(step, remaining_steps)
+        )
+    if name == "cuda-graph" and (obstacle := _cuda_graph_obstacle(step)):
+        name, reason = "compile", obstacle
+    if name == "eager":
+        return BackendChoice(name, reason)
+    if name == "compile":
+        log("compiling a step: seconds for small networks, minutes for large ones")
+        if obstacle := _compile(step, get_batch().chunk(step.options.accumulation_steps)[0]):
+            name, reason = "eager", obstacle
+    choice = BackendChoice(name, reason)
+    log(str(choice))
+    return choice
 
 
-def _picked(step: Step, steps: int) -> tuple[str, str]:
-    """What "auto" stands for, and why; without a reason, compiling is to show that it is faster."""
-    if not _no_graph(step) and steps >= CAPTURE_PAYS_AFTER:
-        return "cuda-graph", "on a GPU launching kernels one by one takes longer than most of them"
-    if steps < PAYS_AFTER:
-        return "eager", f"compiling pays from {PAYS_AFTER:,} steps on"
-    return "compile", ""
+def auto_backend(step: TrainStep, remaining_steps: int) -> tuple[str, str]:
+    """Return the backend of "auto" and the reason."""
+    if not _cuda_graph_obstacle(step) and remaining_steps >= CUDA_GRAPH_MIN_STEPS:
+        return "cuda-graph", f"auto: {CUDA_GRAPH_MIN_STEPS:,} steps or more on a GPU"
+    if remaining_steps >= COMPILE_MIN_STEPS:
+        return "compile", f"auto: {COMPILE_MIN_STEPS:,} steps or more"
+    return "eager", f"auto: fewer than {COMPILE_MIN_STEPS:,} steps"
 
 
-def _no_graph(step: Step) -> str:
-    """Why no CUDA graph of a step can be made; empty if it can."""
+def _cuda_graph_obstacle(step: TrainStep) -> str:
+    """Return why a step cannot be captured as a CUDA graph; empty if it can."""
     if step.fabric.device.type != "cuda":
-        return "capturing a step needs a CUDA device"
-    return "a step of several processes is not captured" if step.fabric.world_size > 1 else ""
+        return "a CUDA graph needs a CUDA device"
+    return "steps of several processes are not captured" if step.fabric.world_size > 1 else ""
 
 
-def _compile(step: Step, x: Tensor, why: str) -> Choice:
-    """Compile and, without a reason to insist, keep it only if it is faster."""
-    eager, began = step.take, time.perf_counter()
-    compiled, failed = Compiled(step.fabric, step.model, step.method, step.players), ""
+def _compile(step: TrainStep, x: Tensor) -> str:
+    """Compile the step's gradients; return why that is not possible, or an empty string."""
+    eager, obstacle = step.gradient_fn, ""
+    compiled = CompiledBackend(step.fabric, step.model, step.method, step.optimizers)
     try:
-        for names in step.moves:
-            compiled.prepare(x, names)
-            _agree(step, x, names, eager, compiled)
-    except CannotCompile as error:
-        failed = " ".join(line.strip() for line in str(error).splitlines())
+        for players in step.updates:
+            compiled.compile(x, players)
+            _check_equivalence(step, x, players, eager, compiled)
+    except CompilationError as error:
+        obstacle = " ".join(line.strip() for line in str(error).splitlines())
     finally:
-        _forget(step)
-    if any_of(step.fabric, bool(failed)):  # of several processes all go one way
-        return Choice("eager", failed or "another process cannot compile it")
-    took = time.perf_counter() - began
-    if why:
-        step.take = compiled
-        return Choice("compile", why, {"compiling": took})
-    slow, fast = agreed(step.fabric, _timed(step, x, eager, compiled))
-    seconds = {"compiling": took, "eager": slow, "compile": fast}
-    said = f"{1000 * fast:.3g} ms for the gradients of a step, {1000 * slow:.3g} ms eagerly; {took:.0f} s to compile"
-    if fast >= slow:
-        return Choice("eager", f"compiled, it is not faster: {said}", seconds)
-    step.take = compiled
-    return Choice("compile", said, seconds)
+        step.model.zero_grad(set_to_none=True)
+    if all_reduce_max(step.fabric, bool(obstacle)):  # all processes use the same backend
+        return obstacle or "another process cannot compile the step"
+    step.gradient_fn = compiled
+    return ""
 
 
-def _agree(step: Step, x: Tensor, names: Sequence[str], eager: Take, compiled: Take) -> None:
-    """See that both give the same losses for the same seed.
+def _check_equivalence(
+    step: TrainStep, x: Tensor, players: Sequence[str], eager: GradientFn, compiled: GradientFn
+) -> None:
+    """Check that both backends give the same losses for the same seed.
 
     Raises:
-        CannotCompile: they do not; what was recorded is not what the networks do every time.
+        CompilationError: they differ, because the networks do not run the traced operations at every call.
     """
     with step.fabric.autocast():
-        close = CLOSE_IN_BF16 if torch.is_autocast_enabled(x.device.type) else CLOSE
-    a, b = (_tried(step, x, names, take).terms for take in (eager, compiled))
-    for name in names:
-        one, other = float(a[f"{name}:loss"]), float(b[f"{name}:loss"])
-        if not abs(one - other) <= close * max(1.0, abs(one)):
-            raise CannotCompile(
-                f"compiled, the loss of {name} is another than eagerly", given=f"{other:.6g}, not {one:.6g}"
+        rel_tol = REL_TOL_BF16 if torch.is_autocast_enabled(x.device.type) else REL_TOL_FP32
+    expected, actual = (_dry_run(step, x, players, fn).metrics for fn in (eager, compiled))
+    for player in players:
+        eager_loss, compiled_loss = float(expected[f"{player}:loss"]), float(actual[f"{player}:loss"])
+        if not abs(eager_loss - compiled_loss) <= rel_tol * max(1.0, abs(eager_loss)):
+            raise CompilationError(
+                f"The compiled loss of {player} differs from the eager one.",
+                given=f"{compiled_loss:.6g} compiled, {eager_loss:.6g} eager",
             )
 
 
-def _tried(step: Step, x: Tensor, names: Sequence[str], take: Take, seed: int = 0) -> Taken:
-    """A move's gradients, of which nothing remains but what is returned."""
-    before = [buffer.clone() for buffer in step.model.buffers()]
-    with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        taken = take(x, names, 1.0)
-    with torch.no_grad():
-        for buffer, value in zip(step.model.buffers(), before, strict=True):
-            buffer.copy_(value)
-    return taken
-
-
-def _timed(step: Step, x: Tensor, *takes: Take) -> list[float]:
-    """Median seconds of each for the moves of a step, taken in turns."""
-    found: list[list[float]] = [[] for _ in takes]
-    alone = step.fabric.world_size == 1  # several processes must try equally often
-    while len(found[0]) < TRIALS and not (alone and sum(found[0]) > SECONDS):
-        for take, times in zip(takes, found, strict=True):
-            began = time.perf_counter()
-            for names in step.moves:
-                _tried(step, x, names, take)
-            if x.device.type == "cuda":
-                torch.cuda.synchronize(x.device)
-            times.append(time.perf_counter() - began)
-            _forget(step)
-    return [median(times) for times in found]
-
-
-def _forget(step: Step) -> None:
-    """Leave no gradients behind."""
-    for parameter in step.model.parameters():
-        parameter.grad = None
+def _dry_run(step: TrainStep, x: Tensor, players: Sequence[str], gradient_fn: GradientFn) -> GradientOutput:
+    """Return an update's output with seed 0; buffers and the random state are restored."""
+    with preserve_buffers(step.model), seeded(0, x.device):
+        return gradient_fn(x, players, 1.0)
