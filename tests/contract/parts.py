@@ -1,4 +1,4 @@
-"""Small models of every registered kind, for tests that run over the registries."""
+"""Small components of every registered kind, for tests over the registries."""
 
 from __future__ import annotations
 
@@ -32,31 +32,31 @@ SMALL: dict[str, Any] = {
     "num_scales": 2,
     "num_components": 2,
 }
-"""Values for options of these names wherever a class has them; what it has not is left out."""
+"""Values of options, used for every class that has an option of that name."""
 
-NOISE = 2  # of heads that take noise
-IMAGES_ALONE = ("dcgan",)  # critics that see no code
+NOISE_DIM = 2  # of heads with noise
+IMAGES_ALONE = ("dcgan",)  # critics that do not take latents
 NEEDS_IMAGES = ("projection",)  # critics that see images, with or without latents
-PIXELS = ("pixelcnn",)  # networks that read the image they are the distribution of, for pixel_heads
-DOUBLED = ("dcgan", "dcgan-generator")  # networks of images that double up from 4 to 7 pixels
+AUTOREGRESSIVE = ("pixelcnn",)  # networks for autoregressive_heads()
+DOUBLED = ("dcgan", "dcgan-generator")  # networks for images of 4 to 7 pixels, doubled several times
 
 
 def spec(registry: Any, name: str, **options: Any) -> dict[str, Any]:
-    """A component by name with small options."""
+    """Return the spec of a component with small options."""
     known = registry.options(registry.find(name))
     small = {key: value for key, value in SMALL.items() if key in known}
     if registry is HEADS and "noise_dim" in known:
-        small["noise_dim"] = NOISE
+        small["noise_dim"] = NOISE_DIM
     return {"name": name, **small, **options}
 
 
-def image(name: str) -> tuple[int, int, int]:
-    """Images that a network or critic takes: of odd sides if it takes any."""
+def image_shape(name: str) -> tuple[int, int, int]:
+    """Return the shape of images that a network or critic accepts: odd sides if possible."""
     return (1, 16, 24) if name in DOUBLED else (1, 7, 9)
 
 
-def codes(critic: str) -> tuple[int]:
-    """The codes that a critic sees beside images."""
+def latent_shape(critic: str) -> tuple[int]:
+    """Return the shape of latents that a critic takes with images."""
     return (0,) if critic in IMAGES_ALONE else (3,)
 
 
@@ -72,36 +72,36 @@ def without_effect(method: Method) -> list[str]:
 
 
 def heads() -> list[str]:
-    """Registered heads but the one for a user's own network, and those of :func:`pixel_heads`."""
-    return [name for name in HEADS.names() if name != "passthrough" and name not in pixel_heads()]
+    """Return registered heads, except passthrough and :func:`autoregressive_heads`."""
+    return [name for name in HEADS.names() if name != "passthrough" and name not in autoregressive_heads()]
 
 
-def pixel_heads() -> list[str]:
-    """Registered heads of images whose pixels depend on each other: likelihoods without codes."""
+def autoregressive_heads() -> list[str]:
+    """Return registered autoregressive heads: likelihoods without latents."""
     return [name for name in HEADS.names() if name.startswith("autoregressive")]
 
 
 def networks() -> list[str]:
-    """Registered networks but the one that stands for none."""
+    """Return registered networks, except none."""
     return [name for name in NETWORKS.names() if name != "none"]
 
 
 def network(name: str, in_shape: Sequence[int], out_shape: Sequence[int], **options: Any) -> Any:
-    """A network, or None where it is not made for such shapes and says so."""
-    noise = options.pop("noise", 0)
+    """Return a network, or None if it does not accept these shapes."""
+    noise_dim = options.pop("noise_dim", 0)
     try:
         return NETWORKS.build(
             spec(NETWORKS, name, **options),
             in_shape=tuple(in_shape),
             out_shape=tuple(out_shape),
-            noise_dim=noise,
+            noise_dim=noise_dim,
         )
     except ConfigError:
         return None
 
 
 def critic(name: str, x_shape: Sequence[int], z_shape: Sequence[int], **options: Any) -> Any:
-    """A critic, or None where it is not made for such shapes and says so."""
+    """Return a critic, or None if it does not accept these shapes."""
     try:
         return CRITICS.build(spec(CRITICS, name, **options), x_shape=tuple(x_shape), z_shape=tuple(z_shape))
     except ConfigError:
@@ -117,8 +117,8 @@ def model(
     latent: int = 2,
     **options: Any,
 ) -> LatentModel | None:
-    """A small model, or None if the method says that it cannot use such parts; without an encoder if it moves none."""
-    pixels = likelihood in pixel_heads()
+    """Return a small model, or None if the method does not support such components."""
+    pixels = likelihood in autoregressive_heads()
     if pixels and method.trains_encoder:
         return None
     built = build_model(
@@ -142,27 +142,27 @@ def model(
 
 
 def observations(model: LatentModel, n: int) -> Tensor:
-    """Numbers that every likelihood can score."""
+    """Return observations that every likelihood supports."""
     return torch.randint(0, 2, (n, *model.x_shape)).float() * 0.998 + 0.001
 
 
 def methods() -> list[str]:
-    """Registered methods."""
+    """Return registered methods."""
     return METHODS.names()
 
 
 def combinations() -> list[tuple[str, str, str]]:
-    """Every (method, posterior, likelihood) that the method accepts."""
-    found = []
+    """Return every (method, posterior, likelihood) that the method supports."""
+    triples = []
     with torch.random.fork_rng(devices=[]):
         for name in methods():
             for posterior in heads() if METHODS.build({"name": name}).trains_encoder else ["normal"]:
-                found += [
+                triples += [
                     (name, posterior, likelihood)
-                    for likelihood in [*heads(), *pixel_heads()]
+                    for likelihood in [*heads(), *autoregressive_heads()]
                     if HEADS.find(posterior).support == "real"
                     and HEADS.find(likelihood).num_params is not None
                     and likelihood != "noise-basis"
                     and model(METHODS.build({"name": name}), posterior, likelihood) is not None
                 ]
-    return found
+    return triples

@@ -125,9 +125,9 @@ def test_every_critic_works_with_every_method(name: str, critic: str) -> None:
     inputs = set(METHODS.find(name)().critics.values())
     if not all(parts.supports(critic, i) for i in inputs):
         with pytest.raises(ConfigError):
-            build(name, critic=critic, x_shape=parts.image(critic))
+            build(name, critic=critic, x_shape=parts.image_shape(critic))
         return
-    method, model, x = build(name, critic=critic, x_shape=parts.image(critic))
+    method, model, x = build(name, critic=critic, x_shape=parts.image_shape(critic))
     for player in method.adversaries:
         own = method.parameters(model, player)
         losses = method.losses(model, x)

@@ -1,4 +1,4 @@
-"""The networks of DCGAN: shapes, numbers of weights and how they start; and heads without noise."""
+"""Networks of DCGAN: shapes, parameter counts and initialization; implicit heads without noise."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import nn
 from advae.distributions import HEADS
 from advae.errors import ConfigError
 from advae.networks import CRITICS, NETWORKS
-from advae.networks.dcgan import SCALE, doublings
+from advae.networks.dcgan import INIT_STD, doubled_sizes
 
 SIZES = {
-    # image: maps of the generator by their channels at width w = 64, smallest first, with their sides
+    # image: maps of the generator as channels at base_channels = 64 and side, from the smallest map
     (1, 8, 8): [(128, 2), (64, 4)],
     (1, 28, 28): [(128, 7), (64, 14)],
     (3, 32, 32): [(256, 4), (128, 8), (64, 16)],
@@ -24,14 +24,14 @@ SIZES = {
 
 
 @pytest.mark.parametrize(("image", "maps"), SIZES.items(), ids=str)
-def test_shapes_and_counts_layer_by_layer(image: tuple[int, int, int], maps: list[tuple[int, int]]) -> None:
-    """A convolution from a to b channels has 16 a b weights; batch normalisation 2 b, and then no biases."""
-    c, d, smallest = image[0], 100, min(maps[0][1], 4)
+def test_shapes_and_parameter_counts(image: tuple[int, int, int], maps: list[tuple[int, int]]) -> None:
+    """A convolution from a to b channels has 16 a b weights; batch normalization has 2 b and replaces the biases."""
+    c, d, min_size = image[0], 100, min(maps[0][1], 4)
     generator = NETWORKS.build(
-        {"name": "dcgan-generator", "smallest": smallest}, in_shape=(d,), out_shape=(1, *image)
+        {"name": "dcgan-generator", "min_size": min_size}, in_shape=(d,), out_shape=(1, *image)
     )
     critic = CRITICS.build(
-        {"name": "dcgan", "smallest": smallest, "norm": "batch"}, x_shape=image, z_shape=(0,)
+        {"name": "dcgan", "min_size": min_size, "norm": "batch"}, x_shape=image, z_shape=(0,)
     )
     channels, side = [m for m, _ in maps], maps[0][1]
     steps = [16 * a * b + 2 * b for a, b in pairwise(channels)]
@@ -52,8 +52,8 @@ def test_shapes_and_counts_layer_by_layer(image: tuple[int, int, int], maps: lis
     assert critic(images[:, 0], torch.zeros(2, 0)).shape == (2,)
 
 
-def test_weights_start_by_the_papers_normal() -> None:
-    """N(0, 0.02²): the variance of n of them is known to √(2/n) of itself; 5 standard errors. No biases."""
+def test_initial_weights_have_the_papers_variance() -> None:
+    """N(0, 0.02²): the relative standard error of the variance of n of them is √(2/n); 5 standard errors. No biases."""
     for net in (
         NETWORKS.build({"name": "dcgan-generator"}, in_shape=(100,), out_shape=(1, 3, 32, 32)),
         CRITICS.build({"name": "dcgan"}, x_shape=(3, 32, 32), z_shape=(0,)),
@@ -61,38 +61,42 @@ def test_weights_start_by_the_papers_normal() -> None:
         for layer in net.modules():
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
                 n = layer.weight.numel()
-                assert abs(float(layer.weight.detach().square().mean()) / SCALE**2 - 1) < 5 * math.sqrt(2 / n)
+                assert abs(float(layer.weight.detach().square().mean()) / INIT_STD**2 - 1) < 5 * math.sqrt(
+                    2 / n
+                )
                 assert layer.bias is None or bool((layer.bias == 0).all())
 
 
 @pytest.mark.parametrize("size", [(7, 7), (9, 9), (100, 100), (30, 30), (8, 9), (1, 1), (36, 36)])
-def test_sizes_that_do_not_double_are_refused(size: tuple[int, int]) -> None:
-    with pytest.raises(ConfigError, match=r"doubling(.|\n)*deconv"):
-        doublings(*size)
+def test_image_sizes_that_are_not_doubled_raise(size: tuple[int, int]) -> None:
+    with pytest.raises(ConfigError, match="doubling"):
+        doubled_sizes(*size)
 
 
-def test_sizes_that_double() -> None:
+def test_doubled_sizes() -> None:
     assert (
-        doublings(64, 64)[0] == (4, 4) and doublings(48, 48)[0] == (6, 6) and doublings(40, 40)[0] == (5, 5)
+        doubled_sizes(64, 64)[0] == (4, 4)
+        and doubled_sizes(48, 48)[0] == (6, 6)
+        and doubled_sizes(40, 40)[0] == (5, 5)
     )
-    assert doublings(32, 64) == [(4, 8), (8, 16), (16, 32), (32, 64)]
-    assert doublings(8, 8, smallest=2) == [(2, 2), (4, 4), (8, 8)] and doublings(30, 30, 15) == [
+    assert doubled_sizes(32, 64) == [(4, 8), (8, 16), (16, 32), (32, 64)]
+    assert doubled_sizes(8, 8, min_size=2) == [(2, 2), (4, 4), (8, 8)] and doubled_sizes(30, 30, 15) == [
         (15, 15),
         (30, 30),
     ]
-    for smallest in (0, 8):
+    for min_size in (0, 8):
         with pytest.raises(ConfigError, match="doubling"):
-            doublings(8, 8, smallest)
+            doubled_sizes(8, 8, min_size)
 
 
-def test_the_critic_refuses_codes() -> None:
-    with pytest.raises(ConfigError, match=r"images alone(.|\n)*none"):
+def test_critic_raises_for_latents() -> None:
+    with pytest.raises(ConfigError, match="latents"):
         CRITICS.build({"name": "dcgan"}, x_shape=(1, 8, 8), z_shape=(3,))
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", ["concat", "conv", "dcgan"])
-def test_a_critic_of_images_alone_has_no_weights_for_codes(name: str) -> None:
+def test_critic_of_images_alone_has_no_weights_for_latents(name: str) -> None:
     critic = CRITICS.build({"name": name}, x_shape=(1, 8, 8), z_shape=(0,))
     x = torch.rand(3, 1, 8, 8)
     grads = torch.autograd.grad(critic(x, x.new_empty(3, 0)).sum(), list(critic.parameters()))
@@ -100,9 +104,11 @@ def test_a_critic_of_images_alone_has_no_weights_for_codes(name: str) -> None:
 
 
 @pytest.mark.parametrize("squash", ["none", "sigmoid"])
-def test_an_implicit_head_without_noise_is_a_function_of_the_code(squash: str) -> None:
-    head = HEADS.build({"name": "implicit", "noise": 0, "squash": squash}, event_shape=(2, 3))
-    net = NETWORKS.build({"name": "mlp", "hidden": [5]}, in_shape=(4,), out_shape=(1, 2, 3), noise=head.noise)
+def test_implicit_head_without_noise_is_deterministic(squash: str) -> None:
+    head = HEADS.build({"name": "implicit", "noise_dim": 0, "squash": squash}, event_shape=(2, 3))
+    net = NETWORKS.build(
+        {"name": "mlp", "hidden": [5]}, in_shape=(4,), out_shape=(1, 2, 3), noise_dim=head.noise_dim
+    )
     z = torch.randn(6, 4)
     p = head(net, z)
     raw = net(z)[:, 0]

@@ -1,4 +1,4 @@
-"""Flows as posteriors: one that no normal can reach, and in a model that is trained, saved, loaded and judged."""
+"""Flows as posteriors: of a bent target, and in a model that is trained, saved, loaded and evaluated."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import advae
 from advae.data import DataOptions
 from advae.distributions import HEADS
 from advae.errors import ConfigError
-from advae.evaluation.eval_data import Observed
-from advae.evaluation.likelihood.ais import Annealing, ais
+from advae.evaluation.eval_data import EvalData
+from advae.evaluation.likelihood.ais import AISConfig, ais
 from advae.evaluation.likelihood.bounds import log_weights
 from advae.methods.base import conditional_density
 from advae.model import Conditional, LatentModel
@@ -25,19 +25,19 @@ from advae.run import Run
 
 FLOWS = ("planar", "iaf")
 
-# --- a posterior that no normal can reach -------------------------------------------------------------------
+# --- a posterior far from any normal -------------------------------------------------------------------
 
-NOISE, STEPS, DRAWS, RATE = 0.3, 600, 256, 0.03
+NOISE_STD, STEPS, BATCH_SIZE, LR = 0.3, 600, 256, 0.03
 
 
 def log_joint(z: Tensor) -> Tensor:
     """``log p(x = 1, z)`` up to a constant: z ~ N(0, I₂), x = exp(z₁) + z₂ + noise. Skewed, along a bent line."""
-    misfit = (1 - z[..., 0].exp() - z[..., 1]) / NOISE
+    misfit = (1 - z[..., 0].exp() - z[..., 1]) / NOISE_STD
     return -0.5 * z.square().sum(-1) - 0.5 * misfit.square()
 
 
 class FullNormal(nn.Module):
-    """A normal with any covariance, by its mean and a triangle."""
+    """A normal with any covariance, given by its mean and Cholesky factor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,38 +48,38 @@ class FullNormal(nn.Module):
         return MultivariateNormal(self.mean, scale_tril=self.L.tril(-1) + torch.diag_embed(diagonal))
 
 
-def fitted(name: str) -> Callable[[Tensor], Tensor]:
-    """The log density of the family's member nearest to the posterior: least KL(q ‖ p), by Adam from one seed."""
+def fit_log_density(name: str) -> Callable[[Tensor], Tensor]:
+    """Return the log density of the family's best fit: minimal KL(q ‖ p), by Adam from one seed."""
     torch.manual_seed(0)
     if name == "full":
         module: nn.Module = FullNormal()
         make = module
     else:
-        small = {"planar": {"length": 8}, "iaf": {"transforms": 2, "hidden": [32]}}.get(name, {})
+        small = {"planar": {"num_layers": 8}, "iaf": {"transforms": 2, "hidden": [32]}}.get(name, {})
         module = HEADS.build({"name": name, **small}, event_shape=(2,))
-        module.raw = nn.Parameter(0.1 * torch.randn(1, module.values, 2))
+        module.raw = nn.Parameter(0.1 * torch.randn(1, module.num_params, 2))
         make = lambda: module(lambda inputs: module.raw, torch.zeros(1, 1))  # noqa: E731
-    optimiser = torch.optim.Adam(module.parameters(), lr=RATE)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, STEPS)
+    optimizer = torch.optim.Adam(module.parameters(), lr=LR)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     for _ in range(STEPS):
         q = make()
         if name == "full":
-            z = q.rsample((DRAWS,))
+            z = q.rsample((BATCH_SIZE,))
             log_q = q.log_prob(z)
         else:
-            z, log_q = q.rsample_and_log_prob((DRAWS,))
-        optimiser.zero_grad()
+            z, log_q = q.rsample_and_log_prob((BATCH_SIZE,))
+        optimizer.zero_grad()
         (log_q - log_joint(z)).mean().backward()
-        optimiser.step()
+        optimizer.step()
         schedule.step()
     return torch.no_grad()(make().log_prob)
 
 
-def test_flows_come_nearer_to_a_skewed_posterior_than_any_normal() -> None:
-    """KL(q ‖ p(z|x)) by a grid; seen: normal 0.75, full covariance 0.26, planar 0.05, autoregressive 0.003.
+def test_flows_fit_a_skewed_posterior_better_than_any_normal() -> None:
+    """KL(q ‖ p(z|x)) by a grid; observed: normal 0.75, full covariance 0.26, planar 0.05, autoregressive 0.003.
 
-    The grid's error is that of the densities' integrals, below 1e-4 here; two seeds of the fit differ by 0.03 at the
-    worst. Flows must have less than half of what the best normal of any covariance leaves, which is larger than both.
+    The grid's error is that of the densities' integrals, below 1e-4 here; two seeds of the fit differ by at most 0.03.
+    The KL of flows must be less than half of that of the best normal of any covariance, a margin larger than both.
     """
     axes = [torch.arange(-7, 7, 0.03).double(), torch.arange(-12, 6, 0.03).double()]
     points = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 1, 2)
@@ -88,7 +88,7 @@ def test_flows_come_nearer_to_a_skewed_posterior_than_any_normal() -> None:
     log_p = log_p - torch.logsumexp(log_p, 0) - cell
     kl = {}
     for name in ("normal", "full", "planar", "iaf"):
-        log_q = fitted(name)(points.float())[:, 0].double()
+        log_q = fit_log_density(name)(points.float())[:, 0].double()
         mass = torch.exp(log_q + cell)
         assert abs(float(mass.sum()) - 1) < 1e-4, name
         kl[name] = float((mass * (log_q - log_p)).sum())
@@ -103,13 +103,13 @@ def test_flows_come_nearer_to_a_skewed_posterior_than_any_normal() -> None:
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Five steps of a shipped recipe."""
     path = tmp_path_factory.mktemp(request.param) / "run"
-    options = {"train.steps": 5, "train.batch": 32, "data.limit": 128, "train.samples_every": 0}
+    options = {"train.steps": 5, "train.batch_size": 32, "data.limit": 128, "train.samples_every": 0}
     return advae.train(f"vae-{request.param}-digits", options=options, out=path, quiet=True)
 
 
-def test_trained_saved_loaded_and_judged(trained: Run, tmp_path: Path) -> None:
+def test_trained_saved_loaded_and_evaluated(trained: Run, tmp_path: Path) -> None:
     model, data = trained.model(), advae.load_data(DataOptions(**trained.config["data"]))
-    estimates = advae.evaluate(model, data, likelihood=("elbo", "iwae"), checks=("posterior",), limit=20)
+    estimates = advae.evaluate(model, data, likelihood=("elbo", "iwae"), diagnostics=("posterior",), limit=20)
     elbo = next(e for e in estimates if e.name == "elbo")
     iwae = next(e for e in estimates if e.name.startswith("iwae"))
     assert elbo.kind == "lower bound" and elbo.protocol["proposal"] == "encoder"
@@ -123,37 +123,39 @@ def test_trained_saved_loaded_and_judged(trained: Run, tmp_path: Path) -> None:
     assert model.reconstruct(x, seed=1).equal(again.reconstruct(x, seed=1))
 
 
-def test_weights_by_the_draw_are_weights_by_the_inverse(trained: Run) -> None:
-    """The importance weights that bounds are made of, and the same put together with every draw inverted: float32."""
+def test_importance_weights_match_the_inverse_of_the_flow(trained: Run) -> None:
+    """The weights of the bounds use the forward pass; here the log density uses the inverse (float32)."""
     model = trained.model()
     x = torch.rand(6, *model.x_shape)
     torch.manual_seed(1)
-    together = log_weights(model, x, 5, False)
+    forward = log_weights(model, x, 5, False)
     torch.manual_seed(1)
     q = model.encode(x)
     z = q.sample((5,))
     log_p = model.decode(z.flatten(0, 1)).log_prob(x.repeat(5, 1, 1, 1)).reshape(5, 6)
-    apart = log_p + model.prior.log_prob(z) - q.log_prob(z)
-    torch.testing.assert_close(together, apart.detach(), atol=1e-3, rtol=0)
+    inverse = log_p + model.prior.log_prob(z) - q.log_prob(z)
+    torch.testing.assert_close(forward, inverse.detach(), atol=1e-3, rtol=0)
 
 
-def test_annealing_may_start_from_a_flow(trained: Run) -> None:
-    """Its density is differentiated in the code, with weights that are no parameters."""
+def test_annealing_starts_from_a_flow(trained: Run) -> None:
+    """Its density is differentiated in the latent, with frozen weights."""
     model, data = trained.model(), advae.load_data(DataOptions(**trained.config["data"]))
-    options = Annealing(chains=2, temperatures=4, start="encoder", leapfrogs=1)
-    assert math.isfinite(ais(model, Observed(data, limit=3), options).value)
+    options = AISConfig(chains=2, temperatures=4, start="encoder", leapfrogs=1)
+    assert math.isfinite(ais(model, EvalData(data, limit=3), options).value)
 
 
-def test_a_closed_kl_is_refused_in_words() -> None:
+def test_closed_form_kl_of_a_flow_raises() -> None:
     with pytest.raises(ConfigError, match="monte-carlo"):
         advae.train("vae-planar-digits", options={"method.kl": "closed"}, out="never", quiet=True)
 
 
 @pytest.mark.parametrize("name", FLOWS)
-def test_known_terms_hold_the_weights_of_a_flow_constant(name: str) -> None:
-    """Those in the head too, though the density is asked for after the network's call is over."""
+def test_known_terms_have_no_gradient_in_the_weights_of_a_flow(name: str) -> None:
+    """Also not in those of the head, although the density is evaluated after the network's call."""
     head = HEADS.build({"name": name}, event_shape=(2,))
-    encoder = Conditional(NETWORKS.build({"name": "mlp"}, in_shape=(4,), out_shape=(head.values, 2)), head)
+    encoder = Conditional(
+        NETWORKS.build({"name": "mlp"}, in_shape=(4,), out_shape=(head.num_params, 2)), head
+    )
     x, z = torch.randn(3, 4, requires_grad=True), torch.randn(3, 2, requires_grad=True)
     log_q = conditional_density(encoder, x, z)
     assert isinstance(log_q, Tensor)

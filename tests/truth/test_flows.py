@@ -1,6 +1,6 @@
-"""Flows: densities against the change of variables, their gradients, grids and samples.
+"""Flows: densities against the change of variables, finite differences, grids and samples.
 
-A flow is made by its head of raw numbers and weights that put it far from the identity, where it begins.
+The raw numbers and weights are far from the initial ones, where a flow is near the identity.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from advae.errors import ConfigError
 from truth.sampling import assert_close, assert_sharp, batch_means
 
 B = 3
-RARE = 1e-5  # a right program fails the goodness-of-fit test with this probability
+P_VALUE = 1e-5  # probability that a correct implementation fails the goodness-of-fit test
 FLOWS: dict[str, dict[str, Any]] = {
-    "planar": {"name": "planar", "length": 6},
+    "planar": {"name": "planar", "num_layers": 6},
     "iaf": {"name": "iaf", "transforms": 3, "hidden": [9, 8], "context": 2},
 }
 
@@ -32,23 +32,23 @@ every_flow = pytest.mark.parametrize("name", FLOWS)
 double = pytest.mark.usefixtures("double")
 
 
-def crooked(name: str, event: tuple[int, ...] = (2,), **options: Any) -> tuple[Head, Tensor]:
-    """A head and raw numbers ``[B, values, *event]`` that make a flow far from its normal; planar: bends of up to 3."""
+def nonlinear_flow(name: str, event: tuple[int, ...] = (2,), **options: Any) -> tuple[Head, Tensor]:
+    """Return a head and raw numbers ``[B, num_params, *event]`` of a flow far from the identity."""
     head: Head = HEADS.build({**FLOWS[name], **options}, event_shape=event)
     for parameter in head.parameters():
         nn.init.normal_(parameter, std=0.4)
-    raw = torch.randn(B, head.values, *event)
+    raw = torch.randn(B, head.num_params, *event)
     if name == "planar":
-        raw[:, 2 : 2 + head.length] *= 15
+        raw[:, 2 : 2 + head.num_layers] *= 15
     raw[:, 1] = 0.3 * raw[:, 1] - 0.5
     return head, raw
 
 
 def flow(head: Head, raw: Tensor) -> Flow:
-    """What the head makes of the raw numbers."""
-    made = head(lambda inputs: raw, torch.zeros(len(raw), 1))
-    assert isinstance(made, Flow)
-    return made
+    """Return the flow that the head makes of the raw numbers."""
+    q = head(lambda inputs: raw, torch.zeros(len(raw), 1))
+    assert isinstance(q, Flow)
+    return q
 
 
 # --- densities ----------------------------------------------------------------------------------------------
@@ -57,9 +57,9 @@ def flow(head: Head, raw: Tensor) -> Flow:
 @double
 @every_flow
 @pytest.mark.parametrize("event", [(1,), (3,), (2, 2)], ids=str)
-def test_the_density_is_the_change_of_variables(name: str, event: tuple[int, ...]) -> None:
-    """log q(z) = log N(z₀) − log |det ∂z/∂z₀|, the Jacobian by autograd, the normal written out: to rounding."""
-    head, raw = crooked(name, event)
+def test_density_is_the_change_of_variables(name: str, event: tuple[int, ...]) -> None:
+    """log q(z) = log N(z₀) − log |det ∂z/∂z₀|, with the Jacobian by autograd: to rounding."""
+    head, raw = nonlinear_flow(name, event)
     q, n = flow(head, raw), math.prod(event)
     torch.manual_seed(1)
     z, log_q = q.rsample_and_log_prob()
@@ -69,48 +69,48 @@ def test_the_density_is_the_change_of_variables(name: str, event: tuple[int, ...
     floor = math.log(MIN_SCALE)
     scale = torch.exp(floor + nn.functional.softplus(log_scale - floor))
     start = mean + scale * noise
-    moved = 0.0
+    distance = 0.0
     for b in range(B):
-        alone = flow(head, raw[b : b + 1])
+        single = flow(head, raw[b : b + 1])
         jacobian = torch.autograd.functional.jacobian(
-            lambda s, alone=alone: alone.forward(s[None])[0][0], start[b]
+            lambda s, single=single: single.forward(s[None])[0][0], start[b]
         )
         log_n = -0.5 * (noise[b].square() + LOG_2PI).sum() - scale[b].log().sum()
         expected = log_n - torch.linalg.slogdet(jacobian).logabsdet
         torch.testing.assert_close(log_q[b], expected, atol=1e-10, rtol=0)
-        torch.testing.assert_close(z[b].flatten(), alone.forward(start[None, b])[0][0], atol=1e-12, rtol=0)
-        moved = max(moved, float((jacobian - torch.eye(n)).abs().max()))
-    assert moved > 0.5, "too near the identity to show anything"
+        torch.testing.assert_close(z[b].flatten(), single.forward(start[None, b])[0][0], atol=1e-12, rtol=0)
+        distance = max(distance, float((jacobian - torch.eye(n)).abs().max()))
+    assert distance > 0.5, "the test needs a flow far from the identity"
     torch.testing.assert_close(q.log_prob(z), log_q, atol=1e-9, rtol=0)
 
 
 @every_flow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_back_and_forth(name: str, dtype: torch.dtype) -> None:
-    """80 planar layers of eight dimensions, and the autoregressive steps.
+def test_inverse_of_forward_is_the_identity(name: str, dtype: torch.dtype) -> None:
+    """80 planar layers in eight dimensions, and autoregressive transforms.
 
-    Each way rounds some hundred times, and going back multiplies an error by the inverse of a layer's least slope: a
-    thousandfold over all layers here leaves 10⁵ roundings.
+    Each direction rounds some hundred times, and the inverse multiplies an error by the inverse of a layer's smallest
+    singular value: a thousandfold over all layers here, so 10⁵ roundings.
     """
-    many = {"length": 80} if name == "planar" else {}
-    head, raw = crooked(name, (8,), **many)
-    if many:
+    options = {"num_layers": 80} if name == "planar" else {}
+    head, raw = nonlinear_flow(name, (8,), **options)
+    if options:
         raw[:, 2:82] /= 15
     q = flow(head.to(dtype), raw.to(dtype))
     start = q.base.sample((50,))
     value, log_det = q.forward(start)
-    again, its_log_det = q.inverse(value)
+    start_again, inverse_log_det = q.inverse(value)
     tolerance = 1e5 * torch.finfo(dtype).eps
-    torch.testing.assert_close(again, start, atol=tolerance, rtol=0)
-    torch.testing.assert_close(its_log_det, log_det, atol=tolerance, rtol=0)
+    torch.testing.assert_close(start_again, start, atol=tolerance, rtol=0)
+    torch.testing.assert_close(inverse_log_det, log_det, atol=tolerance, rtol=0)
     assert float((value - start).detach().abs().mean()) > 0.3
 
 
 @double
 @every_flow
-def test_gradients_of_a_density(name: str) -> None:
-    """Of the density of a given value, which goes backwards, in value and raw numbers: finite differences."""
-    head, raw = crooked(name)
+def test_log_prob_gradient_matches_finite_differences(name: str) -> None:
+    """In the value and the raw numbers."""
+    head, raw = nonlinear_flow(name)
     value = flow(head, raw).sample((2,))
 
     def log_q(value: Tensor, raw: Tensor) -> Tensor:
@@ -121,13 +121,13 @@ def test_gradients_of_a_density(name: str) -> None:
 
 @double
 @every_flow
-def test_forwards_and_backwards_have_one_gradient(name: str) -> None:
-    """d/dφ log q_φ(z_φ(ε)) by the draw, and by the inverse of the draw: in the raw numbers and the head's weights.
+def test_forward_and_inverse_have_the_same_gradient(name: str) -> None:
+    """d/dφ log q_φ(z_φ(ε)) by the forward pass, and by the inverse: in the raw numbers and the head's weights.
 
-    Both are derivatives of one function: equal to rounding. With constant parameters the path through z alone is left,
+    Both are derivatives of one function: equal to rounding. With detached parameters only the path through z is left,
     which differs.
     """
-    head, raw = crooked(name)
+    head, raw = nonlinear_flow(name)
     leaves = [raw.requires_grad_(), *head.parameters()]
 
     def gradients(density: Callable[[Flow], Tensor]) -> Tensor:
@@ -135,21 +135,21 @@ def test_forwards_and_backwards_have_one_gradient(name: str) -> None:
         grads = torch.autograd.grad(density(flow(head, raw)).sum(), leaves)
         return torch.cat([g.flatten() for g in grads])
 
-    def apart(q: Flow, of: Callable[[Flow], Distribution]) -> Tensor:
+    def separate(q: Flow, density: Callable[[Flow], Distribution]) -> Tensor:
         z = q.rsample((4,))
-        return of(q).log_prob(z)
+        return density(q).log_prob(z)
 
-    together = gradients(lambda q: q.rsample_and_log_prob((4,))[1])
-    backwards = gradients(lambda q: apart(q, lambda q: q))
-    path = gradients(lambda q: apart(q, lambda q: q.fixed()))
-    torch.testing.assert_close(backwards, together, atol=1e-9, rtol=1e-9)
-    assert float((path - together).norm()) > 0.1 * float(together.norm())
+    forward = gradients(lambda q: q.rsample_and_log_prob((4,))[1])
+    inverse = gradients(lambda q: separate(q, lambda q: q))
+    path = gradients(lambda q: separate(q, lambda q: q.detach()))
+    torch.testing.assert_close(inverse, forward, atol=1e-9, rtol=1e-9)
+    assert float((path - forward).norm()) > 0.1 * float(forward.norm())
 
 
 @every_flow
-def test_a_density_is_in_single_precision_whatever_the_networks_run_in(name: str) -> None:
-    """Under autocast a draw's density is that of full precision: bfloat16 would leave three digits of it."""
-    head, raw = crooked(name, (4,))
+def test_density_is_in_single_precision_under_autocast(name: str) -> None:
+    """bfloat16 would leave three digits of it."""
+    head, raw = nonlinear_flow(name, (4,))
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         q = flow(head, raw.bfloat16())
         z, log_q = q.rsample_and_log_prob((20,))
@@ -165,9 +165,9 @@ POINTS, CELLS = 600, 12
 
 
 def grid(q: Flow) -> tuple[Tensor, Tensor, Tensor]:
-    """For the first element of the batch: the middles of a fine grid ``[POINTS², 2]``, their masses, its ends.
+    """Return a grid ``[POINTS², 2]`` for the first element of the batch, the mass of each cell, and the grid's ends.
 
-    It is as wide as the range of 4,000 draws, and half of that further on each side.
+    It covers the range of 4,000 samples, and half of that more on each side.
     """
     z = q.sample((4000,))[:, 0]
     low, high = z.min(0).values, z.max(0).values
@@ -182,73 +182,74 @@ def grid(q: Flow) -> tuple[Tensor, Tensor, Tensor]:
 
 @double
 @every_flow
-def test_the_density_integrates_to_one_and_its_draws_follow_it(name: str) -> None:
+def test_density_integrates_to_one_and_samples_follow_it(name: str) -> None:
     """On a grid of 600 × 600 points.
 
-    The sum over a smooth density's grid errs by less than any power of its spacing, which is a thirtieth of a standard
-    deviation; what lies beyond the grid, half the range of 4,000 draws away from the outermost of them on every
-    side, is far below one in 4,000. Seen: 5e-7 at the worst of four; so 1e-5. A mistaken determinant errs by its own
-    size.
+    The error of the sum over a smooth density's grid is less than any power of its spacing, a thirtieth of a standard
+    deviation; the mass outside of the grid, half the range of 4,000 samples away from the outermost of them on every
+    side, is far below 1/4,000. Observed: at most 5e-7 in four cases; so 1e-5. A wrong determinant would change the sum
+    by its relative error.
     """
-    head, raw = crooked(name)
+    head, raw = nonlinear_flow(name)
     q = flow(head, raw)
     points, mass, (low, high) = grid(q)
     assert abs(float(mass.sum()) - 1) < 1e-5
-    # chi-square over 12 × 12 cells, those with fewer than ten draws expected being one
+    # chi-squared over 12 × 12 cells; those with fewer than ten expected samples are merged
     n = 20_000
     expected = mass.reshape(CELLS, POINTS // CELLS, CELLS, -1).sum((1, 3)).flatten() * n
-    drawn = q.sample((n,))[:, 0]
-    column = ((drawn - low) / (high - low) * CELLS).long().clamp(0, CELLS - 1)
+    samples = q.sample((n,))[:, 0]
+    column = ((samples - low) / (high - low) * CELLS).long().clamp(0, CELLS - 1)
     counts = torch.bincount(column[:, 0] * CELLS + column[:, 1], minlength=CELLS**2).to(expected.dtype)
     many = expected >= 10
     cells = torch.stack([torch.cat([v[many], v[~many].sum()[None]]) for v in (counts, expected)])
     chi2 = float(((cells[0] - cells[1]).square() / cells[1].clamp_min(1)).sum())
-    assert int(many.sum()) > 20 and chi2 < stats.chi2.isf(RARE, df=int(many.sum()))
-    # moments by few draws are unbiased, and far from those of the normal that the flow began with
+    assert int(many.sum()) > 20 and chi2 < stats.chi2.isf(P_VALUE, df=int(many.sum()))
+    # moments by few samples are unbiased
     mean = mass @ points
-    centred = points - mean
-    cov = (mass[:, None] * centred).T @ centred
+    centered = points - mean
+    cov = (mass[:, None] * centered).T @ centered
     exact = torch.cat([mean, cov.flatten(), cov.diagonal(), mean])
     q.moment_samples = 200
 
-    def draw() -> Tensor:
+    def sample_moments() -> Tensor:
         (m, full), (_, variance) = q.moments(full=True), q.moments()
         return torch.cat([m[0], full[0].flatten(), variance[0], q.mean[0]])
 
-    found = batch_means(draw)
-    assert_close(found, exact, name, rounding=1e-5)
-    assert_sharp(found, exact, name)
+    estimate = batch_means(sample_moments)
+    assert_close(estimate, exact, name, rounding=1e-5)
+    assert_sharp(estimate, exact, name)
 
 
 # --- heads --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("name", "option"), [("planar", "length"), ("iaf", "transforms"), ("iaf", "context")]
+    ("name", "option"), [("planar", "num_layers"), ("iaf", "transforms"), ("iaf", "context")]
 )
-def test_nothing_to_build_is_refused(name: str, option: str) -> None:
-    with pytest.raises(ConfigError, match="1 or more"):
+def test_flows_without_layers_raise(name: str, option: str) -> None:
+    with pytest.raises(ConfigError):
         HEADS.build({"name": name, option: 0}, event_shape=(2,))
 
 
-def test_zuko_leaves_the_checks_of_torch_as_they_were() -> None:
+def test_importing_zuko_keeps_the_argument_checks_of_torch() -> None:
     HEADS.build({"name": "iaf"}, event_shape=(2,))
     with pytest.raises(ValueError, match="constraint"):
         torch.distributions.Normal(0.0, -1.0)
 
 
 @double
-def test_each_coordinate_follows_those_before_it() -> None:
-    """A step's Jacobian is a triangle, and of two steps the second is the other one; the flow's is neither."""
-    head, raw = crooked("iaf", (3,), transforms=2)
+def test_transforms_are_autoregressive_in_alternating_order() -> None:
+    """The Jacobians of two transforms are lower and upper triangular; that of the flow is full."""
+    head, raw = nonlinear_flow("iaf", (3,), transforms=2)
     q = flow(head, raw[:1])
 
-    def jacobian(steps: Any) -> Tensor:
-        full: Tensor = torch.autograd.functional.jacobian(lambda s: steps(s[None])[0], torch.randn(3))
-        return full
+    def jacobian(function: Any) -> Tensor:
+        matrix: Tensor = torch.autograd.functional.jacobian(lambda s: function(s[None])[0], torch.randn(3))
+        return matrix
 
     context = raw[:1, 2:].flatten(1)
-    first, second = (jacobian(lambda s, step=step: step(context)(s)) for step in head.steps.steps)
+    modules = head.transforms.transforms
+    first, second = (jacobian(lambda s, module=module: module(context)(s)) for module in modules)
     assert float(first.triu(1).abs().max()) == 0 and float(second.tril(-1).abs().max()) == 0
     below = torch.ones(3, 3).tril(-1).bool()
     assert float(first[below].abs().min()) > 1e-4 and float(second.T[below].abs().min()) > 1e-4

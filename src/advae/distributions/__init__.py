@@ -1,4 +1,4 @@
-"""What a network's output means: distribution objects, and the heads that make them from raw tensors."""
+"""Probability distributions, and the heads that make them from a network's output."""
 
 from advae.distributions.base import HEADS, Distribution, Head, StandardNormal
 

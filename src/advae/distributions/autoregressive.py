@@ -1,9 +1,9 @@
-"""What distributions over images share that take a pixel at a time (van den Oord, Kalchbrenner, Kavukcuoglu 2016).
+"""Autoregressive distributions over images (van den Oord, Kalchbrenner, Kavukcuoglu 2016).
 
     log p(x) = Σ_i log p(x_i | x_<i),      pixels in raster order; within a pixel its channels, each given those before
 
-One pass of a network gives for every pixel what it makes of those before it, and so scores a whole image; a draw takes
-it a pixel at a time.
+One pass of the network returns the parameters of every pixel, given those before it, and so evaluates a whole image.
+Sampling takes one step per pixel.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ import torch
 from torch import Size, Tensor, nn
 from torch.func import functional_call
 
-from advae.distributions.base import Distribution, Head, wide
+from advae.distributions.base import Distribution, Head, at_least_float32
 from advae.errors import ConfigError, UnsupportedError
 
 
-class Whole:
-    """Images under way, with the whole network run again for every pixel: the reference for faster ways.
+class FullSampler:
+    """Sampling state that runs the whole network again for every pixel: the reference for faster samplers.
 
     Args:
-        network: images ``[n, C, H, W]`` to numbers ``[n, k, C, H, W]``.
-        image: what to start from ``[n, C, H, W]``; no value in it matters.
+        network: maps images ``[n, C, H, W]`` to parameters ``[n, k, C, H, W]``.
+        image: initial images ``[n, C, H, W]``, whose values do not matter.
     """
 
     def __init__(self, network: Callable[[Tensor], Tensor], image: Tensor) -> None:
         self.network, self.image = network, image
 
-    def raw(self, row: int, column: int) -> Tensor:
-        """The network's numbers for this pixel, ``[n, k, C]``."""
+    def pixel_params(self, row: int, column: int) -> Tensor:
+        """Return the network's output for this pixel, ``[n, k, C]``."""
         return self.network(self.image)[..., row, column]
 
-    def put(self, row: int, column: int, pixel: Tensor) -> None:
+    def set_pixel(self, row: int, column: int, pixel: Tensor) -> None:
         """Set the pixel ``[n, C]``."""
         self.image[:, :, row, column] = pixel
 
@@ -42,144 +42,146 @@ class Whole:
 class Autoregressive(Distribution):
     """``p(x) = Π_i p(x_i | x_<i)``, the same for every element of the batch.
 
-    Levels have no mean to be shown and no draw that gradients flow through; a critic that takes such a density for a
-    known term has nothing to differentiate.
+    Samples are discrete, so there is no mean and no reparameterized sample; a critic that takes such a log probability
+    as a known term cannot be differentiated in x.
 
     Args:
-        network: ``autoregressive``, from what :meth:`shown` gives.
-        like: any tensor ``[B, …]``: its batch, device and precision.
+        network: an autoregressive network of the values that :meth:`to_network` returns.
+        like: any tensor ``[B, …]``, for its batch size, device and dtype.
         event_shape: ``(C, H, W)``.
-        constant: score with constant weights.
+        detached: use constant weights.
     """
 
-    uniforms: int
-    """How many uniform numbers the draw of a pixel takes."""
+    num_uniforms: int
+    """How many uniform random numbers a pixel needs."""
 
     def __init__(
-        self, network: nn.Module, like: Tensor, event_shape: Sequence[int], constant: bool = False
+        self, network: nn.Module, like: Tensor, event_shape: Sequence[int], detached: bool = False
     ) -> None:
-        self.network, self.like, self.constant = network, like, constant
+        self.network, self.like, self.detached = network, like, detached
         self.batch_shape, self.event_shape = Size(like.shape[:1]), Size(event_shape)
 
-    def shown(self, value: Tensor) -> Tensor:
-        """What the network is shown of observations: numbers from −1 to 1, ``[N, C, H, W]``."""
+    def to_network(self, value: Tensor) -> Tensor:
+        """Map observations to the network's input: numbers from −1 to 1, ``[N, C, H, W]``."""
         raise NotImplementedError
 
-    def observed(self, shown: Tensor) -> Tensor:
-        """The observations ``[N, C, H, W]`` that are shown so."""
+    def from_network(self, inputs: Tensor) -> Tensor:
+        """Map the network's input back to observations ``[N, C, H, W]``."""
         raise NotImplementedError
 
-    def score(self, raw: Tensor, shown: Tensor) -> Tensor:
-        """``log p(x_i | x_<i)`` in nats, ``[N, H, W]``, of numbers ``[N, k, C, H, W]``."""
+    def pixel_log_prob(self, raw: Tensor, inputs: Tensor) -> Tensor:
+        """Return ``log p(x_i | x_<i)`` in nats, ``[N, H, W]``, for the network's output ``[N, k, C, H, W]``."""
         raise NotImplementedError
 
-    def draw(self, raw: Tensor, uniform: Tensor) -> Tensor:
-        """A pixel, as it is shown, ``[N, C]``, of numbers ``[N, k, C]`` and ``[N, uniforms]`` of them in [0, 1)."""
+    def sample_pixel(self, raw: Tensor, uniform: Tensor) -> Tensor:
+        """Return a pixel of the network's input, ``[N, C]``, from its output ``[N, k, C]`` and uniforms in [0, 1)."""
         raise NotImplementedError
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log probability in nats, ``[..., B]``, by one pass of the network."""
-        shown = self.shown(value.flatten(0, -4))
-        return self.score(wide(self._numbers(shown)), shown).flatten(1).sum(1).reshape(value.shape[:-3])
+        """Return the log probability in nats, ``[..., B]``, by one pass of the network."""
+        inputs = self.to_network(value.flatten(0, -4))
+        log_p = self.pixel_log_prob(at_least_float32(self._run_network(inputs)), inputs)
+        return log_p.flatten(1).sum(1).reshape(value.shape[:-3])
 
     def sample(self, sample_shape: Sequence[int] = (), *, cached: bool = True) -> Tensor:
-        """Draws ``[*sample_shape, B, C, H, W]``, pixel by pixel.
+        """Return samples ``[*sample_shape, B, C, H, W]``, made pixel by pixel.
 
         Args:
             sample_shape: how many for each element of the batch.
-            cached: compute only what a pixel changes, where the network can; else run it whole for every pixel. The
-                same random numbers give the same draws, but for rounding that falls on the edge of a level.
+            cached: compute only what a pixel changes, if the network can; otherwise run all of it for every pixel. The
+                same random numbers give the same samples, except where rounding crosses the edge of a level.
         """
         with torch.no_grad():
             n, (_, height, width) = Size([*sample_shape, *self.batch_shape]).numel(), self.event_shape
-            uniform = self.like.new_empty(n, self.uniforms, height, width).uniform_()  # in [0, 1)
-            images = self._under_way(n, cached)
+            uniform = self.like.new_empty(n, self.num_uniforms, height, width).uniform_()  # in [0, 1)
+            sampler = self._make_sampler(n, cached)
             for row in range(height):
                 for column in range(width):
-                    raw = wide(images.raw(row, column))
-                    images.put(row, column, self.draw(raw, uniform[:, :, row, column]))
-            return self.observed(images.image).reshape(*sample_shape, *self.batch_shape, *self.event_shape)
+                    raw = at_least_float32(sampler.pixel_params(row, column))
+                    sampler.set_pixel(row, column, self.sample_pixel(raw, uniform[:, :, row, column]))
+            images = self.from_network(sampler.image)
+            return images.reshape(*sample_shape, *self.batch_shape, *self.event_shape)
 
     @property
-    def scores_draws(self) -> bool:
+    def has_sample_log_prob(self) -> bool:
         return False
 
-    def representative(self) -> Tensor:
-        """A draw: nothing else stands for it."""
+    def point_estimate(self) -> Tensor:
+        """Return a sample, as there is no mean."""
         return self.sample()
 
-    def fixed(self) -> Autoregressive:
-        return self._like_this(constant=True)
+    def detach(self) -> Autoregressive:
+        return self._copy(detached=True)
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> NoReturn:
-        """There is none.
+        """Raise an error, since samples are discrete; so do the mean, the moments and :meth:`as_density`.
 
         Raises:
-            UnsupportedError: always; so do the mean, the moments and :meth:`density`.
+            UnsupportedError: always.
         """
-        self._refuse("no draw that gradients flow through")
+        self._raise_unsupported("reparameterized samples")
 
     @property
     def mean(self) -> Tensor:
-        self._refuse("no mean but that of many draws")
+        self._raise_unsupported("mean in closed form")
 
     def moments(self, full: bool = False) -> tuple[Tensor, Tensor]:
-        self._refuse("no moments but those of many draws")
+        self._raise_unsupported("moments in closed form")
 
-    def density(self) -> Distribution:
-        self._refuse("no density in place of probabilities")
+    def as_density(self) -> Distribution:
+        self._raise_unsupported("density in place of its probabilities")
 
-    def _refuse(self, what: str) -> NoReturn:
+    def _raise_unsupported(self, feature: str) -> NoReturn:
         raise UnsupportedError(
-            f"an autoregressive distribution of pixels has {what}",
+            f"An autoregressive distribution has no {feature}.",
             given=type(self).__name__,
-            remedy="train it by maximum likelihood (mle), and use draws: sample()",
+            fix="train it by maximum likelihood (mle), and use sample()",
         )
 
-    def _like_this(self, constant: bool) -> Autoregressive:
-        return type(self)(self.network, self.like, self.event_shape, constant)
+    def _copy(self, detached: bool) -> Autoregressive:
+        return type(self)(self.network, self.like, self.event_shape, detached)
 
-    def _numbers(self, shown: Tensor) -> Tensor:
-        if not self.constant:
-            return self.network(shown)
+    def _run_network(self, inputs: Tensor) -> Tensor:
+        if not self.detached:
+            return self.network(inputs)
         weights = {name: p.detach() for name, p in self.network.named_parameters()}
-        return functional_call(self.network, weights, (shown,))
+        return functional_call(self.network, weights, (inputs,))
 
-    def _under_way(self, n: int, cached: bool) -> Any:
-        generation = getattr(self.network, "generation", None)
-        if cached and generation:
-            return generation(n, self.like)
-        return Whole(self.network, self.like.new_zeros(n, *self.event_shape))
+    def _make_sampler(self, n: int, cached: bool) -> Any:
+        make_sampler = getattr(self.network, "make_sampler", None)
+        if cached and make_sampler:
+            return make_sampler(n, self.like)
+        return FullSampler(self.network, self.like.new_zeros(n, *self.event_shape))
 
 
-def with_channels_before(base: Tensor, weights: Tensor, shown: Tensor) -> Tensor:
-    """``b_c + Σ_{j<c} w_cj x_j`` for every channel c of a pixel (Salimans, Karpathy, Chen and Kingma 2017, (3)).
+def condition_on_channels(base: Tensor, weights: Tensor, inputs: Tensor) -> Tensor:
+    """Return ``b_c + Σ_{j<c} w_cj x_j`` for every channel c (Salimans, Karpathy, Chen and Kingma 2017, (3)).
 
     Args:
         base: ``b [N, C, …]``.
         weights: ``w [N, C (C − 1)/2, …]``: of channel 1 for 0, of 2 for 0 and 1, and so on.
-        shown: ``x [N, C, …]``, broadcast to ``b``.
+        inputs: ``x [N, C, …]``, broadcast to ``b``.
     """
-    found, first = [base[:, 0]], 0
+    channels, start = [base[:, 0]], 0
     for c in range(1, base.shape[1]):
-        found.append(base[:, c] + (weights[:, first : first + c] * shown[:, :c]).sum(1))
-        first += c
-    return torch.stack(found, 1)
+        channels.append(base[:, c] + (weights[:, start : start + c] * inputs[:, :c]).sum(1))
+        start += c
+    return torch.stack(channels, 1)
 
 
-def pairs(channels: int) -> int:
-    """How many pairs of channels there are."""
+def num_channel_pairs(channels: int) -> int:
+    """Return the number of pairs of channels, C (C − 1)/2."""
     return channels * (channels - 1) // 2
 
 
 class AutoregressiveHead(Head):
-    """Images whose pixels depend on those before, by a network made for that.
+    """Images whose pixels depend on those before, by an autoregressive network.
 
     Args:
         event_shape: ``(C, H, W)``.
 
     Raises:
-        ConfigError: the observations are no images.
+        ConfigError: the observations are not images.
     """
 
     distribution: ClassVar[type[Autoregressive]]
@@ -188,26 +190,26 @@ class AutoregressiveHead(Head):
         super().__init__(event_shape)
         if len(self.event_shape) != 3:
             raise ConfigError(
-                f"the likelihood {self.name!r} is one of images",
+                f"The likelihood {self.name!r} needs images.",
                 given=f"data of shape {tuple(event_shape)}",
                 expected="[C, H, W]",
-                remedy="choose another likelihood ('bernoulli', 'normal')",
+                fix="choose another likelihood ('bernoulli', 'normal')",
             )
 
     def forward(self, network: Callable[..., Any], inputs: Tensor) -> Distribution:
-        """The distribution of images, one for each of ``inputs [B, 0]``.
+        """Return the distribution of images, one for each of ``inputs [B, 0]``.
 
         Raises:
-            ConfigError: the network lets a pixel see itself.
+            ConfigError: the network is not autoregressive.
         """
         if not (isinstance(network, nn.Module) and getattr(network, "autoregressive", False)):
             raise ConfigError(
-                f"the likelihood {self.name!r} needs a network in which no pixel sees itself or a later one",
+                f"The likelihood {self.name!r} needs an autoregressive network.",
                 given=type(network).__name__,
-                remedy="set model.decoder to pixelcnn, or choose another likelihood ('bernoulli', 'normal')",
+                fix="set model.decoder to pixelcnn, or choose another likelihood ('bernoulli', 'normal')",
             )
-        return self.made(network, inputs)
+        return self.make_distribution(network, inputs)
 
-    def made(self, network: nn.Module, inputs: Tensor) -> Autoregressive:
-        """The distribution by a network of the right kind."""
+    def make_distribution(self, network: nn.Module, inputs: Tensor) -> Autoregressive:
+        """Return the distribution of an autoregressive network."""
         return self.distribution(network, inputs, self.event_shape)

@@ -1,8 +1,8 @@
-"""Binary images, each pixel given those before it (van den Oord, Kalchbrenner, Kavukcuoglu 2016).
+"""Autoregressive distribution over binary images (van den Oord, Kalchbrenner, Kavukcuoglu 2016).
 
-y    a network's numbers for a pixel, of the pixels before it      [k, C]
+y    the network's output for a pixel, given the pixels before it      [k, C]
 
-p(x_c = 1 | ·) = σ(l_c + Σ_{j<c} w_cj (2 x_j − 1)),    l and w read off y
+p(x_c = 1 | ·) = σ(l_c + Σ_{j<c} w_cj (2 x_j − 1)),    with l and w taken from y
 """
 
 from __future__ import annotations
@@ -17,41 +17,41 @@ from torch.nn.functional import softplus
 from advae.distributions.autoregressive import (
     Autoregressive,
     AutoregressiveHead,
-    pairs,
-    with_channels_before,
+    condition_on_channels,
+    num_channel_pairs,
 )
 from advae.distributions.base import HEADS
 
 
 class AutoregressiveBernoulli(Autoregressive):
-    """Binary images. Values are 0 and 1, and no probabilities: the network is shown them."""
+    """Binary images. Values are 0 and 1, not probabilities."""
 
     @property
-    def uniforms(self) -> int:  # type: ignore[override]
+    def num_uniforms(self) -> int:  # type: ignore[override]
         return self.event_shape[0]
 
-    def shown(self, value: Tensor) -> Tensor:
+    def to_network(self, value: Tensor) -> Tensor:
         return 2 * value - 1
 
-    def observed(self, shown: Tensor) -> Tensor:
-        return (shown + 1) / 2
+    def from_network(self, inputs: Tensor) -> Tensor:
+        return (inputs + 1) / 2
 
-    def logits(self, raw: Tensor, shown: Tensor) -> Tensor:
-        """Of each channel given those before, ``[N, C, …]``; only those before are read from ``shown``."""
+    def logits(self, raw: Tensor, inputs: Tensor) -> Tensor:
+        """Return the logit of each channel given those before, ``[N, C, …]``."""
         c = self.event_shape[0]
         flat = raw.flatten(1, 2)
-        return with_channels_before(flat[:, :c], flat[:, c : c + pairs(c)], shown)
+        return condition_on_channels(flat[:, :c], flat[:, c : c + num_channel_pairs(c)], inputs)
 
-    def score(self, raw: Tensor, shown: Tensor) -> Tensor:
-        logits = self.logits(raw, shown)
-        return (self.observed(shown) * logits - softplus(logits)).sum(1)
+    def pixel_log_prob(self, raw: Tensor, inputs: Tensor) -> Tensor:
+        logits = self.logits(raw, inputs)
+        return (self.from_network(inputs) * logits - softplus(logits)).sum(1)
 
-    def draw(self, raw: Tensor, uniform: Tensor) -> Tensor:
-        shown = torch.zeros_like(uniform)
-        for c in range(shown.shape[1]):
-            on = uniform[:, c] < torch.sigmoid(self.logits(raw, shown)[:, c])
-            shown[:, c] = 2 * on.to(shown.dtype) - 1
-        return shown
+    def sample_pixel(self, raw: Tensor, uniform: Tensor) -> Tensor:
+        pixel = torch.zeros_like(uniform)
+        for c in range(pixel.shape[1]):
+            is_one = uniform[:, c] < torch.sigmoid(self.logits(raw, pixel)[:, c])
+            pixel[:, c] = 2 * is_one.to(pixel.dtype) - 1
+        return pixel
 
 
 @HEADS.register("autoregressive-bernoulli")
@@ -68,4 +68,4 @@ class AutoregressiveBernoulliHead(AutoregressiveHead):
     def __init__(self, event_shape: Sequence[int]) -> None:
         super().__init__(event_shape)
         channels = self.event_shape[0]
-        self.values = math.ceil((channels + pairs(channels)) / channels)
+        self.num_params = math.ceil((channels + num_channel_pairs(channels)) / channels)

@@ -1,8 +1,8 @@
-"""The interface of every distribution here, and of the heads that turn a network's output into one.
+"""Interfaces of distributions and heads.
 
-A distribution has a batch of ``B`` and an event (a code ``[d]`` or an observation ``[C, H, W]`` or ``[n]``).
-Log densities are summed over the event, in nats, in float32 or wider whatever the networks run in.
-Arguments are not validated: a check would make the host wait for the device.
+A distribution has a batch of ``B`` and an event (a latent ``[d]`` or an observation ``[C, H, W]`` or ``[n]``). Log
+densities are summed over the event, in nats, in float32 or wider, whatever the precision of the networks. Arguments are
+not validated: a check would make the host wait for the device.
 """
 
 from __future__ import annotations
@@ -29,38 +29,38 @@ class Distribution:
     event_shape: Size
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """A draw through which gradients flow to the parameters, ``[*sample_shape, B, *event]``."""
+        """Return reparameterized samples ``[*sample_shape, B, *event]``, with gradients to the parameters."""
         raise NotImplementedError
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """A draw without gradients, ``[*sample_shape, B, *event]``."""
+        """Return samples ``[*sample_shape, B, *event]`` without gradients."""
         with torch.no_grad():
             return self.rsample(sample_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log density (or probability) of ``value [..., B, *event]`` in nats, ``[..., B]``.
+        """Return the log density (or probability) of ``value [..., B, *event]`` in nats, ``[..., B]``.
 
         Raises:
-            NoDensityError: the distribution is known by its samples only.
+            NoDensityError: the distribution is implicit.
         """
         raise NotImplementedError
 
     @property
-    def scores_draws(self) -> bool:
-        """Whether :meth:`rsample_and_log_prob` can be had: by the density, or by an estimate of it."""
+    def has_sample_log_prob(self) -> bool:
+        """Whether :meth:`rsample_and_log_prob` is available, by the density or by an estimate of it."""
         return self.has_log_prob
 
     def rsample_and_log_prob(self, sample_shape: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
-        """A draw ``v [*sample_shape, B, *event]`` and its log density ``[*sample_shape, B]``.
+        """Return samples ``v [*sample_shape, B, *event]`` and their log densities ``[*sample_shape, B]``.
 
-        For a flow both together cost no more than the draw, and much less than :meth:`log_prob` of any other value.
+        For a flow both together cost no more than the samples, and much less than :meth:`log_prob` of other values.
 
-        A distribution that has no log density, but scores its draws, gives ``log q̂`` in place of ``log q(v)``: the
-        reciprocal is unbiased, ``E[1/q̂ | v] = 1/q(v)``. Weights ``p/q̂`` therefore keep their mean, and ``log q̂``
-        errs upwards, ``E[log q̂ | v] ≥ log q(v)``: a lower bound made with it stays one, a looser one.
+        A distribution without a log density may return ``log q̂`` in place of ``log q(v)``, where the reciprocal of q̂ is
+        unbiased: ``E[1/q̂ | v] = 1/q(v)``. Weights ``p/q̂`` therefore keep their mean. ``log q̂`` is biased upwards,
+        ``E[log q̂ | v] ≥ log q(v)``, so a lower bound made with it is still a lower bound, but a looser one.
 
         Raises:
-            NoDensityError: the distribution is known by its samples only.
+            NoDensityError: the distribution is implicit and has no such estimate.
         """
         value = self.rsample(sample_shape)
         return value, self.log_prob(value)
@@ -70,49 +70,49 @@ class Distribution:
         """Expectation, ``[B, *event]``."""
         raise NotImplementedError
 
-    def representative(self) -> Tensor:
-        """One value to stand for the distribution, ``[B, *event]``: its mean, or a draw where a mean would not do."""
+    def point_estimate(self) -> Tensor:
+        """Return a single representative value, ``[B, *event]``: the mean, or a sample if it is implicit."""
         return self.mean
 
     def moments(self, full: bool = False) -> tuple[Tensor, Tensor]:
-        """Mean ``[B, d]`` and variance ``[B, d]``, or with ``full`` covariance ``[B, d, d]``."""
+        """Return mean ``[B, d]`` and variance ``[B, d]``, or with ``full`` covariance ``[B, d, d]``."""
         raise NotImplementedError
 
-    def density(self) -> Distribution:
-        """What :meth:`rsample` draws from, with a density in place of probabilities of levels; mostly itself."""
+    def as_density(self) -> Distribution:
+        """Return the continuous distribution that :meth:`rsample` samples from; itself unless it is discretized."""
         return self
 
-    def fixed(self) -> Distribution:
-        """The same distribution with constant parameters: gradients reach a value, never the network."""
+    def detach(self) -> Distribution:
+        """Return the same distribution with constant parameters: gradients reach the value, not the network."""
         raise NotImplementedError
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(batch={tuple(self.batch_shape)}, event={tuple(self.event_shape)})"
 
 
-class SampledOnly(Distribution):
+class ImplicitDistribution(Distribution):
     """A distribution without a density."""
 
     has_log_prob = False
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """There is none.
+        """Raise an error, since there is no density.
 
         Raises:
             NoDensityError: always.
         """
         raise NoDensityError(
-            f"{type(self).__name__} is implicit: it can be sampled but has no log density",
-            remedy="use a method or an estimator that needs samples only, or a head with a density",
+            f"{type(self).__name__} is implicit: it can be sampled, but has no log density.",
+            fix="use a method or an estimator that needs samples only, or a head with a density",
         )
 
-    def representative(self) -> Tensor:
-        """A draw: the mean of an implicit decoder's draws would be a blur that it never shows."""
+    def point_estimate(self) -> Tensor:
+        """Return a sample: the mean of an implicit decoder would be a blur unlike any of its samples."""
         return self.sample()
 
 
-def wide(values: Tensor) -> Tensor:
-    """In float32, or as they are if wider: whatever precision a network ran in, its output is read in this one."""
+def at_least_float32(values: Tensor) -> Tensor:
+    """Return the values in float32, or unchanged if they are wider."""
     return values.float() if values.dtype.itemsize < 4 else values
 
 
@@ -122,46 +122,48 @@ def sum_event(values: Tensor, event_dims: int) -> Tensor:
 
 
 class StandardNormal(Distribution):
-    """``N(0, I)`` over vectors of length ``d``: the prior. It has no batch of its own.
+    """``N(0, I)`` over vectors of length ``d``: the prior. It has no batch axis.
 
     >>> StandardNormal(2).log_prob(torch.zeros(3, 2)).shape
     torch.Size([3])
     """
 
-    def __init__(self, d: int, device: torch.device | str = "cpu") -> None:
-        self.batch_shape, self.event_shape, self.device = Size(), Size([d]), device
+    def __init__(
+        self, d: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> None:
+        self.batch_shape, self.event_shape, self.device, self.dtype = Size(), Size([d]), device, dtype
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        return torch.randn(*sample_shape, *self.event_shape, device=self.device)
+        return torch.randn(*sample_shape, *self.event_shape, device=self.device, dtype=self.dtype)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return -0.5 * (wide(value).square().sum(-1) + self.event_shape[0] * LOG_2PI)
+        return -0.5 * (at_least_float32(value).square().sum(-1) + self.event_shape[0] * LOG_2PI)
 
     @property
     def mean(self) -> Tensor:
-        return torch.zeros(self.event_shape, device=self.device)
+        return torch.zeros(self.event_shape, device=self.device, dtype=self.dtype)
 
     def moments(self, full: bool = False) -> tuple[Tensor, Tensor]:
-        ones = torch.ones(self.event_shape, device=self.device)
-        return self.mean, torch.diag(ones) if full else ones
+        variance = torch.ones(self.event_shape, device=self.device, dtype=self.dtype)
+        return self.mean, torch.diag(variance) if full else variance
 
-    def fixed(self) -> StandardNormal:
+    def detach(self) -> StandardNormal:
         return self
 
 
 class Head(nn.Module):
-    """Turns a network's raw output into a distribution; may hold parameters of its own.
+    """Turns a network's raw output into a distribution; may have its own parameters.
 
     Attributes:
-        values: how many raw numbers the network gives for each number of the event.
-        noise: how many standard normal numbers the network takes beside its input.
-        support: the values that a likelihood of this kind can score: "binary", "unit" (probabilities too),
+        num_params: how many numbers the network outputs for each element of the event.
+        noise_dim: length of the standard normal noise that the network takes as a second input.
+        support: the values that a likelihood of this kind can evaluate: "binary", "unit" (probabilities too),
             "8-bit", "interval" (between 0 and 1) or "real".
     """
 
     name: ClassVar[str]
-    values: int = 1
-    noise: int = 0
+    num_params: int = 1
+    noise_dim: int = 0
     support: str = "real"
 
     def __init__(self, event_shape: Sequence[int]) -> None:
@@ -169,7 +171,7 @@ class Head(nn.Module):
         self.event_shape = Size(event_shape)
 
     def forward(self, network: Callable[..., Any], inputs: Tensor) -> Distribution:
-        """The distribution over the event given ``inputs [B, ...]``."""
+        """Return the distribution over the event given ``inputs [B, ...]``."""
         raise NotImplementedError
 
 

@@ -9,24 +9,24 @@ import torch
 from torch import Size, Tensor
 from torch.nn.functional import softplus
 
-from advae.distributions.base import HEADS, Distribution, Head, sum_event, wide
+from advae.distributions.base import HEADS, Distribution, Head, at_least_float32, sum_event
 
 
 class Bernoulli(Distribution):
     """Bernoulli pixels given by their logits.
 
-    Values in (0, 1) are scored by the cross-entropy ``x log p + (1 − x) log(1 − p)``: the expectation over
-    binary images of which x is the probability.
+    The log probability of values in (0, 1) is the cross-entropy ``x log p + (1 − x) log(1 − p)``: the expectation over
+    binary images with probabilities x.
 
     Args:
         logits: ``[B, *event]``.
-        relaxation: what :meth:`rsample` gives, as no reparametrised draw of a binary value exists: the
-            "mean", or a "concrete" draw (Maddison et al. 2017) at ``temperature``.
-        temperature: of the concrete draw.
+        relaxation: what :meth:`rsample` returns, as binary samples cannot be reparameterized: the "mean", or a
+            "concrete" sample (Maddison et al. 2017).
+        temperature: of the concrete distribution.
     """
 
     def __init__(self, logits: Tensor, relaxation: str = "mean", temperature: float = 0.5) -> None:
-        self.logits = wide(logits)
+        self.logits = at_least_float32(logits)
         self.relaxation, self.temperature = relaxation, temperature
         self.batch_shape, self.event_shape = Size(logits.shape[:1]), Size(logits.shape[1:])
 
@@ -54,7 +54,7 @@ class Bernoulli(Distribution):
         variance = self.mean * (1 - self.mean)
         return self.mean, torch.diag_embed(variance.flatten(1)) if full else variance
 
-    def fixed(self) -> Bernoulli:
+    def detach(self) -> Bernoulli:
         return Bernoulli(self.logits.detach(), self.relaxation, self.temperature)
 
 
@@ -64,9 +64,9 @@ class BernoulliHead(Head):
 
     Args:
         event_shape: shape of one event.
-        relaxation: what stands for a reparametrised draw where a method needs one: the "mean", or a
-            "concrete" draw.
-        temperature: of the concrete draw.
+        relaxation: differentiable stand-in for a sample, where a method needs one: the "mean", or a "concrete"
+            sample.
+        temperature: of the concrete distribution.
     """
 
     support = "unit"

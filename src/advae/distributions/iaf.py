@@ -1,14 +1,14 @@
-"""Inverse autoregressive flow (Kingma et al. 2016), its autoregressive networks by zuko.
+"""Inverse autoregressive flow (Kingma et al. 2016), with masked networks from zuko.
 
     c(x)       context, from the network                                            [B, C]
     z_k+1,i    = exp(s_i) z_k,i + m_i,    (m_i, s_i) a masked network of (z_k,<i, c)
     log |det|  = Σ_i s_i
 
-Every second step takes the coordinates in the opposite order. A draw and its density cost one pass of each step's
-network, all coordinates at once; the density of another value n passes, one coordinate after the other.
+Every second transform takes the coordinates in reverse order. A sample and its density need one pass of each
+transform's network; the density of any other value needs n passes, one coordinate at a time.
 
-Kingma et al. write σ z + (1 − σ) m with a sigmoid σ, so that a step begins near the identity; zuko's exp(s), s
-between ± log 1000, begins there because the networks' last layers begin small.
+Kingma et al. write σ z + (1 − σ) m with a sigmoid σ, so that a transform starts near the identity. zuko has exp(s) with
+s between ± log 1000, which starts near the identity because the last layers start near zero.
 """
 
 from __future__ import annotations
@@ -20,114 +20,113 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from advae.distributions.base import HEADS, Distribution, Head, wide
-from advae.distributions.flow import Flow, base_normal
-from advae.distributions.normal import Normal
+from advae.distributions.base import HEADS, Distribution, Head, at_least_float32
+from advae.distributions.flow import Flow
+from advae.distributions.normal import Normal, normal_from_raw
 from advae.errors import ConfigError
 
-SMALL = 0.01  # what the last layers' first weights are multiplied by
+LAST_LAYER_INIT_FACTOR = 0.01
 
 
-class AutoregressiveSteps(nn.Module):
-    """``K`` autoregressive steps of vectors of ``n`` numbers given a context.
+class AutoregressiveTransforms(nn.Module):
+    """``K`` autoregressive transforms of vectors of length ``n`` given a context.
 
     Args:
         n: length of a vector.
-        context: length of the context.
-        transforms: how many steps, ``K``.
-        hidden: widths of each step's masked network (ELU).
+        context_dim: length of the context.
+        num_transforms: ``K``.
+        hidden: widths of each transform's masked network (ELU).
     """
 
-    def __init__(self, n: int, context: int, transforms: int, hidden: Sequence[int]) -> None:
+    def __init__(self, n: int, context_dim: int, num_transforms: int, hidden: Sequence[int]) -> None:
         super().__init__()
         ascending = torch.arange(n)
-        orders = [ascending.flip(0) if k % 2 else ascending for k in range(transforms)]
-        self.steps = nn.ModuleList(masked_step(n, context, order, hidden) for order in orders)
+        orders = [ascending.flip(0) if k % 2 else ascending for k in range(num_transforms)]
+        self.transforms = nn.ModuleList(make_transform(n, context_dim, order, hidden) for order in orders)
 
-    def forward(self, value: Tensor, context: Tensor, backwards: bool = False) -> tuple[Tensor, Tensor]:
-        """All steps from ``value [..., B, n]``, or back from there; and the log determinant of what was done."""
+    def forward(self, value: Tensor, context: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
+        """Apply all transforms, or their inverses, to ``value [..., B, n]``; return the log determinant, too."""
         log_det = value.new_zeros(value.shape[:-1])
-        with torch.autocast(value.device.type, enabled=False):  # rounded otherwise in two directions
-            for step in reversed(self.steps) if backwards else self.steps:
-                transform = step(context)
-                value, change = (transform.inv if backwards else transform).call_and_ladj(value)
+        with torch.autocast(value.device.type, enabled=False):  # rounding would differ between the directions
+            for module in reversed(self.transforms) if inverse else self.transforms:
+                transform = module(context)
+                value, change = (transform.inv if inverse else transform).call_and_ladj(value)
                 log_det = log_det + change
         return value, log_det
 
 
-def masked_step(n: int, context: int, order: Tensor, hidden: Sequence[int]) -> nn.Module:
-    """One step, near the identity. Importing zuko turns torch's checks of arguments off; they are put back."""
-    checks = torch.distributions.Distribution._validate_args
+def make_transform(n: int, context_dim: int, order: Tensor, hidden: Sequence[int]) -> nn.Module:
+    """Return a transform near the identity, and restore the global flag that importing zuko clears."""
+    validate_args = torch.distributions.Distribution._validate_args
     from zuko.flows import MaskedAutoregressiveTransform
 
-    torch.distributions.Distribution.set_default_validate_args(checks)
-    step = MaskedAutoregressiveTransform(
-        n, context, order=order, hidden_features=tuple(hidden), activation=nn.ELU
+    torch.distributions.Distribution.set_default_validate_args(validate_args)
+    transform = MaskedAutoregressiveTransform(
+        n, context_dim, order=order, hidden_features=tuple(hidden), activation=nn.ELU
     )
     with torch.no_grad():
-        step.hyper[-1].weight.mul_(SMALL)
-        step.hyper[-1].bias.zero_()
-    return step
+        transform.hyper[-1].weight.mul_(LAST_LAYER_INIT_FACTOR)
+        transform.hyper[-1].bias.zero_()
+    return transform
 
 
-class InverseAutoregressive(Flow):
-    """A normal behind autoregressive steps.
-
-    The steps' weights are those given, and stay so wherever the density is asked for.
+class InverseAutoregressiveFlow(Flow):
+    """A normal transformed by autoregressive transforms, with the given weights.
 
     Args:
         base: of ``z₀ [B, n]``.
-        steps: what to run.
+        transforms: the module to run.
         weights: its parameters by name.
         context: ``[B, C]``.
-        event_shape: shape of one event, n numbers.
+        event_shape: shape of one event, with n elements.
         moment_samples: see :class:`Flow`.
     """
 
     def __init__(
         self,
         base: Normal,
-        steps: AutoregressiveSteps,
+        transforms: AutoregressiveTransforms,
         weights: Mapping[str, Tensor],
         context: Tensor,
         event_shape: Sequence[int],
         moment_samples: int = 64,
     ) -> None:
         super().__init__(base, event_shape, moment_samples)
-        self.steps, self.context = steps, context
+        self.transforms, self.context = transforms, context
         self.weights = {name: weight.to(base.mean.dtype) for name, weight in weights.items()}
 
     def forward(self, start: Tensor) -> tuple[Tensor, Tensor]:
-        return self._run(start, False)
+        return self._transform(start, inverse=False)
 
     def inverse(self, value: Tensor) -> tuple[Tensor, Tensor]:
-        start, log_det = self._run(value, True)
+        start, log_det = self._transform(value, inverse=True)
         return start, -log_det
 
-    def _run(self, value: Tensor, backwards: bool) -> tuple[Tensor, Tensor]:
-        return functional_call(self.steps, self.weights, (value, self.context, backwards), tie_weights=False)
+    def _transform(self, value: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+        inputs = (value, self.context, inverse)
+        return functional_call(self.transforms, self.weights, inputs, tie_weights=False)
 
-    def fixed(self) -> InverseAutoregressive:
+    def detach(self) -> InverseAutoregressiveFlow:
         weights = {name: weight.detach() for name, weight in self.weights.items()}
-        base, context = self.base.fixed(), self.context.detach()
-        return InverseAutoregressive(
-            base, self.steps, weights, context, self.event_shape, self.moment_samples
+        base, context = self.base.detach(), self.context.detach()
+        return InverseAutoregressiveFlow(
+            base, self.transforms, weights, context, self.event_shape, self.moment_samples
         )
 
 
 @HEADS.register("iaf")
 class IAFHead(Head):
-    """A normal behind autoregressive steps, with weights of the head's own and a context from the network.
+    """A normal transformed by autoregressive transforms, with the head's weights and a context from the network.
 
-    The rows of the network's output: mean, log scale, and ``context`` rows that every step is given.
+    The rows of the network's output: mean, log scale, and ``context`` rows that every transform takes as input.
 
     Args:
         event_shape: shape of one event.
-        transforms: how many steps.
-        hidden: widths of each step's masked network. None should be below the length of a code: a narrower layer
-            does not let the later coordinates see all of the earlier ones.
+        transforms: number of transforms.
+        hidden: widths of each transform's masked network. None should be below the latent dimension: in a narrower
+            layer the later coordinates do not see all of the earlier ones.
         context: rows of context.
-        moment_samples: draws from which mean and moments are estimated where they are needed.
+        moment_samples: samples from which mean and moments are estimated where they are needed.
     """
 
     def __init__(
@@ -142,16 +141,18 @@ class IAFHead(Head):
         for name, count in (("transforms", transforms), ("context", context)):
             if count < 1:
                 raise ConfigError(
-                    f"an inverse autoregressive flow needs {name}", given=count, expected="1 or more"
+                    f"An inverse autoregressive flow needs at least one of {name!r}.",
+                    given=count,
+                    expected="≥ 1",
                 )
         n = self.event_shape.numel()
-        self.values, self.moment_samples = 2 + context, moment_samples
-        self.steps = AutoregressiveSteps(n, n * context, transforms, hidden)
+        self.num_params, self.moment_samples = 2 + context, moment_samples
+        self.transforms = AutoregressiveTransforms(n, n * context, transforms, hidden)
 
     def forward(self, network: Callable[..., Any], inputs: Tensor) -> Distribution:
-        raw = wide(network(inputs)).flatten(2)
-        base, context = base_normal(raw[:, :2]), raw[:, 2:].flatten(1)
-        weights = dict(self.steps.named_parameters())
-        return InverseAutoregressive(
-            base, self.steps, weights, context, self.event_shape, self.moment_samples
+        raw = at_least_float32(network(inputs)).flatten(2)
+        base, context = normal_from_raw(raw[:, :2]), raw[:, 2:].flatten(1)
+        weights = dict(self.transforms.named_parameters())
+        return InverseAutoregressiveFlow(
+            base, self.transforms, weights, context, self.event_shape, self.moment_samples
         )

@@ -1,4 +1,4 @@
-"""Distributions known by their samples: whatever a network makes of its input and of noise."""
+"""Implicit distributions: a network of its input and noise."""
 
 from __future__ import annotations
 
@@ -8,114 +8,117 @@ from typing import Any, Literal
 import torch
 from torch import Size, Tensor
 
-from advae.distributions.base import HEADS, Distribution, Head, SampledOnly, wide
+from advae.distributions.base import HEADS, Distribution, Head, ImplicitDistribution, at_least_float32
 
 
-class Implicit(SampledOnly):
-    """A sampler.
+class ImplicitSampler(ImplicitDistribution):
+    """A distribution given by a sampling function.
 
     Args:
-        draw: ``draw(n)`` gives ``n`` draws for every element of the batch, ``[n, B, *event]``.
-        batch: ``B``.
+        sample_fn: ``sample_fn(n)`` returns ``n`` samples for every element of the batch, ``[n, B, *event]``.
+        batch_size: ``B``.
         event_shape: shape of one event.
-        moment_samples: how many draws :meth:`moments` and :attr:`mean` use.
+        moment_samples: how many samples :meth:`moments` and :attr:`mean` use.
     """
 
     def __init__(
         self,
-        draw: Callable[[int], Tensor],
-        batch: int,
+        sample_fn: Callable[[int], Tensor],
+        batch_size: int,
         event_shape: Sequence[int],
         moment_samples: int = 64,
     ) -> None:
-        self.draw, self.moment_samples = draw, moment_samples
-        self.batch_shape, self.event_shape = Size([batch]), Size(event_shape)
+        self.sample_fn, self.moment_samples = sample_fn, moment_samples
+        self.batch_shape, self.event_shape = Size([batch_size]), Size(event_shape)
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        values = self.draw(Size(sample_shape).numel())
+        values = self.sample_fn(Size(sample_shape).numel())
         return values.reshape(*sample_shape, *self.batch_shape, *self.event_shape)
 
     @property
     def mean(self) -> Tensor:
-        """The mean of ``moment_samples`` draws."""
-        return self.draw(self.moment_samples).mean(0)
+        """The mean of ``moment_samples`` samples."""
+        return self.sample_fn(self.moment_samples).mean(0)
 
     def moments(self, full: bool = False) -> tuple[Tensor, Tensor]:
-        """Moments of ``moment_samples`` draws; for a full covariance of ``d > 1`` at least ``4 d``.
+        """Return moments of ``moment_samples`` samples; for a full covariance of ``d > 1``, of at least ``4 d``.
 
-        With fewer draws than dimensions the covariance would be singular; four times as many keep its
-        eigenvalues within a factor of about two of the truth.
+        With fewer samples than dimensions the covariance would be singular. Four times as many keep its eigenvalues
+        within a factor of about two of the true ones.
         """
         count = max(self.moment_samples, 4 * self.event_shape.numel() if full else 2)
-        values = wide(self.draw(count))
+        values = at_least_float32(self.sample_fn(count))
         mean = values.mean(0)
-        centred = values - mean
+        centered = values - mean
         if not full:
-            return mean, centred.square().sum(0) / (count - 1)
+            return mean, centered.square().sum(0) / (count - 1)
         with torch.autocast(values.device.type, enabled=False):
-            return mean, torch.einsum("nbk,nbl->bkl", centred, centred) / (count - 1)
+            return mean, torch.einsum("nbk,nbl->bkl", centered, centered) / (count - 1)
 
 
-class ByDraws(Distribution):
-    """A distribution whose moments have no closed form: they are those of draws, and other ones each time.
+class MonteCarloMoments(Distribution):
+    """A distribution whose moments have no closed form and are estimated from new samples each time.
 
     Attributes:
-        moment_samples: how many draws :meth:`moments` and :attr:`mean` use.
+        moment_samples: how many samples :meth:`moments` and :attr:`mean` use.
     """
 
     moment_samples: int
 
     @property
     def mean(self) -> Tensor:
-        """The mean of ``moment_samples`` draws, ``[B, *event]``."""
-        return self._draws().mean
+        """The mean of ``moment_samples`` samples, ``[B, *event]``."""
+        return self._sampler().mean
 
     def moments(self, full: bool = False) -> tuple[Tensor, Tensor]:
-        """Moments of draws, as of any sampler."""
-        return self._draws().moments(full)
+        """Return moments of samples (see :meth:`ImplicitSampler.moments`)."""
+        return self._sampler().moments(full)
 
-    def _draws(self) -> Implicit:
-        batch = self.batch_shape.numel()
-        return Implicit(lambda n: self.rsample((n,)), batch, self.event_shape, self.moment_samples)
+    def _sampler(self) -> ImplicitSampler:
+        batch_size = self.batch_shape.numel()
+        return ImplicitSampler(
+            lambda n: self.rsample((n,)), batch_size, self.event_shape, self.moment_samples
+        )
 
 
 @HEADS.register("implicit")
 class ImplicitHead(Head):
-    """The network's output itself, the network being fed noise beside its input.
+    """The network's output itself, with noise as a second input of the network.
 
-    Without noise it is a function of the input: a generator, whose code is all the noise there is.
+    Without noise it is a deterministic function of the input, such as the generator of a GAN.
 
     Args:
         event_shape: shape of one event.
-        noise: how many standard normal numbers the network is given with each input; 0 for none.
-        moment_samples: draws from which moments are estimated where a method needs them.
-        squash: put through a sigmoid to lie in (0, 1), as images do.
+        noise_dim: length of the standard normal noise per input; 0 for none.
+        moment_samples: samples from which moments are estimated where a method needs them.
+        squash: "sigmoid" maps the output to (0, 1), the range of pixels.
     """
 
     def __init__(
         self,
         event_shape: Sequence[int],
-        noise: int = 64,
+        noise_dim: int = 64,
         moment_samples: int = 64,
         squash: Literal["none", "sigmoid"] = "none",
     ) -> None:
         super().__init__(event_shape)
-        self.noise, self.moment_samples, self.squash = noise, moment_samples, squash
+        self.noise_dim, self.moment_samples, self.squash = noise_dim, moment_samples, squash
         if squash == "sigmoid":
             self.support = "interval"
 
     def forward(self, network: Callable[..., Any], inputs: Tensor) -> Distribution:
-        batch = inputs.shape[0]
+        batch_size = inputs.shape[0]
+        noise_dtype = torch.promote_types(inputs.dtype, torch.float32)
 
-        def draw(n: int) -> Tensor:
-            if not self.noise:  # all draws are one
-                return squashed(network(inputs)).expand(n, batch, *self.event_shape)
+        def sample_fn(n: int) -> Tensor:
+            if not self.noise_dim:  # all samples are equal
+                return to_event(network(inputs)).expand(n, batch_size, *self.event_shape)
             repeated = inputs if n == 1 else inputs.repeat(n, *([1] * (inputs.dim() - 1)))
-            noise = torch.randn(n * batch, self.noise, device=inputs.device)
-            return squashed(network(repeated, noise)).reshape(n, batch, *self.event_shape)
+            noise = torch.randn(n * batch_size, self.noise_dim, device=inputs.device, dtype=noise_dtype)
+            return to_event(network(repeated, noise)).reshape(n, batch_size, *self.event_shape)
 
-        def squashed(raw: Tensor) -> Tensor:
-            values = wide(raw[:, 0])
+        def to_event(raw: Tensor) -> Tensor:
+            values = at_least_float32(raw[:, 0])
             return torch.sigmoid(values) if self.squash == "sigmoid" else values
 
-        return Implicit(draw, batch, self.event_shape, self.moment_samples)
+        return ImplicitSampler(sample_fn, batch_size, self.event_shape, self.moment_samples)

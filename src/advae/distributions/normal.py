@@ -1,4 +1,4 @@
-"""Normal distributions with a diagonal covariance: the usual posterior, and a likelihood of real values."""
+"""Normal distributions with a diagonal covariance."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Size, Tensor, nn
+from torch.nn.functional import softplus
 
-from advae.distributions.base import HEADS, LOG_2PI, Distribution, Head, sum_event, wide
+from advae.distributions.base import HEADS, LOG_2PI, Distribution, Head, at_least_float32, sum_event
 from advae.errors import ConfigError
 
-MIN_SCALE = 1e-3  # below it a density explodes on constant pixels
+MIN_SCALE = 1e-3  # a smaller standard deviation lets the density diverge on constant pixels
 
 
 class Normal(Distribution):
@@ -24,7 +25,7 @@ class Normal(Distribution):
     """
 
     def __init__(self, mean: Tensor, log_scale: Tensor) -> None:
-        self._mean = wide(mean)
+        self._mean = at_least_float32(mean)
         self.log_scale = log_scale.to(self._mean.dtype).expand_as(self._mean)
         self.batch_shape, self.event_shape = Size(mean.shape[:1]), Size(mean.shape[1:])
 
@@ -43,34 +44,37 @@ class Normal(Distribution):
         return self._mean + self.scale * noise
 
     def log_prob(self, value: Tensor) -> Tensor:
-        standardised = (value - self._mean) * torch.exp(-self.log_scale)
-        return sum_event(-0.5 * (standardised.square() + LOG_2PI) - self.log_scale, len(self.event_shape))
+        standardized = (value - self._mean) * torch.exp(-self.log_scale)
+        return sum_event(-0.5 * (standardized.square() + LOG_2PI) - self.log_scale, len(self.event_shape))
 
     def moments(self, full: bool = False) -> tuple[Tensor, Tensor]:
         variance = (2 * self.log_scale).exp()
         return self._mean, torch.diag_embed(variance) if full else variance
 
-    def fixed(self) -> Normal:
+    def detach(self) -> Normal:
         return type(self)(self._mean.detach(), self.log_scale.detach())
 
     def kl_to_standard(self) -> Tensor:
-        """``KL(self ‖ N(0, I))`` for each coordinate of the event, in nats, ``[B, *event]``."""
+        """Return ``KL(self ‖ N(0, I))`` for each element of the event, in nats, ``[B, *event]``."""
         return 0.5 * (self._mean.square() + (2 * self.log_scale).exp() - 1) - self.log_scale
 
 
 @HEADS.register("normal")
 class NormalHead(Head):
-    """A normal whose mean comes from the network, and whose standard deviation may.
+    """A normal whose mean, and optionally whose standard deviation, comes from the network.
 
     Args:
         event_shape: shape of one event.
-        variance: "pixel": one for every number of every event, from the network; "shared": one learned
-            number for all; "fixed": ``scale`` for ever.
-        scale: the standard deviation that training starts from, or stays at.
+        variance: "pixel": one per element of each event, from the network; "shared": one learned number for all;
+            "fixed": ``scale``, not learned.
+        scale: initial standard deviation, or the constant one.
         min_scale: lower limit of a learned standard deviation.
-        max_scale: upper limit of it; 0 for none. A network that has never seen the like of an image may give it a scale
-            of e⁴⁰, and the image a loss that outweighs all others.
-        squash: put the mean through a sigmoid, to lie in (0, 1) as the pixels of images do.
+        max_scale: upper limit of a learned standard deviation; 0 for none. For an image unlike the training data a
+            network may return a scale of e⁴⁰, and the loss of that image outweighs all others.
+        squash: "sigmoid" maps the mean to (0, 1), the range of pixels.
+
+    Raises:
+        ConfigError: the initial scale is not between the limits.
     """
 
     distribution: type[Normal] = Normal
@@ -87,38 +91,47 @@ class NormalHead(Head):
         super().__init__(event_shape)
         if variance != "fixed" and not min_scale < scale < (max_scale or math.inf):
             raise ConfigError(
-                "a learned scale must start between its limits",
+                "The initial value of a learned scale must be between its limits.",
                 given=f"scale {scale}, min_scale {min_scale}"
                 + (f", max_scale {max_scale}" if max_scale else ""),
+                expected="min_scale < scale < max_scale",
             )
-        self.variance, self.floor = variance, math.log(min_scale)
-        self.ceiling = math.log(max_scale) if max_scale else math.inf
-        self.start = math.log(scale) if variance == "fixed" else self._raw(math.log(scale))
+        self.variance, self.min_log_scale = variance, math.log(min_scale)
+        self.max_log_scale = math.log(max_scale) if max_scale else math.inf
+        log_scale = math.log(scale)
+        self.initial_log_scale = log_scale if variance == "fixed" else self._unclamp(log_scale)
         self.squash = squash
         if squash == "sigmoid" and self.support == "real":
             self.support = "interval"
-        self.values = 2 if variance == "pixel" else 1
+        self.num_params = 2 if variance == "pixel" else 1
         if variance == "shared":
-            self.log_scale = nn.Parameter(torch.tensor(self.start))
+            self.log_scale = nn.Parameter(torch.tensor(self.initial_log_scale))
         elif variance == "fixed":
-            self.register_buffer("log_scale", torch.tensor(self.start))
+            self.register_buffer("log_scale", torch.tensor(self.initial_log_scale))
 
     def forward(self, network: Callable[..., Any], inputs: Tensor) -> Distribution:
-        raw = wide(network(inputs))
+        raw = at_least_float32(network(inputs))
         mean = torch.sigmoid(raw[:, 0]) if self.squash == "sigmoid" else raw[:, 0]
         if self.variance == "fixed":
             return self.distribution(mean, self.log_scale)
-        log_scale = raw[:, 1] + self.start if self.variance == "pixel" else self.log_scale
-        if self.ceiling < math.inf:
-            log_scale = -soft_floor(-log_scale, -self.ceiling)
-        return self.distribution(mean, soft_floor(log_scale, self.floor))
+        log_scale = raw[:, 1] + self.initial_log_scale if self.variance == "pixel" else self.log_scale
+        if self.max_log_scale < math.inf:
+            log_scale = -soft_clamp_min(-log_scale, -self.max_log_scale)
+        return self.distribution(mean, soft_clamp_min(log_scale, self.min_log_scale))
 
-    def _raw(self, log_scale: float) -> float:
-        """What the soft limits map to this log standard deviation."""
-        raw = self.floor + math.log(math.expm1(log_scale - self.floor))
-        return raw if self.ceiling == math.inf else self.ceiling - math.log(math.expm1(self.ceiling - raw))
+    def _unclamp(self, log_scale: float) -> float:
+        """Return the number that the soft limits map to this log standard deviation."""
+        raw = self.min_log_scale + math.log(math.expm1(log_scale - self.min_log_scale))
+        if self.max_log_scale == math.inf:
+            return raw
+        return self.max_log_scale - math.log(math.expm1(self.max_log_scale - raw))
 
 
-def soft_floor(values: Tensor, floor: float) -> Tensor:
-    """``values`` where they are well above ``floor``, never below it, with a gradient everywhere."""
-    return floor + nn.functional.softplus(values - floor)
+def soft_clamp_min(values: Tensor, minimum: float) -> Tensor:
+    """Return a smooth maximum of ``values`` and ``minimum``, with a nonzero gradient everywhere."""
+    return minimum + softplus(values - minimum)
+
+
+def normal_from_raw(raw: Tensor) -> Normal:
+    """Return the normal whose mean and log scale are the two rows of a network's output ``[B, 2, n]``."""
+    return Normal(raw[:, 0], soft_clamp_min(raw[:, 1], math.log(MIN_SCALE)))

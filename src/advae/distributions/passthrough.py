@@ -1,4 +1,4 @@
-"""For a user's network that returns a distribution object itself."""
+"""Head for a custom network that returns a distribution."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from advae.distributions.base import HEADS, Distribution, Head
 from advae.errors import ConfigError
 
 
-@HEADS.register("own")
-class OwnHead(Head):
-    """Takes the distribution that the network returns as it is."""
+@HEADS.register("passthrough")
+class PassthroughHead(Head):
+    """Returns the distribution that the network returns."""
 
     def forward(self, network: Callable[..., Any], inputs: Tensor) -> Distribution:
         result = network(inputs)
         if not isinstance(result, Distribution):
             raise ConfigError(
-                "with the distribution 'own' a network must return a distribution object",
+                "With the distribution 'passthrough' the network must return a distribution.",
                 given=type(result).__name__,
                 expected="advae.distributions.Distribution",
-                remedy="choose another distribution ('normal', 'bernoulli', …) for a network that gives tensors",
+                fix="choose another distribution ('normal', 'bernoulli', …) for a network that returns tensors",
             )
         return result

@@ -1,162 +1,300 @@
-"""What convolutional networks are put together from: sizes, normalisation, and steps down to half and up again.
+"""Building blocks of convolutional networks.
 
-A step down takes a map of size s to ⌈s/2⌉ (stride 2, padding of half the kernel); a step up is its mirror image
-and goes back to s, even or odd.
+A downsampling convolution maps size s to ⌈s/2⌉ (stride 2, padding of half the kernel). A transposed convolution of
+stride 2 is its mirror image and maps back to s, whether even or odd. A *stage* is the list of convolutions at one
+scale, given by their output channels.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from advae.errors import ConfigError
-from advae.networks.base import ACTIVATIONS, Activation, check_dropout
+from advae.networks.base import (
+    ACTIVATIONS,
+    Activation,
+    Critic,
+    apply_spectral_norm,
+    check_dropout,
+    concat_noise,
+    init_xavier,
+)
+from advae.networks.mlp import bind_first_input, linear_layers
 
 Norm = Literal["none", "batch", "layer"]
-"""After each convolution: nothing, batch normalisation, or layer normalisation over each example's whole map."""
+"""After each convolution: nothing, batch normalization, or layer normalization over each example's whole map."""
 
 CriticNorm = Literal["none", "spectral", "layer", "batch"]
-"""Of a critic: also spectral normalisation of all weights. With "batch" its answer depends on the batch (trap 9)."""
+"""Of a critic: also spectral normalization of all weights. With "batch" its output depends on the batch (trap 9)."""
 
-Finish = Callable[[int], list[nn.Module]]
-"""What follows a convolution that gives so many channels."""
-
-
-def half(size: int) -> int:
-    """The size after a convolution of stride 2 with padding: half, rounded up."""
-    return (size + 1) // 2
+NormAct = Callable[[int], list[nn.Module]]
+"""Layers that follow a convolution with the given number of output channels."""
 
 
-def halvings(height: int, width: int, count: int) -> list[tuple[int, int]]:
-    """The sizes on ``count`` steps down, the first one included: ``count + 1`` of them.
+def downsampled_sizes(height: int, width: int, count: int) -> list[tuple[int, int]]:
+    """Return the sizes after 0 to ``count`` convolutions of stride 2.
 
-    >>> halvings(28, 28, 3)
+    >>> downsampled_sizes(28, 28, 3)
     [(28, 28), (14, 14), (7, 7), (4, 4)]
     """
     sizes = [(height, width)]
     for _ in range(count):
-        sizes.append((half(sizes[-1][0]), half(sizes[-1][1])))
+        sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
     return sizes
 
 
-def image_shape(shape: Sequence[int], what: str) -> tuple[int, int, int]:
-    """``(C, H, W)``, or a clear error for data that are not images."""
+def image_shape(shape: Sequence[int], role: str) -> tuple[int, int, int]:
+    """Return ``(C, H, W)``, with all axes before the last two as channels.
+
+    Raises:
+        ConfigError: the shape is not that of an image.
+    """
     if len(shape) < 3:
         raise ConfigError(
-            f"a convolutional {what} needs images",
+            f"A convolutional {role} needs images.",
             given=f"data of shape {tuple(shape)}",
             expected="[C, H, W]",
-            remedy="use the network 'mlp'",
+            fix="use the network 'mlp', or the critic 'concat'",
         )
     *channels, height, width = shape
     return math.prod(channels), height, width
 
 
-def image_values(shape: Sequence[int]) -> tuple[int, int, int, int]:
-    """``(k, C, H, W)`` of a decoder's output ``(k, C, H, W)`` or ``(C, H, W)``: k numbers a pixel, or one."""
-    channels, height, width = image_shape(shape, "decoder")
-    values = shape[0] if len(shape) > 3 else 1
-    return values, channels // values, height, width
-
-
-def finish(activation: Activation, norm: str = "none", dropout: float = 0.0) -> Finish:
-    """After a convolution: normalisation, activation and dropout, each where it is asked for."""
+def norm_act(activation: Activation, norm: str = "none", dropout: float = 0.0) -> NormAct:
+    """Return a function that makes the normalization, activation and dropout after a convolution."""
     check_dropout(dropout)
 
-    def modules(channels: int) -> list[nn.Module]:
-        found: list[nn.Module] = []
+    def make(channels: int) -> list[nn.Module]:
+        modules: list[nn.Module] = []
         if norm == "batch":
-            found.append(nn.BatchNorm2d(channels))
+            modules.append(nn.BatchNorm2d(channels))
         elif norm == "layer":
-            found.append(nn.GroupNorm(1, channels))
-        found.append(ACTIVATIONS[activation]())
+            modules.append(nn.GroupNorm(1, channels))
+        modules.append(ACTIVATIONS[activation]())
         if dropout:
-            found.append(nn.Dropout(dropout))
-        return found
+            modules.append(nn.Dropout(dropout))
+        return modules
 
-    return modules
-
-
-def convolution(a: int, b: int, kernel: int, stride: int = 1, *, bias: bool = True) -> nn.Conv2d:
-    """From ``a`` to ``b`` channels, to the same size or with stride 2 to half of it."""
-    return nn.Conv2d(a, b, odd(kernel), stride, kernel // 2, bias=bias)
+    return make
 
 
-def transposed(
-    a: int, b: int, kernel: int, to: tuple[int, int] | None = None, *, bias: bool = True
+def conv(a: int, b: int, kernel_size: int, stride: int = 1, *, bias: bool = True) -> nn.Conv2d:
+    """Return a convolution from ``a`` to ``b`` channels that keeps the size, or halves it with stride 2."""
+    check_kernel_size(kernel_size)
+    return nn.Conv2d(a, b, kernel_size, stride, kernel_size // 2, bias=bias)
+
+
+def conv_transpose(
+    a: int, b: int, kernel_size: int, to: tuple[int, int] | None = None, *, bias: bool = True
 ) -> nn.ConvTranspose2d:
-    """From ``a`` to ``b`` channels by a transposed convolution: up to the size ``to``, or of the same size.
+    """Return a transposed convolution from ``a`` to ``b`` channels that doubles to the size ``to``, or keeps the size.
 
     With stride 2 a map of size s grows to 2s or, where the target is odd, to 2s − 1.
     """
-    stride, extra = (2, (1 - to[0] % 2, 1 - to[1] % 2)) if to else (1, (0, 0))
-    return nn.ConvTranspose2d(a, b, odd(kernel), stride, kernel // 2, extra, bias=bias)
+    check_kernel_size(kernel_size)
+    stride, output_padding = (2, (1 - to[0] % 2, 1 - to[1] % 2)) if to else (1, (0, 0))
+    return nn.ConvTranspose2d(a, b, kernel_size, stride, kernel_size // 2, output_padding, bias=bias)
 
 
-def odd(kernel: int) -> int:
-    """``kernel``, if it has a middle.
+def check_kernel_size(kernel_size: int) -> None:
+    """Raise if the kernel size is not odd.
 
     Raises:
         ConfigError: it is even, or not positive.
     """
-    if kernel < 1 or kernel % 2 == 0:
-        raise ConfigError("a kernel must have a middle", given=kernel, expected="an odd width: 3, 5, 7 …")
-    return kernel
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise ConfigError("The kernel size must be odd.", given=kernel_size, expected="3, 5, 7, …")
 
 
-def strides_down(channels: Sequence[int], kernel: int, after: Finish, *, bias: bool = True) -> nn.Sequential:
-    """Convolutions of stride 2, each followed by what ``after`` says; ``channels`` begin with the input's."""
-    modules: list[nn.Module] = []
-    for a, b in pairwise(channels):
-        modules += [convolution(a, b, kernel, 2, bias=bias), *after(b)]
-    return nn.Sequential(*modules)
-
-
-def check_groups(groups: Sequence[Sequence[int]]) -> None:
-    """Refuse groups of convolutions without a convolution.
+def check_stages(stages: Sequence[Sequence[int]]) -> None:
+    """Raise if there is no stage, or an empty one.
 
     Raises:
-        ConfigError: there is no group, or an empty one.
+        ConfigError: a stage without a convolution.
     """
-    if not groups or not all(groups):
+    if not stages or not all(stages):
         raise ConfigError(
-            "every group needs at least one convolution",
-            given=[list(group) for group in groups],
-            expected="lists of channels, as [[16, 16], [32, 32]]",
+            "Every stage needs at least one convolution.",
+            given=[list(stage) for stage in stages],
+            expected="lists of channels, such as [[16, 16], [32, 32]]",
         )
 
 
-def groups_down(
-    channels: int, groups: Sequence[Sequence[int]], first_kernel: int, after: Finish, *, bias: bool
-) -> nn.Sequential:
-    """Groups of 3×3 convolutions, the first of each group with stride 2; the very first has a kernel of its own."""
-    check_groups(groups)
-    modules: list[nn.Module] = []
-    for group in groups:
-        for i, b in enumerate(group):
-            kernel = 3 if modules else first_kernel
-            modules += [convolution(channels, b, kernel, 1 if i else 2, bias=bias), *after(b)]
-            channels = b
-    return nn.Sequential(*modules)
-
-
-def groups_up(
+def conv_stages(
     channels: int,
-    groups: Sequence[Sequence[int]],
-    sizes: Sequence[tuple[int, int]],
-    after: Finish,
+    stages: Sequence[Sequence[int]],
+    post: NormAct,
     *,
-    bias: bool,
+    kernel_size: int = 3,
+    first_kernel_size: int | None = None,
+    bias: bool = True,
+    stride_last: bool = False,
 ) -> nn.Sequential:
-    """The mirror image: groups of transposed 3×3 convolutions, the first of each up to the next of ``sizes``."""
-    check_groups(groups)
+    """Return stages of convolutions, each of which halves the size once.
+
+    Args:
+        channels: input channels.
+        stages: output channels of the convolutions of each stage.
+        post: what follows each convolution.
+        kernel_size: of all convolutions.
+        first_kernel_size: of the very first convolution, if different.
+        bias: whether the convolutions have biases.
+        stride_last: the last convolution of a stage has stride 2, instead of the first.
+    """
     modules: list[nn.Module] = []
-    for group, size in zip(groups, sizes, strict=True):
-        for i, b in enumerate(group):
-            modules += [transposed(channels, b, 3, None if i else size, bias=bias), *after(b)]
+    for stage in stages:
+        for i, b in enumerate(stage):
+            size = kernel_size if modules else first_kernel_size or kernel_size
+            stride = 2 if i == (len(stage) - 1 if stride_last else 0) else 1
+            modules += [conv(channels, b, size, stride, bias=bias), *post(b)]
             channels = b
     return nn.Sequential(*modules)
+
+
+def conv_transpose_stages(
+    channels: int,
+    stages: Sequence[Sequence[int]],
+    sizes: Sequence[tuple[int, int]],
+    post: NormAct,
+    *,
+    kernel_size: int = 3,
+    bias: bool = True,
+) -> nn.Sequential:
+    """Return the mirror image: stages of transposed convolutions, the first of each upsampling to the next size."""
+    modules: list[nn.Module] = []
+    for stage, size in zip(stages, sizes, strict=True):
+        for i, b in enumerate(stage):
+            to = None if i else size
+            modules += [conv_transpose(channels, b, kernel_size, to, bias=bias), *post(b)]
+            channels = b
+    return nn.Sequential(*modules)
+
+
+class FeatureEncoder(nn.Module):
+    """Images to vectors: convolutional features, concatenated with noise, then fully connected heads.
+
+    Args:
+        features: the convolutions.
+        num_features: length of their flattened output.
+        out_shape: shape of one output, ``(k, …)``.
+        noise_dim: length of the noise.
+        hidden: widths of the fully connected hidden layers.
+        activation: their nonlinearity.
+        dropout: their dropout probability.
+        separate_heads: one fully connected network for each of the k outputs, instead of one for all.
+    """
+
+    def __init__(
+        self,
+        features: nn.Module,
+        num_features: int,
+        out_shape: Sequence[int],
+        noise_dim: int,
+        hidden: Sequence[int],
+        activation: Activation,
+        dropout: float,
+        separate_heads: bool = False,
+    ) -> None:
+        super().__init__()
+        self.out_shape, self.features = tuple(out_shape), features
+        num_heads = out_shape[0] if separate_heads else 1
+        widths = [num_features + noise_dim, *hidden, math.prod(out_shape) // num_heads]
+        self.heads = nn.ModuleList(linear_layers(widths, activation, dropout) for _ in range(num_heads))
+        init_xavier(self)
+
+    def output_layers(self) -> list[nn.Linear]:
+        """Return the last layer of each head."""
+        return [list(head.children())[-1] for head in self.heads]  # type: ignore[misc]
+
+    def forward(self, inputs: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Map ``[B, C, H, W]`` (and noise ``[B, noise_dim]``) to ``[B, *out_shape]``."""
+        features = concat_noise(self.features(inputs), noise)
+        outputs = [head(features) for head in self.heads]
+        return (torch.cat(outputs, 1) if len(outputs) > 1 else outputs[0]).reshape(-1, *self.out_shape)
+
+
+class FeatureDecoder(nn.Module):
+    """Vectors to images: fully connected layers to the smallest map, then upsampling convolutions.
+
+    Args:
+        upsampling: from the smallest map to the image.
+        in_shape: shape of one input.
+        out_shape: ``(C, H, W)``, or ``(k, C, H, W)`` for k numbers per pixel.
+        map_shape: ``(C, H, W)`` of the smallest map.
+        noise_dim: length of the noise that is concatenated to the input.
+        hidden: widths of the fully connected hidden layers.
+        activation: their nonlinearity.
+        dropout: their dropout probability.
+    """
+
+    def __init__(
+        self,
+        upsampling: nn.Module,
+        in_shape: Sequence[int],
+        out_shape: Sequence[int],
+        map_shape: tuple[int, int, int],
+        noise_dim: int,
+        hidden: Sequence[int],
+        activation: Activation,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.out_shape, self.map_shape = tuple(out_shape), map_shape
+        widths = [math.prod(in_shape) + noise_dim, *hidden, math.prod(map_shape)]
+        self.body = linear_layers(widths, activation, dropout, last_active=True)
+        self.upsampling = upsampling
+        init_xavier(self)
+
+    def forward(self, inputs: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Map ``[B, *in_shape]`` (and noise ``[B, noise_dim]``) to ``[B, *out_shape]``."""
+        maps = self.body(concat_noise(inputs, noise)).reshape(-1, *self.map_shape)
+        return self.upsampling(maps).reshape(-1, *self.out_shape)
+
+
+class FeatureCritic(Critic):
+    """``T(x, z)``: convolutional features of x, a network of z, and a network of both (the form of AS-VAE).
+
+    Args:
+        features: the convolutions.
+        num_features: length of the features of x.
+        z_shape: shape of one latent; ``(0,)`` for a critic of images alone, which has no network of z.
+        z_hidden: widths of the network of z.
+        hidden: widths of the joint network.
+        activation: the nonlinearity.
+        norm: with "spectral", every layer is put under spectral normalization.
+        dropout: probability of dropping a unit of the fully connected hidden layers.
+        gain: factor of the output.
+        pool: average the last maps over all positions.
+    """
+
+    def __init__(
+        self,
+        features: nn.Module,
+        num_features: int,
+        z_shape: Sequence[int],
+        z_hidden: Sequence[int],
+        hidden: Sequence[int],
+        activation: Activation,
+        norm: CriticNorm,
+        dropout: float,
+        gain: float,
+        pool: bool = False,
+    ) -> None:
+        super().__init__()
+        self.gain, self.pool, self.features = gain, pool, features
+        z_widths = [math.prod(z_shape), *z_hidden] if math.prod(z_shape) else [0]
+        self.z_features = linear_layers(z_widths, activation, dropout, last_active=True)
+        self.joint = linear_layers([num_features + z_widths[-1], *hidden, 1], activation, dropout)
+        init_xavier(self)
+        if norm == "spectral":
+            apply_spectral_norm(self)
+
+    def bind_x(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        maps = self.features(x)
+        joint = bind_first_input(self.joint, maps.mean((2, 3)) if self.pool else maps.flatten(1))
+        return lambda z: self.gain * joint(self.z_features(z.flatten(1))).squeeze(-1)

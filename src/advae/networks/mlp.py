@@ -1,4 +1,4 @@
-"""Fully connected networks, for vectors and for images of any size read as vectors."""
+"""Fully connected networks and critics."""
 
 from __future__ import annotations
 
@@ -17,24 +17,30 @@ from advae.networks.base import (
     NETWORKS,
     Activation,
     Critic,
+    apply_spectral_norm,
     check_dropout,
-    near_zero,
-    normalise_spectrum,
-    with_noise,
-    xavier,
+    concat_noise,
+    init_near_zero,
+    init_xavier,
 )
 
 
-def layers(
+def linear_layers(
     widths: Sequence[int], activation: Activation, dropout: float = 0.0, last_active: bool = False
 ) -> nn.Sequential:
-    """Linear layers of the given widths with an activation (and dropout) after each but the last.
+    """Return linear layers of the given widths, with an activation (and dropout) after each but the last.
+
+    Args:
+        widths: of the input and of every layer.
+        activation: the nonlinearity.
+        dropout: probability of dropping a unit.
+        last_active: the last layer is followed by an activation, too.
 
     Raises:
-        ConfigError: a layer of no width, or a share to drop that is none.
+        ConfigError: a width is not positive, or the dropout probability is out of range.
     """
     if min(widths[1:], default=1) < 1:
-        raise ConfigError("a layer needs a width", given=list(widths[1:]), expected="1 or more each")
+        raise ConfigError("The width of a layer must be positive.", given=list(widths[1:]), expected="≥ 1")
     check_dropout(dropout)
     modules: list[nn.Module] = []
     for i, (a, b) in enumerate(pairwise(widths)):
@@ -48,16 +54,16 @@ def layers(
 
 @NETWORKS.register("mlp")
 class MLP(nn.Module):
-    """A fully connected network.
+    """A fully connected network, for vectors and for flattened images.
 
     Args:
         in_shape: shape of one input.
         out_shape: shape of one output.
-        noise: how many noise numbers are concatenated to the input.
+        noise_dim: length of the noise that is concatenated to the input.
         hidden: widths of the hidden layers.
         activation: the nonlinearity.
         dropout: probability of dropping a hidden unit.
-        near_zero: start with an output of (almost) zero.
+        zero_init: start with an output near zero.
     """
 
     def __init__(
@@ -65,68 +71,62 @@ class MLP(nn.Module):
         in_shape: Sequence[int],
         out_shape: Sequence[int],
         *,
-        noise: int = 0,
+        noise_dim: int = 0,
         hidden: Sequence[int] = (300, 300),
         activation: Activation = "elu",
         dropout: float = 0.0,
-        near_zero: bool = False,
+        zero_init: bool = False,
     ) -> None:
         super().__init__()
         self.out_shape = tuple(out_shape)
-        self.body = layers([math.prod(in_shape) + noise, *hidden, math.prod(out_shape)], activation, dropout)
-        xavier(self)
-        if near_zero:
-            start_near_zero(self.body)
+        widths = [math.prod(in_shape) + noise_dim, *hidden, math.prod(out_shape)]
+        self.body = linear_layers(widths, activation, dropout)
+        init_xavier(self)
+        if zero_init:
+            init_near_zero(self.body[-1])
 
     def forward(self, inputs: Tensor, noise: Tensor | None = None) -> Tensor:
-        """``[B, *in_shape]`` (and noise ``[B, k]``) to ``[B, *out_shape]``."""
-        return self.body(with_noise(inputs, noise)).reshape(-1, *self.out_shape)
+        """Map ``[B, *in_shape]`` (and noise ``[B, noise_dim]``) to ``[B, *out_shape]``."""
+        return self.body(concat_noise(inputs, noise)).reshape(-1, *self.out_shape)
 
 
-def start_near_zero(body: nn.Sequential) -> None:
-    """Make the last layer of ``body`` start near zero, in place."""
-    last = body[-1]
-    assert isinstance(last, nn.Linear)
-    near_zero(last)
+def bind_first_input(body: Iterable[nn.Module], first: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return layers of the concatenated inputs ``[B, n]`` and ``[B, k]`` as a function of the second.
 
-
-def side_by_side(body: Iterable[nn.Module], first: Tensor) -> Callable[[Tensor], Tensor]:
-    """Layers of ``first [B, n]`` and a second input ``[B, k]`` side by side, as a function of the second.
-
-    Nothing is put side by side: the first layer's columns are, and the product with those of ``first`` is made here,
-    once for every second input.
+    The inputs are not concatenated. Instead the weights of the first layer are split, and the product with ``first`` is
+    computed here, once for all second inputs.
     """
     layer, *others = body
     assert isinstance(layer, nn.Linear)
     n = first.shape[1]
-    of_first, of_second = layer.weight.split([n, layer.in_features - n], dim=1)
-    begun = linear(first, of_first, layer.bias)
+    weight_1, weight_2 = layer.weight.split([n, layer.in_features - n], dim=1)
+    product_1 = linear(first, weight_1, layer.bias)
 
-    def of(second: Tensor) -> Tensor:
-        h = torch.addmm(begun, second.to(first.dtype), of_second.T) if second.shape[1] else begun
+    def of_second(second: Tensor) -> Tensor:
+        h = torch.addmm(product_1, second.to(first.dtype), weight_2.T) if second.shape[1] else product_1
         for module in others:
             h = module(h)
         return h
 
-    return of
+    return of_second
 
 
 @CRITICS.register("concat")
 class ConcatCritic(Critic):
-    """``T(x, z)`` by a fully connected network of x and z side by side.
+    """``T(x, z)`` by a fully connected network of the concatenation of x and z.
 
-    It holds no batch statistics: with batch normalisation the answer for one pair would depend on the others,
-    and P and Q must not be told apart by the batch they come in.
+    It has no batch normalization: the output for one pair would depend on the others in its batch, and the critic could
+    tell P from Q by the batch statistics.
 
     Args:
         x_shape: shape of one observation.
-        z_shape: shape of one code.
+        z_shape: shape of one latent.
         hidden: widths of the hidden layers.
         activation: the nonlinearity.
         dropout: probability of dropping a hidden unit.
-        spectral_norm: put every layer under spectral normalisation.
-        gain: factor of the output; under spectral normalisation, the largest slope of ``T``.
-        near_zero: start with ``T = 0`` (not together with spectral normalisation, which rescales it).
+        spectral_norm: put every layer under spectral normalization.
+        gain: factor of the output; under spectral normalization, the Lipschitz constant of ``T``.
+        zero_init: start with ``T = 0`` (ignored under spectral normalization, which rescales the weights).
     """
 
     def __init__(
@@ -139,19 +139,19 @@ class ConcatCritic(Critic):
         dropout: float = 0.0,
         spectral_norm: bool = False,
         gain: float = 1.0,
-        near_zero: bool = False,
+        zero_init: bool = False,
     ) -> None:
         super().__init__()
         self.gain = gain
-        self.body = layers([math.prod(x_shape) + math.prod(z_shape), *hidden, 1], activation, dropout)
-        xavier(self)
-        if near_zero and not spectral_norm:
-            start_near_zero(self.body)
+        self.body = linear_layers([math.prod(x_shape) + math.prod(z_shape), *hidden, 1], activation, dropout)
+        init_xavier(self)
         if spectral_norm:
-            normalise_spectrum(self)
+            apply_spectral_norm(self)
+        elif zero_init:
+            init_near_zero(self.body[-1])
 
-    def at(self, x: Tensor) -> Callable[[Tensor], Tensor]:
-        T = side_by_side(self.body, x.flatten(1))
+    def bind_x(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        T = bind_first_input(self.body, x.flatten(1))
         return lambda z: self.gain * T(z.flatten(1)).squeeze(-1)
 
 
@@ -161,11 +161,11 @@ class ProductCritic(Critic):
 
     Args:
         x_shape: shape of one observation.
-        z_shape: shape of one code.
+        z_shape: shape of one latent.
         hidden: widths of the hidden layers of each of the four networks.
-        features: length of θ and s (8,192 in the authors' code).
+        num_features: length of θ and s (8,192 in the authors' code).
         activation: the nonlinearity.
-        spectral_norm: put every layer under spectral normalisation.
+        spectral_norm: put every layer under spectral normalization.
     """
 
     def __init__(
@@ -174,24 +174,24 @@ class ProductCritic(Critic):
         z_shape: Sequence[int],
         *,
         hidden: Sequence[int] = (256, 256),
-        features: int = 256,
+        num_features: int = 256,
         activation: Activation = "leaky-relu",
         spectral_norm: bool = False,
     ) -> None:
         super().__init__()
         n, d = math.prod(x_shape), math.prod(z_shape)
-        self.theta = layers([n, *hidden, features], activation)
-        self.s = layers([d, *hidden, features], activation)
-        self.t_x = layers([n, *hidden, 1], activation)
-        self.t_z = layers([d, *hidden, 1], activation)
-        xavier(self)
+        self.theta = linear_layers([n, *hidden, num_features], activation)
+        self.s = linear_layers([d, *hidden, num_features], activation)
+        self.t_x = linear_layers([n, *hidden, 1], activation)
+        self.t_z = linear_layers([d, *hidden, 1], activation)
+        init_xavier(self)
         if spectral_norm:
-            normalise_spectrum(self)
+            apply_spectral_norm(self)
         else:
-            for part in (self.theta, self.t_x, self.t_z):
-                start_near_zero(part)
+            for network in (self.theta, self.t_x, self.t_z):
+                init_near_zero(network[-1])
 
-    def at(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+    def bind_x(self, x: Tensor) -> Callable[[Tensor], Tensor]:
         flat = x.flatten(1)
         theta, t_x = elu(self.theta(flat)), self.t_x(flat)
 

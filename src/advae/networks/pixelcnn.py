@@ -1,15 +1,16 @@
-"""PixelCNN++ (Salimans, Karpathy, Chen and Kingma 2017): each pixel's distribution, given those before it.
+"""PixelCNN++ (Salimans, Karpathy, Chen and Kingma 2017).
 
-    x    image, as it is shown to the network         [B, C, H, W]
+    x    image, scaled to the range from −1 to 1      [B, C, H, W]
     y    k numbers for each pixel and channel         [B, k, C, H, W]; those at (r, c) depend on pixels before (r, c)
 
-Two streams of gated residual blocks (shifted.py), on maps of the image's size, of half and of a quarter of it. The way
-down has n blocks a scale; the way up has one more but at the bottom, so that each takes one map from the way down:
+Two streams of gated residual blocks (:mod:`advae.networks.causal_conv`), on maps of the image's size, of half and of a
+quarter of it. The contracting path has n blocks per scale. The expanding path has one more, except at the smallest
+scale, so that each of its blocks has a skip connection from one map of the contracting path:
 
-    scale    way down       way up
-    1        start, n       n + 1, out
-    1/2      step, n        n + 1, step
-    1/4      step, n        n, step
+    scale    contracting path       expanding path
+    1        start, n               n + 1, out
+    1/2      downsample, n          n + 1, upsample
+    1/4      downsample, n          n, upsample
 """
 
 from __future__ import annotations
@@ -18,31 +19,40 @@ import math
 from collections.abc import Sequence
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import elu, pad
 
 from advae.errors import ConfigError
-from advae.networks.base import NETWORKS, xavier
-from advae.networks.blocks import halvings
-from advae.networks.causal_conv import RESIDUAL_START, Gated, Grown, Run, Shifted, framed, pair
-from advae.networks.incremental_sampling import Generation
+from advae.networks.base import NETWORKS, init_xavier
+from advae.networks.blocks import downsampled_sizes
+from advae.networks.causal_conv import (
+    RESIDUAL_INIT_FACTOR,
+    GatedBlock,
+    ShiftedConv2d,
+    ShiftedConvTranspose2d,
+    StreamPass,
+    append_ones,
+    block_pair,
+)
+from advae.networks.incremental_sampling import IncrementalSampler
 
 
 @NETWORKS.register("pixelcnn")
 class PixelCNN(nn.Module):
-    """A network in which no pixel sees itself or a later one; for the autoregressive distributions.
+    """An autoregressive network, whose output for a pixel depends on the pixels before it only.
 
     Args:
-        in_shape: ``(0,)``: it takes no code. It is called with images of the shape that it gives numbers for.
+        in_shape: ``(0,)``, as it does not take latents. Its input is images of the shape of its output.
         out_shape: ``(k, C, H, W)`` or ``(C, H, W)``; any height and width.
-        noise: must be 0.
+        noise_dim: must be 0.
         filters: channels of every map (the paper: 160).
-        blocks: residual blocks a scale, on the way down and in each stream (the paper: 5).
-        scales: sizes of maps, each half of the one before (the paper: 3).
+        num_blocks: residual blocks per scale, on the contracting path and in each stream (the paper: 5).
+        num_scales: number of scales, each half of the one before (the paper: 3).
         dropout: probability of dropping a unit within a block (the paper: 0.5).
 
     Raises:
-        ConfigError: a code, noise, or data that are not images.
+        ConfigError: latents, noise, or data that are not images.
     """
 
     autoregressive: ClassVar[bool] = True
@@ -52,116 +62,118 @@ class PixelCNN(nn.Module):
         in_shape: Sequence[int],
         out_shape: Sequence[int],
         *,
-        noise: int = 0,
+        noise_dim: int = 0,
         filters: int = 64,
-        blocks: int = 3,
-        scales: int = 3,
+        num_blocks: int = 3,
+        num_scales: int = 3,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        check(in_shape, out_shape, noise)
-        if min(filters, blocks, scales) < 1:
-            given = f"filters {filters}, blocks {blocks}, scales {scales}"
-            raise ConfigError("a pixelcnn needs at least one filter, block and scale", given=given)
+        check_shapes(in_shape, out_shape, noise_dim)
+        if min(filters, num_blocks, num_scales) < 1:
+            given = f"filters {filters}, num_blocks {num_blocks}, num_scales {num_scales}"
+            raise ConfigError("A pixelcnn needs at least one filter, block and scale.", given=given)
         self.out_shape, self.image_shape = tuple(out_shape), tuple(out_shape[-3:])
         c, h, w = self.image_shape
-        sizes = halvings(h, w, scales - 1)
+        sizes = downsampled_sizes(h, w, num_scales - 1)
+
+        def pairs(count: int, skip: bool) -> nn.ModuleList:
+            return nn.ModuleList(block_pair(filters, skip=skip, dropout=dropout) for _ in range(count))
+
         self.start = nn.ModuleDict(
             {
-                "above": Shifted(c + 1, filters, (2, 3)),
-                "row": Shifted(c + 1, filters, (1, 3)),
-                "left": Shifted(c + 1, filters, (2, 1), left=True),
+                "down": ShiftedConv2d(c + 1, filters, (2, 3)),
+                "row": ShiftedConv2d(c + 1, filters, (1, 3)),
+                "down_right": ShiftedConv2d(c + 1, filters, (2, 1), down_right=True),
             }
         )
-        self.down = nn.ModuleList(
-            nn.ModuleList(pair(filters, skip=False, dropout=dropout) for _ in range(blocks)) for _ in sizes
-        )
-        self.shrink = nn.ModuleList(
+        self.contracting = nn.ModuleList(pairs(num_blocks, skip=False) for _ in sizes)
+        self.downsample = nn.ModuleList(
             nn.ModuleDict(
                 {
-                    "above": Shifted(filters, filters, (2, 3), stride=2),
-                    "left": Shifted(filters, filters, (2, 2), stride=2, left=True),
+                    "down": ShiftedConv2d(filters, filters, (2, 3), stride=2),
+                    "down_right": ShiftedConv2d(filters, filters, (2, 2), stride=2, down_right=True),
                 }
             )
             for _ in sizes[1:]
         )
-        self.grow = nn.ModuleList(
-            nn.ModuleDict({name: Grown(filters, size, left=name == "left") for name in ("above", "left")})
+        self.upsample = nn.ModuleList(
+            nn.ModuleDict(
+                {
+                    "down": ShiftedConvTranspose2d(filters, size, down_right=False),
+                    "down_right": ShiftedConvTranspose2d(filters, size, down_right=True),
+                }
+            )
             for size in sizes[:-1]
         )
-        counts = [blocks + 1] * (scales - 1) + [blocks]
-        self.up = nn.ModuleList(
-            nn.ModuleList(pair(filters, skip=True, dropout=dropout) for _ in range(count)) for count in counts
-        )
-        self.out = Shifted(filters, math.prod(out_shape[:-2]))
-        xavier(self)
-        start_small(self)
+        counts = [num_blocks + 1] * (num_scales - 1) + [num_blocks]
+        self.expanding = nn.ModuleList(pairs(count, skip=True) for count in counts)
+        self.out = ShiftedConv2d(filters, math.prod(out_shape[:-2]))
+        init_xavier(self)
+        with torch.no_grad():
+            for module in self.modules():
+                if isinstance(module, GatedBlock):
+                    module.second.weight.mul_(RESIDUAL_INIT_FACTOR)
 
     def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
-        """``[B, C, H, W]`` to ``[B, *out_shape]``.
+        """Map ``[B, C, H, W]`` to ``[B, *out_shape]``.
 
         Raises:
-            ConfigError: it was called with something other than such images: its likelihood is for other networks.
+            ConfigError: the input is not such images, because the likelihood is not autoregressive.
         """
         if tuple(x.shape[1:]) != self.image_shape:
             raise ConfigError(
-                "a pixelcnn reads the image that it is the distribution of",
+                "The input of a pixelcnn must be the image whose distribution it returns.",
                 given=list(x.shape),
                 expected=["B", *self.image_shape],
-                remedy="set model.likelihood to an autoregressive one",
+                fix="set model.likelihood to an autoregressive one",
             )
         sides: dict[nn.Module, Tensor] = {}
-        image = framed(x)
-        before, beside = pad(image, (0, 0, 1, 0))[:, :, :-1], pad(image, (1, 0))[..., :-1]
-        self.walk(Run("above", sides), self.start["above"](before))
-        h = self.start["row"](before) + self.start["left"](beside)
-        return self.out(elu(self.walk(Run("left", sides), h))).unflatten(1, self.out_shape[:-2])
+        image = append_ones(x)
+        moved_down, moved_right = pad(image, (0, 0, 1, 0))[:, :, :-1], pad(image, (1, 0))[..., :-1]
+        self.traverse(StreamPass("down", sides), self.start["down"](moved_down))
+        h = self.start["row"](moved_down) + self.start["down_right"](moved_right)
+        out = self.out(elu(self.traverse(StreamPass("down_right", sides), h)))
+        return out.unflatten(1, self.out_shape[:-2])
 
-    def walk(self, run: Run, h: Tensor, scale: int = 0) -> Tensor:
-        """Down from this scale and up again, through one stream: ``h [B, F, …]`` to the same shape."""
+    def traverse(self, stream: StreamPass, h: Tensor, scale: int = 0) -> Tensor:
+        """Run one stream from this scale to the smallest and back: ``h [B, F, …]`` to the same shape."""
         skips = [h]
-        for blocks in self.down[scale]:  # type: ignore[attr-defined]
-            h = run.block(blocks, h, scale)
+        for blocks in self.contracting[scale]:  # type: ignore[attr-defined]
+            h = stream.block(blocks, h, scale)
             skips.append(h)
-        if scale < len(self.shrink):
-            low = run.shrink(self.shrink[scale][run.stream], h, scale)  # type: ignore[index]
+        if scale < len(self.downsample):
+            low = stream.downsample(self.downsample[scale][stream.stream], h, scale)  # type: ignore[index]
             if low is not None:
-                run.keep(scale, self.walk(run, low, scale + 1))
-            h = run.grow(self.grow[scale][run.stream], scale)  # type: ignore[index]
+                stream.store(scale, self.traverse(stream, low, scale + 1))
+            h = stream.upsample(self.upsample[scale][stream.stream], scale)  # type: ignore[index]
         else:
             h = skips.pop()
-        for blocks in self.up[scale]:  # type: ignore[attr-defined]
-            h = run.block(blocks, h, scale, skips.pop())
+        for blocks in self.expanding[scale]:  # type: ignore[attr-defined]
+            h = stream.block(blocks, h, scale, skips.pop())
         return h
 
-    def generation(self, n: int, like: Tensor) -> Generation:
-        """``n`` images to be generated pixel by pixel, each of which computes only what it changes."""
-        return Generation(self, n, like)
+    def make_sampler(self, n: int, like: Tensor) -> IncrementalSampler:
+        """Return a sampler of ``n`` images that computes only what each pixel changes."""
+        return IncrementalSampler(self, n, like)
 
 
-def start_small(module: nn.Module) -> None:
-    """Scale down what residual blocks add, in place."""
-    for block in module.modules():
-        if isinstance(block, Gated):
-            block.second.weight.data.mul_(RESIDUAL_START)
-
-
-def check(in_shape: Sequence[int], out_shape: Sequence[int], noise: int) -> None:
-    """Refuse codes, noise and vectors.
+def check_shapes(in_shape: Sequence[int], out_shape: Sequence[int], noise_dim: int) -> None:
+    """Raise if there are latents or noise, or if the output is not an image.
 
     Raises:
-        ConfigError: there are some.
+        ConfigError: one of these.
     """
-    if math.prod(in_shape) or noise:
+    if math.prod(in_shape) or noise_dim:
         raise ConfigError(
-            "a pixelcnn is a model of observations alone: it takes neither code nor noise",
-            given=f"input of shape {tuple(in_shape)}, {noise} noise numbers",
-            remedy="as a decoder, with model.encoder none: set model.latent to 0, and train it by mle",
+            "A pixelcnn takes neither latents nor noise.",
+            given=f"input of shape {tuple(in_shape)}, noise_dim {noise_dim}",
+            fix="as a decoder, with model.encoder none: set model.latent to 0, and train it by mle",
         )
     if len(out_shape) < 3:
         raise ConfigError(
-            "a pixelcnn is a model of images",
+            "A pixelcnn needs images.",
             given=f"data of shape {tuple(out_shape[1:])}",
             expected="[C, H, W]",
-            remedy="choose another decoder ('mlp')",
+            fix="choose another decoder ('mlp')",
         )

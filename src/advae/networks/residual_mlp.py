@@ -2,8 +2,8 @@
 
     h ← W (x, z),      h ← h + V act(U act(h)) in every block,      T = w · act(h)
 
-The authors have five blocks of width 256. The V and w start at zero, so that T starts as zero everywhere: P and Q are
-taken to be alike until they are seen to differ.
+The authors have five blocks of width 256. The V and w start near zero, so that T starts as zero everywhere: P and Q are
+assumed to be equal until the critic learns otherwise.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from advae.networks.base import (
     CRITICS,
     Activation,
     Critic,
-    near_zero,
-    normalise_spectrum,
-    xavier,
+    apply_spectral_norm,
+    init_near_zero,
+    init_xavier,
 )
-from advae.networks.mlp import side_by_side
+from advae.networks.mlp import bind_first_input
 
 
-class Block(nn.Module):
-    """``h + V act(U act(h))`` with V near zero at first."""
+class ResidualMLPBlock(nn.Module):
+    """``h + V act(U act(h))``."""
 
     def __init__(self, width: int, activation: Activation) -> None:
         super().__init__()
@@ -34,21 +34,21 @@ class Block(nn.Module):
         self.act = ACTIVATIONS[activation]()
 
     def forward(self, h: Tensor) -> Tensor:
-        """``[B, width]`` to the same shape."""
+        """Map ``[B, width]`` to the same shape."""
         return h + self.v(self.act(self.u(self.act(h))))
 
 
 @CRITICS.register("residual")
 class ResidualCritic(Critic):
-    """``T(x, z)`` by fully connected residual blocks of x and z side by side.
+    """``T(x, z)`` by fully connected residual blocks of the concatenation of x and z.
 
     Args:
         x_shape: shape of one observation.
-        z_shape: shape of one code.
+        z_shape: shape of one latent.
         width: of every layer.
-        blocks: how many blocks; with none there is one hidden layer.
+        num_blocks: number of residual blocks; with none there is one hidden layer.
         activation: the nonlinearity.
-        spectral_norm: put every layer under spectral normalisation; nothing then starts at zero.
+        spectral_norm: put every layer under spectral normalization; nothing starts at zero then.
     """
 
     def __init__(
@@ -57,23 +57,22 @@ class ResidualCritic(Critic):
         z_shape: Sequence[int],
         *,
         width: int = 256,
-        blocks: int = 5,
+        num_blocks: int = 5,
         activation: Activation = "elu",
         spectral_norm: bool = False,
     ) -> None:
         super().__init__()
         self.first = nn.Linear(math.prod(x_shape) + math.prod(z_shape), width)
-        self.blocks = nn.Sequential(*(Block(width, activation) for _ in range(blocks)))
+        self.blocks = nn.Sequential(*(ResidualMLPBlock(width, activation) for _ in range(num_blocks)))
         self.act, self.last = ACTIVATIONS[activation](), nn.Linear(width, 1)
-        xavier(self)
+        init_xavier(self)
         if spectral_norm:
-            normalise_spectrum(self)
+            apply_spectral_norm(self)
         else:
             for block in self.blocks:
-                assert isinstance(block, Block)
-                near_zero(block.v)
-            near_zero(self.last)
+                init_near_zero(block.v)  # type: ignore[arg-type]
+            init_near_zero(self.last)
 
-    def at(self, x: Tensor) -> Callable[[Tensor], Tensor]:
-        T = side_by_side([self.first, self.blocks, self.act, self.last], x.flatten(1))
+    def bind_x(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        T = bind_first_input([self.first, self.blocks, self.act, self.last], x.flatten(1))
         return lambda z: T(z.flatten(1)).squeeze(-1)

@@ -1,7 +1,7 @@
-"""The papers' networks as their figures have them: every convolution's output, and the count of parameters.
+"""The papers' networks: output shape of every convolution, and number of parameters.
 
-Written down from the words of the figures, layer by layer, and counted by the three rules below; a convolution
-before batch normalisation has no bias. Where a figure is silent they follow docs/.
+Transcribed from the papers' figures, layer by layer, and counted by the three functions below; a convolution before
+batch normalization has no bias. What a figure leaves open follows docs/.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ MNIST, CIFAR, FACES = (1, 28, 28), (3, 32, 32), (3, 64, 64)
 
 
 def conv(kernel: int, a: int, b: int) -> int:
-    """Weights and biases of a convolution from a to b channels, transposed or not."""
+    """Count weights and biases of a convolution from a to b channels, transposed or not."""
     return kernel * kernel * a * b + b
 
 
 def conv_bn(kernel: int, a: int, b: int) -> int:
-    """A convolution without biases, and the scale and shift of batch normalisation."""
+    """Count the weights of a convolution, and the scale and shift of batch normalization."""
     return kernel * kernel * a * b + 2 * b
 
 
 def fc(*widths: int) -> int:
-    """Weights and biases of fully connected layers."""
+    """Count weights and biases of fully connected layers."""
     return sum(a * b + b for a, b in pairwise(widths))
 
 
 @dataclass
-class Figure:
-    """A network of a paper: how it is built, what its convolutions give, how many parameters it has."""
+class PaperNetwork:
+    """A network of a paper: its options, the output shapes of its convolutions, and its number of parameters."""
 
     kind: str
     name: str
@@ -39,59 +39,68 @@ class Figure:
     options: dict[str, Any]
     maps: list[tuple[int, int]]  # channels and size (square) after each convolution, in the figure's order
     count: int
-    page: str  # of docs/, where the count is told
-    noise: int = 0
+    page: str  # of docs/, which states the count
+    noise_dim: int = 0
 
 
-def noise_basis(m: int, d: int) -> tuple[int, int]:
-    return 1 + m, d
+SHALLOW: dict[str, Any] = {
+    "kernel_size": 5,
+    "hidden": [800],
+    "activation": "softplus",
+}  # Salimans et al. 2015
 
 
-FIGURES = {
-    "fully connected 300-300 (AVB 3a)": Figure(
+PAPER_NETWORKS = {
+    "fully connected 300-300 (AVB 3a)": PaperNetwork(
         "network", "mlp", ((32,), (1, *MNIST)), {}, [], fc(32, 300, 300, 784), "avb.md"
     ),
-    "shallow convolutional decoder (AVB 3b)": Figure(
+    "shallow convolutional decoder (AVB 3b)": PaperNetwork(
         "network",
-        "salimans-decoder",
+        "deconv",
         ((8,), (1, *MNIST)),
-        {},
+        SHALLOW | {"channels": [32, 32, 16]},
         [(32, 7), (16, 14), (1, 28)],
         fc(8, 800, 32 * 4 * 4) + conv(5, 32, 32) + conv(5, 32, 16) + conv(5, 16, 1),
         "avb.md",
     ),
-    "shallow convolutional decoder (AVB 3c)": Figure(
+    "shallow convolutional decoder (AVB 3c)": PaperNetwork(
         "network",
-        "salimans-decoder",
+        "deconv",
         ((32,), (1, *MNIST)),
-        {},
+        SHALLOW | {"channels": [32, 32, 16]},
         [(32, 7), (16, 14), (1, 28)],
         fc(32, 800, 32 * 4 * 4) + conv(5, 32, 32) + conv(5, 32, 16) + conv(5, 16, 1),
         "avb.md",
     ),
-    "its mirror image, an encoder": Figure(
+    "its mirror image, an encoder": PaperNetwork(
         "network",
-        "salimans-encoder",
+        "conv",
         (MNIST, (2, 32)),
-        {},
+        SHALLOW | {"channels": [16, 32, 32]},
         [(16, 14), (32, 7), (32, 4)],
         conv(5, 1, 16) + conv(5, 16, 32) + conv(5, 32, 32) + fc(32 * 4 * 4, 800, 2 * 32),
         "avb.md",
     ),
-    "image network of AVB figure 8": Figure(
+    "image network of AVB figure 8": PaperNetwork(
         "network",
-        "avb-encoder",
-        (MNIST, noise_basis(32, 32)),
-        {},
+        "conv",
+        (MNIST, (1 + 32, 32)),  # the offset and 32 coefficients
+        {
+            "channels": [64, 128, 256],
+            "kernel_size": 5,
+            "hidden": [800],
+            "activation": "elu",
+            "zero_init_first": True,
+        },
         [(64, 14), (128, 7), (256, 4)],
         conv(5, 1, 64) + conv(5, 64, 128) + conv(5, 128, 256) + fc(256 * 4 * 4, 800, 33 * 32),
         "avb.md",
     ),
-    "critic θ·s + T_x + T_z of AVB": Figure(
+    "critic θ·s + T_x + T_z of AVB": PaperNetwork(
         "critic",
         "product",
         (MNIST, (32,)),
-        {"hidden": [1024, 1024, 1024], "features": 8192},
+        {"hidden": [1024, 1024, 1024], "num_features": 8192},
         [],
         fc(784, 1024, 1024, 1024, 8192)
         + fc(32, 1024, 1024, 1024, 8192)
@@ -99,7 +108,7 @@ FIGURES = {
         + fc(32, 1024, 1024, 1024, 1),
         "avb.md",
     ),
-    "celebA encoder (AVB)": Figure(
+    "celebA encoder (AVB)": PaperNetwork(
         "network",
         "residual-encoder",
         (FACES, (1, 64)),
@@ -110,9 +119,9 @@ FIGURES = {
         + 3 * 2 * sum(conv(3, c, c) for c in (64, 128, 256, 512))
         + fc(512 * 4 * 4, 64),
         "avb.md",
-        noise=128,
+        noise_dim=128,
     ),
-    "celebA decoder (AVB)": Figure(
+    "celebA decoder (AVB)": PaperNetwork(
         "network",
         "residual-decoder",
         ((64,), (1, *FACES)),
@@ -126,7 +135,7 @@ FIGURES = {
         + 3 * 2 * sum(conv(3, c, c) for c in (512, 256, 128, 64)),
         "avb.md",
     ),
-    "celebA critic (AVB)": Figure(
+    "celebA critic (AVB)": PaperNetwork(
         "critic",
         "projection",
         (FACES, (64,)),
@@ -137,43 +146,43 @@ FIGURES = {
         + fc(512 * 4 * 4, 1),
         "avb.md",
     ),
-    "MNIST encoder (AS-VAE 5), for a normal": Figure(
+    "MNIST encoder (AS-VAE 5), for a normal": PaperNetwork(
         "network",
         "asvae-encoder",
         (MNIST, (2, 64)),
-        {"groups": [[32], [64]], "first_kernel": 3, "separate": False},
+        {"stages": [[32], [64]], "first_kernel_size": 3, "separate_heads": False},
         [(32, 14), (64, 7)],
         conv_bn(3, 1, 32) + conv_bn(3, 32, 64) + fc(64 * 7 * 7, 512, 2 * 64),
         "asvae.md",
     ),
-    "MNIST decoder (AS-VAE 5), for Bernoulli pixels": Figure(
+    "MNIST decoder (AS-VAE 5), for Bernoulli pixels": PaperNetwork(
         "network",
         "asvae-decoder",
         ((64,), (1, *MNIST)),
-        {"groups": [[64], [32]], "heads": []},
+        {"stages": [[64], [32]], "head_channels": []},
         [(64, 14), (32, 28), (1, 28)],
         fc(64, 512, 64 * 7 * 7) + conv_bn(3, 64, 64) + conv_bn(3, 64, 32) + conv(3, 32, 1),
         "asvae.md",
     ),
-    "MNIST critic (AS-VAE 5)": Figure(
+    "MNIST critic (AS-VAE 5)": PaperNetwork(
         "critic",
-        "asvae",
+        "conv",
         (MNIST, (64,)),
-        {"channels": [32, 64], "kernel": 3},
+        {"channels": [32, 64], "kernel_size": 3, "pool": True},
         [(32, 14), (64, 7)],
         conv(3, 1, 32) + conv(3, 32, 64) + fc(64, 256) + fc(64 + 256, 256, 1),
         "asvae.md",
     ),
-    "MNIST critic, all places joined": Figure(
+    "MNIST critic, all positions": PaperNetwork(
         "critic",
-        "asvae",
+        "conv",
         (MNIST, (64,)),
-        {"channels": [32, 64], "kernel": 3, "pool": False},
+        {"channels": [32, 64], "kernel_size": 3, "pool": False},
         [(32, 14), (64, 7)],
         conv(3, 1, 32) + conv(3, 32, 64) + fc(64, 256) + fc(64 * 7 * 7 + 256, 256, 1),
         "asvae.md",
     ),
-    "CIFAR-10 encoder (AS-VAE 6)": Figure(
+    "CIFAR-10 encoder (AS-VAE 6)": PaperNetwork(
         "network",
         "asvae-encoder",
         (CIFAR, (2, 100)),
@@ -188,7 +197,7 @@ FIGURES = {
         + 2 * fc(64 * 4 * 4, 512, 100),
         "asvae.md",
     ),
-    "CIFAR-10 decoder (AS-VAE 6)": Figure(
+    "CIFAR-10 decoder (AS-VAE 6)": PaperNetwork(
         "network",
         "asvae-decoder",
         ((100,), (2, *CIFAR)),
@@ -202,20 +211,20 @@ FIGURES = {
         + 2 * (conv_bn(3, 16, 64) + conv_bn(3, 64, 64) + conv(3, 64, 3)),
         "asvae.md",
     ),
-    "CIFAR-10 critic (AS-VAE 6)": Figure(
+    "CIFAR-10 critic (AS-VAE 6)": PaperNetwork(
         "critic",
-        "asvae",
+        "conv",
         (CIFAR, (100,)),
-        {},
+        {"channels": [16, 32, 64], "kernel_size": 5, "pool": True},
         [(16, 16), (32, 8), (64, 4)],
         conv(5, 3, 16) + conv(5, 16, 32) + conv(5, 32, 64) + fc(100, 256) + fc(64 + 256, 256, 1),
         "asvae.md",
     ),
-    "ImageNet encoder (AS-VAE 7)": Figure(
+    "ImageNet encoder (AS-VAE 7)": PaperNetwork(
         "network",
         "asvae-encoder",
         (FACES, (2, 2048)),
-        {"groups": [[32] * 3, [64] * 3, [128] * 3, [256] * 4], "hidden": [2048]},
+        {"stages": [[32] * 3, [64] * 3, [128] * 3, [256] * 4], "hidden": [2048]},
         [(32, 32)] * 3 + [(64, 16)] * 3 + [(128, 8)] * 3 + [(256, 4)] * 4,
         conv_bn(5, 3, 32)
         + 2 * conv_bn(3, 32, 32)
@@ -228,11 +237,11 @@ FIGURES = {
         + 2 * fc(256 * 4 * 4, 2048, 2048),
         "asvae.md",
     ),
-    "ImageNet decoder (AS-VAE 7)": Figure(
+    "ImageNet decoder (AS-VAE 7)": PaperNetwork(
         "network",
         "asvae-decoder",
         ((2048,), (2, *FACES)),
-        {"groups": [[256] * 3, [128] * 3, [64] * 3, [32]], "heads": [64, 64, 64], "hidden": [2048]},
+        {"stages": [[256] * 3, [128] * 3, [64] * 3, [32]], "head_channels": [64, 64, 64], "hidden": [2048]},
         [(256, 8)] * 3
         + [(128, 16)] * 3
         + [(64, 32)] * 3
@@ -248,11 +257,11 @@ FIGURES = {
         + 2 * (conv_bn(3, 32, 64) + 2 * conv_bn(3, 64, 64) + conv(3, 64, 3)),
         "asvae.md",
     ),
-    "ImageNet critic (AS-VAE 8)": Figure(
+    "ImageNet critic (AS-VAE 8)": PaperNetwork(
         "critic",
-        "asvae",
+        "conv",
         (FACES, (2048,)),
-        {"channels": [32, 64, 128, 256], "z_hidden": [512], "hidden": [512]},
+        {"channels": [32, 64, 128, 256], "kernel_size": 5, "pool": True, "z_hidden": [512], "hidden": [512]},
         [(32, 32), (64, 16), (128, 8), (256, 4)],
         conv(5, 3, 32)
         + conv(5, 32, 64)
@@ -262,7 +271,7 @@ FIGURES = {
         + fc(256 + 512, 512, 1),
         "asvae.md",
     ),
-    "BAVAE encoder, MNIST": Figure(
+    "BAVAE encoder, MNIST": PaperNetwork(
         "network",
         "bavae-encoder",
         (MNIST, (1, 32)),
@@ -270,9 +279,9 @@ FIGURES = {
         [(32, 28), (32, 14), (32, 14), (32, 7), (32, 7), (32, 4)],
         conv(3, 1, 32) + 5 * conv(3, 32, 32) + fc(32 * 4 * 4 + 64, 256, 32),
         "bavae.md",
-        noise=64,
+        noise_dim=64,
     ),
-    "BAVAE decoder, MNIST": Figure(
+    "BAVAE decoder, MNIST": PaperNetwork(
         "network",
         "bavae-decoder",
         ((32,), (1, *MNIST)),
@@ -280,9 +289,9 @@ FIGURES = {
         [(32, 7)] * 2 + [(32, 14)] * 2 + [(32, 28)] * 2 + [(1, 28)],
         fc(32 + 64, 256, 32 * 4 * 4) + 6 * conv(3, 32, 32) + conv(3, 32, 1),
         "bavae.md",
-        noise=64,
+        noise_dim=64,
     ),
-    "BAVAE critic, MNIST": Figure(
+    "BAVAE critic, MNIST": PaperNetwork(
         "critic",
         "bavae",
         (MNIST, (32,)),
