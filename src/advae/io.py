@@ -103,7 +103,7 @@ def write_npz(path: PathLike, arrays: Mapping[str, Any], *, compress: bool = Fal
 
     buffer = BytesIO()
     save = np.savez_compressed if compress else np.savez
-    save(buffer, **{name: np.asarray(array) for name, array in arrays.items()})
+    save(buffer, **{name: np.asarray(array) for name, array in arrays.items()})  # type: ignore[arg-type]
     write_atomically(path, buffer.getvalue())
 
 

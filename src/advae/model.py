@@ -52,7 +52,7 @@ class LatentModel(nn.Module):
         info: JSON values saved with the model: recipe, method, data and preprocessing, step.
 
     Attributes:
-        checksum: SHA-256 of the weights file it was loaded from; None for a new model.
+        checksum: SHA-256 of the weights file that it was loaded from or last saved to; None for a new model.
     """
 
     def __init__(
@@ -81,9 +81,14 @@ class LatentModel(nn.Module):
         return next(self.parameters()).device
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights."""
+        return next(self.parameters()).dtype
+
+    @property
     def prior(self) -> StandardNormal:
         """``p(z) = N(0, I)``."""
-        return StandardNormal(self.latent_dim, self.device)
+        return StandardNormal(self.latent_dim, self.device, self.dtype)
 
     @property
     def has_encoder(self) -> bool:
@@ -174,7 +179,7 @@ class LatentModel(nn.Module):
         return p.point_estimate() if mean else p.sample()
 
     def _zeros(self, *shape: int) -> Tensor:
-        return torch.zeros(*shape, device=self.device, dtype=torch.float32)
+        return torch.zeros(*shape, device=self.device, dtype=self.dtype)
 
     def save_pretrained(self, folder: PathLike) -> None:
         """Write the model to a folder, atomically.
@@ -198,6 +203,7 @@ class LatentModel(nn.Module):
                 "sha256": checksum,
             }
             write_json(tmp_dir / MODEL_CONFIG_FILE, config)
+        self.checksum = checksum
 
     @classmethod
     def from_pretrained(cls, folder: PathLike, device: torch.device | str = "cpu") -> LatentModel:
@@ -256,8 +262,11 @@ def build_model(
             fix="set model.latent_dim, e.g. to 8",
         )
     x_shape, z_shape = tuple(x_shape), (d,)
-    if not isinstance(critics, Mapping):
-        critics = dict.fromkeys(critics, "x,z" if has_encoder else "x")
+    inputs_by_role: Mapping[str, CriticInputs]
+    if isinstance(critics, Mapping):
+        inputs_by_role = critics
+    else:
+        inputs_by_role = dict.fromkeys(critics, "x,z" if has_encoder else "x")
     posterior = HEADS.build(spec["posterior"], event_shape=z_shape)
     likelihood = HEADS.build(spec["likelihood"], event_shape=x_shape)
     encoder = NETWORKS.build(
@@ -278,9 +287,10 @@ def build_model(
         x_shape=x_shape,
         latent_dim=d,
         critics={
-            role: build_critic(spec["critic"], inputs, x_shape, z_shape) for role, inputs in critics.items()
+            role: build_critic(spec["critic"], inputs, x_shape, z_shape)
+            for role, inputs in inputs_by_role.items()
         },
-        critic_inputs=critics,
+        critic_inputs=inputs_by_role,
         spec=spec,
         info=info,
     )

@@ -16,7 +16,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
 from shlex import quote
@@ -41,10 +41,12 @@ class Run:
 
     Attributes:
         path: the directory.
+        trained_model: the model as it is in memory after training, for :meth:`model`; None for a run that was opened.
         eval_folder: name of the folder of the last evaluation in it.
     """
 
     path: Path
+    trained_model: LatentModel | None = field(default=None, repr=False, compare=False)
     eval_folder: ClassVar[str] = "eval"
 
     @classmethod
@@ -171,7 +173,9 @@ class Run:
         return recovered_folder(self.path / "checkpoints" / name)
 
     def model(self, device: str = "cpu") -> LatentModel:
-        """Load the run's model; its weights are averages over training unless train.ema_decay is 0.
+        """Return the run's model in evaluation mode; its weights are averages unless train.ema_decay is 0.
+
+        Weights are read from the run directory, or not at all directly after training.
 
         Raises:
             CheckpointError: the run has not saved a model yet, or is a fitted posterior.
@@ -191,6 +195,9 @@ class Run:
                 given=self.path,
                 fix=f"resume it: advae train --resume {quote(str(self.path))}",
             )
+        trained = self.trained_model
+        if trained is not None and trained.checksum == self._model_checksum():
+            return trained.to(device).requires_grad_().eval()
         return LatentModel.from_pretrained(folder, device)
 
 

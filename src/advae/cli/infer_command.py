@@ -54,7 +54,7 @@ def run(options: InferCommandOptions) -> int:
     """Fit, check, report."""
     if (options.file is None) == (options.resume is None):
         raise ConfigError("Nothing to infer.", expected="advae infer FILE, or --resume DIR")
-    from advae.inference.model_file import read_model_file
+    from advae.inference.model_file import load_model_file
     from advae.inference.variational_inference import infer
     from advae.training.signals import Interrupted
     from advae.training.train import dated_run_dir
@@ -65,7 +65,7 @@ def run(options: InferCommandOptions) -> int:
     else:
         file, fit, seed = str(options.file), options.fit, options.seed
         out = Path(options.out or dated_run_dir(Path(file).stem, seed))
-    model = read_model_file(file)
+    model = load_model_file(file)
     log(options, f"fitting {fit.family} to {model.path} …")
     try:
         infer(

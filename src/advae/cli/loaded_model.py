@@ -195,10 +195,10 @@ def load_examples(loaded: LoadedModel, options: ExampleOptions) -> Examples:
 def _load_input(loaded: LoadedModel, source: str, part: str | None) -> tuple[str, Split]:
     """Load all examples of a source (or of one part of it) in their order; images are fitted to the model."""
     from advae.data import DataOptions, load_part
-    from advae.data.sources import locate
+    from advae.data.readers import find_reader
 
     shape = loaded.model.x_shape
     fit: dict[str, int] = {}
-    if locate(source).kind not in ("digits", "array") and loaded.has_images:
+    if find_reader(source)[0].resizes_images and loaded.has_images:
         fit = {"channels": shape[0]} | ({"image_size": shape[1]} if shape[1] == shape[2] else {})
     return load_part(DataOptions(source=source, **fit), loaded.preprocessing, part)  # type: ignore[arg-type]

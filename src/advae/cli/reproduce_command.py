@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,34 +15,18 @@ from advae.io import read_json
 from advae.progress import stage_progress
 
 if TYPE_CHECKING:
-    from advae.reproduce.jobs import Plan, Record, Study, Wanted
+    from advae.reproduce.plan import Plan, PlanOptions, Record
     from advae.reproduce.table_spec import Table
 
 SUMMARY = "train and evaluate a paper's table and compare it with the published one"
 EXAMPLES = """
 advae reproduce --list
 advae reproduce avb-3a --data.source path/to/mnist --dry-run          # what it would train, and how long
-advae reproduce avb-3a --data.source path/to/mnist --budget 30m --images 256 --out results/short
+advae reproduce avb-3a --data.source path/to/mnist --steps 1000 --images 256 --out results/short
 advae reproduce avb-3a --data.source path/to/mnist                    # in full; interrupted, it continues
 advae reproduce bavae --data.source mnist=path/to/mnist --data.source cifar10=path/to/cifar10
 advae reproduce asvae-1 --rows asvae-mnist-conv,vae-mnist-conv --seeds 0,1,2
-advae reproduce toy
 """
-SECONDS_PER_UNIT = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-DURATION = re.compile(r"(?:\d+(?:\.\d+)?[smhd])+")
-
-
-def parse_duration(text: str) -> float:
-    """Return a duration in seconds.
-
-    >>> parse_duration("90s"), parse_duration("1h30m"), parse_duration("1.5h")
-    (90.0, 5400.0, 5400.0)
-    """
-    terms = re.findall(r"[\d.]+[smhd]", text) if DURATION.fullmatch(text) else []
-    total = sum(float(term[:-1]) * SECONDS_PER_UNIT[term[-1]] for term in terms)
-    if not total:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a duration such as 90s, 30m, 2h or 1h30m")
-    return total
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,10 +45,10 @@ class ReproduceOptions(OutputOptions):
     """Only these rows, by the names of their recipes."""
     seeds: tuple[Seed, ...] = ()
     """Seeds of every row (default: 0)."""
-    budget: Annotated[float | None, parse_duration, "TIME"] = None
-    """Train for about this long in total (90s, 30m, 2h): the same time for every row, in fewer steps."""
+    steps: Count | None = None
+    """Train every row for at most N steps, for a quick look."""
     dry_run: bool = False
-    """Print what would be done and estimate how long it takes."""
+    """Print what would be done and estimate the training time."""
     runs: FolderPath = "runs/reproduce"
     """Where the runs are."""
     out: FolderPath = "results"
@@ -92,16 +75,13 @@ def run(options: ReproduceOptions) -> int:
         return _list_tables(options)
     from advae.reproduce.table_spec import read_table
 
-    table = read_table(options.table)
-    from advae.reproduce.studies import study_of
-
-    return reproduce(table, study_of(table), options)
+    return reproduce(read_table(options.table), options)
 
 
-def reproduce(table: Table, study: Study, options: ReproduceOptions) -> int:
+def reproduce(table: Table, options: ReproduceOptions) -> int:
     """Reproduce a table; return exit code 1 if a row failed."""
-    from advae.reproduce.plan import planned
-    from advae.reproduce.runner import carried_out
+    from advae.reproduce.plan import make_plan
+    from advae.reproduce.runner import run_plan
     from advae.run import check_writable
 
     options = replace(options, quiet=options.quiet or options.json)
@@ -111,33 +91,33 @@ def reproduce(table: Table, study: Study, options: ReproduceOptions) -> int:
 
     out = Path(options.out)
     check_writable(out)
-    plan = planned(table, _plan_options(options), study, say, keep=not options.dry_run)
+    plan = make_plan(table, _plan_options(options), say)
     if options.dry_run:
         return _dry_run(plan, options)
     try:
         stage = stage_progress(options.quiet)
-        records = carried_out(plan, out, stage, say, command=options.command, quiet=options.quiet)
+        records = run_plan(plan, out, stage, say, command=options.command, quiet=options.quiet)
     except KeyboardInterrupt as stop:
         stop.args = (f"{str(stop) or 'Interrupted'}; the same command continues.",)
         raise
     return _print_result(plan, records, options)
 
 
-def _plan_options(options: ReproduceOptions) -> Wanted:
-    from advae.reproduce.jobs import Wanted
+def _plan_options(options: ReproduceOptions) -> PlanOptions:
+    from advae.reproduce.plan import PlanOptions
 
     evaluation = {
         "limit": options.images,
         "chains": options.chains,
         "temperatures": options.temperatures,
-        "features": options.feature_extractor,
+        "feature_extractor": options.feature_extractor,
     }
-    return Wanted(
+    return PlanOptions(
         rows=options.rows,
         seeds=tuple(dict.fromkeys(options.seeds)),
-        budget=options.budget,
+        max_steps=options.steps,
         sources=_sources(options.data_source),
-        judge={name: value for name, value in evaluation.items() if value is not None},
+        evaluation={name: value for name, value in evaluation.items() if value is not None},
         runs=Path(options.runs),
         device=options.device,
     )
@@ -158,9 +138,9 @@ def _sources(values: Iterable[str]) -> dict[str, str]:
 
 
 def _list_tables(options: ReproduceOptions) -> int:
-    from advae.reproduce.table_spec import read_table, tables
+    from advae.reproduce.table_spec import read_table, table_names
 
-    specs = [read_table(name) for name in tables()]
+    specs = [read_table(name) for name in table_names()]
     if options.json:
         print_json([{"name": t.name, "title": t.title, "rows": [row.name for row in t.rows]} for t in specs])
     else:
@@ -170,41 +150,33 @@ def _list_tables(options: ReproduceOptions) -> int:
 
 
 def _dry_run(plan: Plan, options: ReproduceOptions) -> int:
-    """Print what would be done, with estimated times."""
-    from advae.reproduce.forecast import forecast
+    """Print what would be done, with estimated training times."""
+    from advae.reproduce.estimate_cost import estimate_cost
 
-    rows = forecast(plan, lambda text: log(options, text))
-    total = {key: sum(row[key] or 0.0 for row in rows) for key in ("training", "evaluation")}
+    jobs = estimate_cost(plan, lambda text: log(options, text))
+    seconds = sum(job["training"] or 0.0 for job in jobs)
     if options.json:
-        print_json({"table": plan.table.name, "estimated": True, "jobs": rows, "seconds": total})
+        print_json({"table": plan.table.name, "estimated": True, "jobs": jobs, "seconds": seconds})
         return 0
-
-    def time(seconds: float | None) -> str:
-        return "?" if seconds is None else format_duration(seconds) if seconds else "–"
-
     cells = [
         (
-            row["recipe"],
-            str(row["seed"]),
-            row["state"],
-            f"{format_count(row['steps'])} of {format_count(row['recipe_steps'])}",
-            time(row["training"]),
-            time(row["evaluation"]),
+            job["recipe"],
+            str(job["seed"]),
+            job["state"],
+            f"{format_count(job['steps'])} of {format_count(job['recipe_steps'])}",
+            "?" if job["training"] is None else format_duration(job["training"]) if job["training"] else "–",
         )
-        for row in rows
+        for job in jobs
     ]
-    columns = ("recipe", "seed", "state", "steps", "training", "evaluation")
-    print_table(columns, cells, ("seed", "steps", "training", "evaluation"))
-    training, evaluation = (format_duration(total[key]) for key in ("training", "evaluation"))
+    print_table(("recipe", "seed", "state", "steps", "training"), cells, ("seed", "steps", "training"))
     print(
-        f"\nestimated from a few steps timed now: training {training}, evaluation {evaluation}, without diagnostics,"
-        " feature networks and autoregressive sampling"
+        f"\nestimated from a few steps timed now: training {format_duration(seconds)}; evaluation not included"
     )
     log(options, "nothing was trained")
     return 0
 
 
-def _print_result(plan: Plan, records: list[Record], options: ReproduceOptions) -> int:
+def _print_result(plan: Plan, records: Sequence[Record], options: ReproduceOptions) -> int:
     failed = [record for record in records if "error" in record]
     page = Path(options.out) / f"{plan.table.name}.md"
     if options.json:
@@ -221,14 +193,12 @@ def _print_result(plan: Plan, records: list[Record], options: ReproduceOptions) 
 
 def _print_tables(table: Table, page: Path) -> None:
     """Print published values next to ours, and paired differences between rows."""
-    from advae.reproduce.against import TITLE, cells_of
-    from advae.reproduce.beside import plain_table
+    from advae.reproduce.markdown_report import DIFFERENCES_TITLE, plain_table
+    from advae.reproduce.paired_differences import difference_cells
 
-    if not table.columns:
-        return
     record = read_json(page.with_suffix(".json"))
     print_table(*plain_table(record))
-    columns, rows = cells_of(record)
+    columns, rows = difference_cells(record)
     if rows:
-        print(f"\n{TITLE}")
+        print(f"\n{DIFFERENCES_TITLE}")
         print_table(columns, rows)

@@ -241,6 +241,12 @@ def is_active(players: Players, player: str) -> bool:
     return players is None or player in players
 
 
+def sample_for_critic(model: LatentModel, n: int, players: Players) -> Tensor:
+    """Sample ``x_p [n, *x_shape]``, with gradients only where the generator is updated."""
+    with torch.set_grad_enabled(torch.is_grad_enabled() and is_active(players, "model")):
+        return model.decode(model.prior.rsample((n,))).rsample()
+
+
 def log_density(distribution: Distribution, value: Tensor) -> Tensor | float:
     """Return a known term: the log density at ``value`` with constant parameters, or 0 without a density.
 

@@ -23,12 +23,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
 from advae.density_ratio import logistic_contrast
-from advae.methods.base import METHODS, CriticSpec, Losses, Method, Players, Weight, is_active
+from advae.methods.base import (
+    METHODS,
+    CriticSpec,
+    Losses,
+    Method,
+    Players,
+    Weight,
+    is_active,
+    sample_for_critic,
+)
 from advae.model import LatentModel
 from advae.networks.base import critic_of_x
 
@@ -36,12 +44,6 @@ from advae.networks.base import critic_of_x
 def generator_loss(T: Tensor, minimax: bool) -> Tensor:
     """Return the generator's loss from the critic at its samples, ``[B]``: −log D (sec. 3), or log(1 − D) of (1)."""
     return -softplus(T) if minimax else softplus(-T)
-
-
-def sample_for_critic(model: LatentModel, n: int, players: Players) -> Tensor:
-    """Sample ``x_p [n, *x_shape]``, with gradients only where the generator is updated."""
-    with torch.set_grad_enabled(torch.is_grad_enabled() and is_active(players, "model")):
-        return model.decode(model.prior.rsample((n,))).rsample()
 
 
 @METHODS.register("gan")

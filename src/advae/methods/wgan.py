@@ -26,8 +26,16 @@ import torch
 from torch import Tensor, nn
 
 from advae.errors import ConfigError
-from advae.methods.base import METHODS, CriticSpec, Losses, Method, Players, Weight, is_active
-from advae.methods.gan import sample_for_critic
+from advae.methods.base import (
+    METHODS,
+    CriticSpec,
+    Losses,
+    Method,
+    Players,
+    Weight,
+    is_active,
+    sample_for_critic,
+)
 from advae.model import LatentModel
 from advae.networks.base import critic_of_x
 
