@@ -16,7 +16,7 @@ from advae.model import build_model
 from advae.networks import CRITICS, NETWORKS
 from truth.paper_networks import FACES, MNIST, PAPER_NETWORKS, PaperNetwork, fc
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "papers"
 B = 2
 
 every_network = pytest.mark.parametrize("name", PAPER_NETWORKS)
