@@ -23,7 +23,8 @@ def exact_posterior() -> advae.Posterior:
         target.log_joint,
         target.parameters,
         family="full-rank",
-        steps=30,
+        initial_power=1.0,  # the preconditioner is then exact, and the fit starts there
+        steps=1,
         fits=2,
         samples_per_step=32,
         quiet=True,

@@ -211,12 +211,13 @@ def _train(fit: VariationalFit, posterior: Posterior, run: Run | None, quiet: bo
 def _log_metrics(fit: VariationalFit, posterior: Posterior, logger: MetricsLogger | None) -> dict[str, float]:
     """Record the metrics of the last step, and return their means over fits."""
     per_fit = {name: value.tolist() for name, value in fit.metrics.items()}
-    if fit.phase != "settle" or fit.step == fit.total_steps - fit.settle_steps:  # the ELBO is new
-        posterior.history.append((fit.step, per_fit["elbo"]))
+    elbo = per_fit.get("elbo", [])  # none in the last phase, in which only the critic is trained
+    if elbo:
+        posterior.history.append((fit.step, elbo))
     means = {name: sum(values) / len(values) for name, values in per_fit.items()}
     if logger is not None:
-        elbos = {f"elbo/{i}": value for i, value in enumerate(per_fit["elbo"])}
-        logger.write(fit.step, "train", posterior.seconds, {**means, **elbos})
+        per_fit_elbo = {f"elbo/{i}": value for i, value in enumerate(elbo)}
+        logger.write(fit.step, "train", posterior.seconds, {**means, **per_fit_elbo})
     return means
 
 
