@@ -1,4 +1,4 @@
-"""What can be said about the data on the command line or in a recipe."""
+"""Options of the data."""
 
 from __future__ import annotations
 
@@ -11,46 +11,46 @@ Storage = Literal["auto", "resident", "stream"]
 
 @dataclass(frozen=True)
 class DataOptions:
-    """Where the data are, how they are cut, and how they are observed."""
+    """Source, splits, preprocessing and storage of the data."""
 
     source: str = "digits"
-    """The data: `digits` (embedded handwritten digits), a .npy or .npz file, a folder of images, a Parquet
-    file, folder or glob, or a data set of the hub as OWNER/NAME."""
+    """The data: `digits` (handwritten digits of scikit-learn), a .npy or .npz file, a folder of images, a Parquet
+    file, folder or pattern, or a data set of the Hugging Face hub as OWNER/NAME."""
 
     preprocessing: PreprocessingName = "dequantize"
-    """How a stored example becomes an observation: `binarize-dynamic` (pixels drawn anew at each look),
-    `binarize-static` (drawn once), `gray` (pixel / 255, the probability of a one), `dequantize` (8 bits plus
+    """How stored examples become observations: `binarize-dynamic` (pixels sampled in every step),
+    `binarize-static` (sampled once), `gray` (pixel / 255, the probability of a one), `dequantize` (8 bits plus
     uniform noise, in [0, 1)) or `standardize` (mean 0, standard deviation 1 over the training examples)."""
 
     validation: float | None = None
-    """Validation examples, a share in (0, 1) or a count: of the source's own validation split the first so
-    many, otherwise cut from the end of train. By default the whole split of the source, otherwise the last
+    """Number of validation examples, or their fraction in (0, 1): the first of the source's validation split if it
+    has one, otherwise cut from the end of train. By default the whole split of the source, otherwise the last
     10,000 of train when it has 50,000 or more, otherwise its last tenth."""
 
     test: float | None = None
-    """Test examples, a share in (0, 1) or a count: of the source's own test split the first so many,
-    otherwise cut from the end. By default the whole split of the source, otherwise a tenth."""
+    """Number of test examples, or their fraction in (0, 1): the first of the source's test split if it has one,
+    otherwise cut from the end of train. By default the whole split of the source, otherwise a tenth."""
 
     split_seed: int = 0
-    """Seed of the shuffle before cutting, for sources without an order of their own. Parquet, hub and .npz
-    sources with a test split keep their order, unless it goes class by class."""
+    """Seed of the shuffle before cutting, for sources without a meaningful order. Parquet, hub and .npz sources
+    with a test split keep their order, unless they are sorted by class."""
 
     binarize_seed: int = 0
-    """Seed of the draws of `binarize-static`."""
+    """Seed of `binarize-static`."""
 
     image_size: int | None = None
-    """Resize the shorter side to this, at most 1024, and crop the centre square (folders, Parquet, hub). By default
-    the size is kept, and must then be the same for all images."""
+    """Resize the shorter side to this many pixels, at most 1024, and crop the center square (image folders,
+    Parquet, hub). By default the size is kept, and must then be the same for all images."""
 
     channels: int | None = None
-    """Convert images (folders, Parquet, hub) to 1 channel (gray) or 3 (RGB). By default as the first."""
+    """Convert images (image folders, Parquet, hub) to 1 channel (gray) or 3 (RGB). By default as the first image."""
 
     limit: int | None = None
-    """Use only the first so many training examples (for trials)."""
+    """Use only the first training examples, this many."""
 
     storage: Storage = "auto"
-    """`resident` holds all examples on the device, `stream` reads them as they are needed; `auto` streams
-    what is larger than 2 GiB."""
+    """`resident` keeps all examples on the device, `stream` reads them when needed; `auto` streams data of more
+    than 2 GiB."""
 
     workers: int = 2
     """Processes that read streamed data ahead; 0 reads in the main process."""

@@ -1,11 +1,11 @@
-"""The vocabulary of the data floor: rows to read, a source of parts, splits, preprocessings, a data set."""
+"""Data sets: indexed examples, splits, and the base class of preprocessing."""
 
 from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
@@ -17,62 +17,70 @@ from torch import Tensor
 from advae.errors import ConfigError, DataError
 
 Indices = npt.NDArray[np.int64]
-CHUNK = (
-    1024  # examples read at a time: large enough to hide the call, small enough for 256 × 256 RGB (200 MB)
-)
+CHUNK_SIZE = 1024  # examples per read: few calls, and 200 MB for RGB images of 256 × 256
+MAX_REPORTED_ERRORS = 5
 
-SPLITS = {
+SPLIT_NAMES = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing"),
 }
 
 
-def split_of(name: str) -> str | None:
-    """The split that a file, folder or key is named after: ``train-00000-of-00001`` is train.
+def split_from_name(name: str) -> str | None:
+    """Return the split that a file, folder or key is named after: ``train-00000-of-00001`` is train.
 
-    >>> split_of("test"), split_of("val_2"), split_of("trainer")
+    >>> split_from_name("test"), split_from_name("val_2"), split_from_name("trainer")
     ('test', 'validation', None)
     """
-    for split, words in SPLITS.items():
+    for split, words in SPLIT_NAMES.items():
         if re.match(rf"({'|'.join(words)})(?![a-z])", name.lower()):
             return split
     return None
 
 
+def chunk_ranges(total: int, size: int = CHUNK_SIZE) -> list[range]:
+    """Return consecutive ranges of at most ``size`` indices that cover ``range(total)``.
+
+    >>> chunk_ranges(5, 2)
+    [range(0, 2), range(2, 4), range(4, 5)]
+    """
+    return [range(start, min(start + size, total)) for start in range(0, total, size)]
+
+
 @dataclass
-class Problems:
-    """What went wrong while reading images, collected so that one message can name and count it."""
+class ReadErrors:
+    """Errors collected while images are read, so that one message can list and count them."""
 
     unreadable: list[str] = field(default_factory=list)
     sizes: Counter[str] = field(default_factory=Counter)
 
-    def report(self, total: int) -> None:
-        """Do nothing if nothing went wrong.
+    def raise_if_any(self, total: int) -> None:
+        """Raise a summary of the errors among ``total`` images, if there are any.
 
         Raises:
-            DataError: images that cannot be read (up to five named), or sizes that differ.
+            DataError: if images cannot be read (up to five are listed), or have different sizes.
         """
         if self.unreadable:
-            rest = len(self.unreadable) - 5
-            named = "; ".join(self.unreadable[:5]) + (f"; and {rest} more" if rest > 0 else "")
+            rest = len(self.unreadable) - MAX_REPORTED_ERRORS
+            listed = "; ".join(self.unreadable[:MAX_REPORTED_ERRORS])
             raise DataError(
-                f"{len(self.unreadable)} of {total} images cannot be read",
-                given=named,
+                f"{len(self.unreadable)} of {total} images cannot be read.",
+                given=listed + (f"; and {rest} more" if rest > 0 else ""),
                 fix="remove or replace these images",
             )
         if len(self.sizes) > 1:
             common = ", ".join(f"{size} ({count})" for size, count in self.sizes.most_common(4))
             raise DataError(
-                f"the images have {len(self.sizes)} different sizes",
+                f"The images have {len(self.sizes)} different sizes.",
                 given=f"height × width (images): {common}",
                 expected="one size",
                 fix="set data.image_size, e.g. --data.image_size 64, to resize and crop them",
             )
 
 
-class Rows(ABC):
-    """Examples that can be read by their indices; picklable, so that workers can read them."""
+class IndexedExamples(ABC):
+    """Examples that are read by index. Picklable, so that workers can read them."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -81,151 +89,132 @@ class Rows(ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def read(self, indices: Indices, problems: Problems | None = None) -> npt.NDArray[Any]:
-        """The examples [B, *shape]; failures go into ``problems``, or raise DataError where it is None."""
+    def read(self, indices: Indices, errors: ReadErrors | None = None) -> npt.NDArray[Any]:
+        """Return the examples ``[B, *shape]``. Failures are added to ``errors``, or raised if it is None."""
 
-    def scan(self, indices: Indices, problems: Problems) -> None:
-        """A cheap look for failures before streaming; arrays were looked at when they were opened."""
+    def scan(self, indices: Indices, errors: ReadErrors) -> None:
+        """Check cheaply, without decoding, that examples can be read. Arrays are checked when opened."""
         return
 
 
-class Subset(Rows):
-    """Some rows of others, in a given order."""
+class Subset(IndexedExamples):
+    """Some of other examples, in a given order."""
 
-    def __init__(self, rows: Rows, order: Indices) -> None:
-        self.rows, self.order = rows, order
-        self.shape, self.dtype = rows.shape, rows.dtype
+    def __init__(self, examples: IndexedExamples, order: Indices) -> None:
+        self.examples, self.order = examples, order
+        self.shape, self.dtype = examples.shape, examples.dtype
 
     def __len__(self) -> int:
         return len(self.order)
 
-    def read(self, indices: Indices, problems: Problems | None = None) -> npt.NDArray[Any]:
-        return self.rows.read(self.order[indices], problems)
+    def read(self, indices: Indices, errors: ReadErrors | None = None) -> npt.NDArray[Any]:
+        return self.examples.read(self.order[indices], errors)
 
-    def scan(self, indices: Indices, problems: Problems) -> None:
-        self.rows.scan(self.order[indices], problems)
-
-
-@dataclass(frozen=True)
-class Source:
-    """An opened source.
-
-    Args:
-        name: a short name for people.
-        parts: rows by split; always a train, and a validation or test where the source has its own.
-        labels: a class number or name for each example of a part, as they come; absent where there are none.
-        ordered: whether the order of the examples means something.
-        class_names: names of the class numbers, where known.
-    """
-
-    name: str
-    parts: Mapping[str, Rows]
-    labels: Mapping[str, npt.ArrayLike] = field(default_factory=dict)
-    ordered: bool = False
-    class_names: tuple[str, ...] | None = None
+    def scan(self, indices: Indices, errors: ReadErrors) -> None:
+        self.examples.scan(self.order[indices], errors)
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """The examples of one purpose: resident as a tensor, or streamed from rows.
+    """Training, validation or test examples, resident in memory or streamed.
 
     Args:
         name: train, validation or test.
-        values: the resident examples, uint8 or float32 [N, *shape]; None when they are streamed.
-        labels: class ids, int64 [N], -1 where unknown; None without labels.
-        rows: what a streamed split reads.
+        values: resident examples, uint8 or float32 ``[N, *shape]``; None if they are streamed.
+        labels: class ids, int64 ``[N]``, -1 where unknown; None without labels.
+        examples: where a streamed split is read from.
     """
 
     name: str
     values: Tensor | None
     labels: Tensor | None = None
-    rows: Rows | None = None
+    examples: IndexedExamples | None = None
 
     def __len__(self) -> int:
-        return len(self.source)
+        return len(self.storage)
 
     @property
-    def source(self) -> Tensor | Rows:
-        """The tensor of a resident split, the rows of a streamed one."""
-        found = self.values if self.values is not None else self.rows
-        assert found is not None, "a split has values or rows"
-        return found
+    def storage(self) -> Tensor | IndexedExamples:
+        """The tensor of a resident split, the examples of a streamed one."""
+        storage = self.values if self.values is not None else self.examples
+        assert storage is not None, "a split has values or examples"
+        return storage
 
     @property
     def resident(self) -> bool:
-        """Whether all examples are held as one tensor."""
+        """Whether all examples are in memory, as one tensor."""
         return self.values is not None
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of one example."""
-        return tuple(self.values.shape[1:]) if isinstance(self.source, Tensor) else self.source.shape  # type: ignore[union-attr]
+        storage = self.storage
+        return tuple(storage.shape[1:]) if isinstance(storage, Tensor) else storage.shape
 
     @property
     def dtype(self) -> torch.dtype:
-        """uint8 or float32."""
-        return self.source.dtype
+        """The type of stored values: uint8 or float32."""
+        return self.storage.dtype
 
     def raw(self, indices: Tensor | Sequence[int]) -> Tensor:
-        """The stored examples at these places, [B, *shape], on the device of ``values`` (streamed: CPU)."""
-        wanted = torch.as_tensor(indices, dtype=torch.int64)
+        """Return stored examples ``[B, *shape]``, on the device of ``values`` (streamed: CPU)."""
+        indices = torch.as_tensor(indices, dtype=torch.int64)
         if self.values is not None:
-            return self.values.index_select(0, wanted.to(self.values.device))
-        assert self.rows is not None
-        return torch.from_numpy(self.rows.read(wanted.cpu().numpy()))
+            return self.values.index_select(0, indices.to(self.values.device))
+        assert self.examples is not None
+        return torch.from_numpy(self.examples.read(indices.cpu().numpy()))
 
-    def chunks(self, size: int = CHUNK) -> Iterator[Tensor]:
-        """All examples in their order, ``size`` at a time; the last chunk may be smaller."""
-        for start in range(0, len(self), size):
-            stop = min(start + size, len(self))
-            yield self.raw(range(start, stop)) if self.values is None else self.values[start:stop]
+    def chunks(self, size: int = CHUNK_SIZE) -> Iterator[Tensor]:
+        """Yield all stored examples in order, ``size`` at a time; the last chunk may be smaller."""
+        for chunk in chunk_ranges(len(self), size):
+            yield self.raw(chunk) if self.values is None else self.values[chunk.start : chunk.stop]
 
     def to(self, device: str | torch.device) -> Self:
-        """This split with its tensors on a device; a streamed split has only labels to move."""
+        """Return this split with its tensors on a device; of a streamed split these are the labels."""
         values, labels = (t if t is None else t.to(device) for t in (self.values, self.labels))
         return replace(self, values=values, labels=labels)
 
 
 class Preprocessing(ABC):
-    """How a stored example becomes an observation ``x``, and how ``x`` goes back to gray levels.
+    """A map from stored examples to observations ``x``, and from ``x`` back to gray levels.
 
-    ``support`` says where the observations live: ``binary`` {0, 1}, ``unit`` [0, 1], ``8-bit`` (bins of width
-    1/256 in [0, 1)) or ``real``. ``unit`` of :meth:`to_gray` is ``gray levels``, or ``data units`` where the
-    examples are no images.
+    ``support`` is the set that contains the observations: ``binary`` {0, 1}, ``unit`` [0, 1], ``8-bit`` (bins of
+    width 1/256 in [0, 1)) or ``real``. ``unit`` is the unit of :meth:`to_gray`: ``gray levels``, or ``data units``
+    for examples that are not images.
     """
 
     name: ClassVar[str]
     support: ClassVar[str]
-    eight_bit: ClassVar[bool] = True  # whether it needs examples stored as uint8
+    eight_bit: ClassVar[bool] = True  # whether examples must be stored as uint8
     unit: str = "gray levels"
 
     @abstractmethod
     def apply(self, raw: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Observations, float32 [B, *shape] on the device of ``raw``; a new draw each call where random."""
+        """Return observations, float32 ``[B, *shape]`` on the device of ``raw``, with new noise in each call."""
 
     @abstractmethod
     def to_gray(self, x: Tensor) -> Tensor:
-        """Observations or decoder means on the scale 0 to 255, float32; not clamped (figures clamp)."""
+        """Map observations or decoder means to the scale 0 to 255, float32, not clamped."""
 
     def raw_to_gray(self, raw: Tensor) -> Tensor:
-        """Stored examples on the scale of :meth:`to_gray`, without noise, float32 [B, *shape]."""
+        """Map stored examples to the scale of :meth:`to_gray`, without noise, float32 ``[B, *shape]``."""
         return raw.to(torch.float32)
 
-    def fixed(self, split: Split, ordinal: int) -> Split:
-        """A split after what the preprocessing does once, before training: nothing, for most."""
+    def prepare_split(self, split: Split, ordinal: int) -> Split:
+        """Apply what is done once, before training, to the split with number ``ordinal``; by default nothing."""
         return split
 
     def describe(self) -> dict[str, Any]:
-        """The name and every number needed to apply in the same way again; JSON."""
+        """Return the name and all parameters as JSON; :func:`preprocessing_from_dict` is the inverse."""
         return {"name": self.name, "support": self.support, "unit": self.unit}
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Three splits and the preprocessing by which they are observed.
+    """Three splits and their preprocessing.
 
-    ``checksum`` is a short SHA-256 over shape, values and labels of the three splits, before the preprocessing; of
-    streamed data over evenly spaced examples, and it then begins with ``sampled-``.
+    ``checksum`` is a short SHA-256 of shapes, values and labels of the three splits before preprocessing. Of
+    streamed data it covers evenly spaced examples, and then begins with ``sampled-``.
     """
 
     name: str
@@ -245,7 +234,7 @@ class Dataset:
         return self.train, self.validation, self.test
 
     def describe(self) -> dict[str, Any]:
-        """What a reader of a result must know of the data; JSON."""
+        """Return a description of the data for run directories and results, as JSON."""
         return {
             "name": self.name,
             "source": self.source,
@@ -259,19 +248,19 @@ class Dataset:
 
 
 def check_batch_size(split: Split, batch_size: int, world: int = 1) -> None:
-    """Whether a split fills a batch on every rank.
+    """Check that a split fills a batch on each of ``world`` processes.
 
     Raises:
-        ConfigError: a batch size below 1.
-        DataError: a batch larger than the split.
+        ConfigError: if the batch size is below 1.
+        DataError: if a batch is larger than the split.
     """
     if batch_size < 1:
-        raise ConfigError("the batch size must be 1 or more (train.batch_size)", given=batch_size)
+        raise ConfigError("The batch size (train.batch_size) must be 1 or more.", given=batch_size)
     if batch_size * world > len(split):
         processes = f" on each of {world} processes" if world > 1 else ""
         raise DataError(
-            "a batch is larger than the data",
+            "A batch is larger than the data.",
             given=f"train.batch_size {batch_size}{processes}, {len(split)} {split.name} examples",
             expected=f"at most {len(split) // world}",
-            fix=f"set train.batch_size to {max(1, len(split) // world)} or less, or give more data",
+            fix=f"set train.batch_size to {max(1, len(split) // world)} or less, or use more data",
         )

@@ -1,4 +1,4 @@
-"""Training batches: the batch of a step is a pure function of (seed, step, rank), resident or streamed."""
+"""Training batches as a pure function of (seed, step, rank), resident or streamed."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from advae.data.dataset import Split, check_batch_size
+from advae.data.splits import permutation
 from advae.errors import DataError
 from advae.random import mix_seeds
 
-PREFETCH = 4  # batches that each worker reads ahead
+PREFETCH_FACTOR = 4  # batches that each worker reads ahead
 
 
 class BatchLoader:
-    """Shuffled batches of a split, epoch after epoch; the tail of an epoch that fills no batch is dropped.
+    """Shuffled batches of a split, epoch after epoch, without the incomplete batch at the end of an epoch.
 
     Args:
-        split: what to draw from; a resident split is moved to the device.
-        batch_size: examples a batch on each rank.
+        split: the examples; a resident split is moved to the device.
+        batch_size: examples per batch on each rank.
         seed: of the shuffles.
-        rank, world: which of how many processes this is; together they use ``batch_size * world`` a step.
-        device: where the batches are wanted.
-        workers: processes that read streamed data ahead; 0 reads in this one.
+        rank, world: this process and the number of processes; together they use ``batch_size * world`` per step.
+        device: of the batches.
+        workers: processes that read streamed data ahead; 0 reads in this process.
 
     Raises:
-        ConfigError: a batch size below 1.
-        DataError: a batch larger than the split.
+        ConfigError: if the batch size is below 1.
+        DataError: if a batch is larger than the split.
     """
 
     def __init__(
@@ -46,56 +47,52 @@ class BatchLoader:
         check_batch_size(split, batch_size, world)
         self.device = torch.device(device)
         self.split = split.to(self.device)
-        self.batch_size, self.seed, self.rank, self.world, self.workers = (
-            batch_size,
-            seed,
-            rank,
-            world,
-            workers,
-        )
-        self._order: tuple[int, Tensor] = (-1, torch.empty(0, dtype=torch.int64))
+        self.batch_size, self.seed, self.workers = batch_size, seed, workers
+        self.rank, self.world = rank, world
+        self._cached_epoch, self._cached_order = -1, torch.empty(0, dtype=torch.int64)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches in an epoch."""
+        """Complete batches per epoch."""
         return len(self.split) // (self.batch_size * self.world)
 
     def indices(self, step: int) -> Tensor:
-        """The places in the split of this rank's batch, int64 [B]; on the device if the split is resident."""
-        epoch, within = divmod(step, self.steps_per_epoch)
-        start = (within * self.world + self.rank) * self.batch_size
-        return self._permutation(epoch)[start : start + self.batch_size]
+        """Return the indices of this rank's batch, int64 ``[B]``, on the device if the split is resident."""
+        epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
+        start = (step_in_epoch * self.world + self.rank) * self.batch_size
+        return self._epoch_order(epoch)[start : start + self.batch_size]
 
-    def _permutation(self, epoch: int) -> Tensor:
-        """The shuffle of an epoch; drawn on the CPU, so that it is the same on every device, and kept."""
-        if self._order[0] != epoch:
-            generator = torch.Generator().manual_seed(mix_seeds(self.seed, epoch))
-            order = torch.randperm(len(self.split), generator=generator)
-            self._order = epoch, order.to(self.device) if self.split.resident else order
-        return self._order[1]
+    def _epoch_order(self, epoch: int) -> Tensor:
+        """Return the order of an epoch, shuffled on the CPU so that it is the same for every device."""
+        if self._cached_epoch != epoch:
+            order = permutation(len(self.split), mix_seeds(self.seed, epoch))
+            self._cached_order = order.to(self.device) if self.split.resident else order
+            self._cached_epoch = epoch
+        return self._cached_order
 
     def __call__(self, step: int) -> Tensor:
-        """The stored examples of a step, uint8 or float32 [B, *shape] on the device."""
+        """Return the stored examples of a step, uint8 or float32 ``[B, *shape]`` on the device."""
         return self.split.raw(self.indices(step)).to(self.device)
 
     def stream(self, start: int = 0) -> Iterator[Tensor]:
-        """The batches of steps ``start``, ``start + 1``, and so on without end."""
+        """Yield the batches of steps ``start``, ``start + 1``, … without end."""
         if not self.split.resident:
-            yield from self._streamed(start)
+            yield from self._read_ahead(start)
         step = start
         while True:
             yield self(step)
             step += 1
 
-    def _streamed(self, start: int) -> Iterator[Tensor]:
+    def _read_ahead(self, start: int) -> Iterator[Tensor]:
+        """Yield batches of a streamed split, read by the workers."""
         loader: DataLoader[Any] = DataLoader(
-            _Read(self.split),
-            batch_sampler=_Steps(self, start),
-            collate_fn=_as_read,
+            _BatchDataset(self.split),
+            batch_sampler=_StepSampler(self, start),
+            collate_fn=_identity,
             num_workers=self.workers,
-            prefetch_factor=PREFETCH if self.workers else None,
+            prefetch_factor=PREFETCH_FACTOR if self.workers else None,
             pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # its own: the loader must not draw from the generator of the run
+            generator=torch.Generator(),  # without it, the loader would advance the global generator
         )
         for batch in loader:
             if isinstance(batch, DataError):
@@ -103,8 +100,8 @@ class BatchLoader:
             yield batch.to(self.device, non_blocking=True)
 
 
-class _Steps:
-    """The indices of one step after another, without end, as the loader asks for them."""
+class _StepSampler:
+    """Batch sampler with the indices of step after step, without end."""
 
     def __init__(self, batches: BatchLoader, start: int) -> None:
         self.batches, self.start = batches, start
@@ -116,8 +113,8 @@ class _Steps:
             step += 1
 
 
-class _Read(Dataset[Tensor]):
-    """A split as the loader's workers read it: a whole batch at a time."""
+class _BatchDataset(Dataset[Tensor]):
+    """A split that workers read one batch at a time."""
 
     def __init__(self, split: Split) -> None:
         self.split = split
@@ -126,13 +123,13 @@ class _Read(Dataset[Tensor]):
         return self.split.raw([index])[0]
 
     def __getitems__(self, indices: list[int]) -> Tensor | DataError:
-        """The batch; an error is handed over as it is, for raising it here would bury it in a traceback."""
+        """Return the batch, or a DataError: raised in a worker, it would be wrapped in a traceback."""
         try:
             return self.split.raw(indices)
         except DataError as error:
             return error
 
 
-def _as_read(batch: Any) -> Any:
-    """A batch is read whole; nothing is left to collate."""
+def _identity(batch: Any) -> Any:
+    """Return the batch, which is complete without collation."""
     return batch

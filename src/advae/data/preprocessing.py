@@ -1,13 +1,13 @@
-"""Observation preprocessings: what a stored example becomes before a model sees it. Each runs where the data are.
+"""Preprocessing: how a stored example becomes an observation, on the device of the data.
 
-v    stored example, 0..255, or real numbers    [B, ...]
+v    stored example: 0..255, or real numbers    [B, ...]
 x    observation                                [B, ...]
 
-binarize-dynamic    x ~ Bernoulli(v / 255), drawn anew at each call
-binarize-static     x ~ Bernoulli(v / 255), drawn once: a function of seed, split and place in the split
-gray                x = v / 255, read by a Bernoulli likelihood as the probability of a one
+binarize-dynamic    x ~ Bernoulli(v / 255), sampled in each call
+binarize-static     x ~ Bernoulli(v / 255), sampled once: a function of seed, split and index in the split
+gray                x = v / 255, which a Bernoulli likelihood reads as the probability of a one
 dequantize          x = (v + u) / 256, u ~ Uniform[0, 1)
-standardize         x = (v - mean) / std, of the training examples: one pair for images, one a feature
+standardize         x = (v - mean) / std over the training examples: one pair for images, one per feature for vectors
 """
 
 from __future__ import annotations
@@ -20,21 +20,23 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from advae.data.dataset import CHUNK, Indices, Preprocessing, Problems, Rows, Split
+from advae.data.dataset import IndexedExamples, Indices, Preprocessing, ReadErrors, Split, chunk_ranges
 from advae.errors import ConfigError, DataError, nearest
 from advae.random import SPLITMIX_INCREMENT, SPLITMIX_MULTIPLIERS, mix_seeds
 
 __all__ = ["PREPROCESSINGS", "Preprocessing", "make_preprocessing", "preprocessing_from_dict"]
 
-Moments = float | Sequence[float]  # one for all, or one a feature
-LAST_STEP = (
-    1 - 2.0**-16
-)  # float32 has 2⁻¹⁶ between neighbours below 256: v + u can then never round up to v + 1
-SAMPLE = 20_000  # streamed examples that the mean and standard deviation are taken from
+Moments = float | Sequence[float]  # one for all values, or one per feature
+# Below 256, neighbors in float32 differ by at least 2⁻¹⁶: v + MAX_NOISE cannot round up to v + 1.
+MAX_NOISE = 1 - 2.0**-16
+NUM_EXAMPLES_FOR_MOMENTS = 20_000  # streamed examples from which mean and standard deviation are computed
+MAX_RELATIVE_ROUNDING = (
+    1e-7  # of the mean, below which a standard deviation is rounding: the feature is constant
+)
 
 
-class _Of255(Preprocessing):
-    """What the three preprocessings for a Bernoulli likelihood share: x counts in units of 255 gray levels."""
+class _Divide255(Preprocessing):
+    """Base class of preprocessing for a Bernoulli likelihood, with observations in units of 255 gray levels."""
 
     def apply(self, raw: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return raw.to(torch.float32) / 255
@@ -43,38 +45,38 @@ class _Of255(Preprocessing):
         return 255 * x.to(torch.float32)
 
 
-class Gray(_Of255):
+class Gray(_Divide255):
     """x = v / 255."""
 
     name, support = "gray", "unit"
 
 
-class BinarizeDynamic(_Of255):
-    """x ~ Bernoulli(v / 255), drawn anew at each call."""
+class BinarizeDynamic(_Divide255):
+    """x ~ Bernoulli(v / 255), sampled in each call."""
 
     name, support = "binarize-dynamic", "binary"
 
     def apply(self, raw: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        u = torch.rand(raw.shape, generator=generator, device=raw.device)
-        return (255 * u < raw).to(torch.float32)  # 255 u < 255 for every float32 u < 1: white is always on
+        u = torch.rand(raw.shape, generator=generator, device=raw.device, dtype=torch.float32)
+        return (255 * u < raw).to(torch.float32)  # 255 u < 255 for every float32 u < 1: white is always 1
 
 
-class BinarizeStatic(_Of255):
-    """x ~ Bernoulli(v / 255), drawn once for each example: the splits then hold 0 and 255 only."""
+class BinarizeStatic(_Divide255):
+    """x ~ Bernoulli(v / 255), sampled once per example: prepared splits contain 0 and 255 only."""
 
     name, support = "binarize-static", "binary"
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
 
-    def fixed(self, split: Split, ordinal: int) -> Split:
-        drawn = Binarized(split.source, mix_seeds(self.seed, ordinal))
+    def prepare_split(self, split: Split, ordinal: int) -> Split:
+        examples = BinarizedExamples(split.storage, mix_seeds(self.seed, ordinal))
         if split.values is None:
-            return Split(split.name, None, split.labels, drawn)
+            return Split(split.name, None, split.labels, examples)
         values = torch.empty_like(split.values)
-        for start in range(0, len(split), CHUNK):
-            indices = np.arange(start, min(start + CHUNK, len(split)))
-            values[start : start + CHUNK] = torch.from_numpy(drawn.read(indices))
+        for chunk in chunk_ranges(len(split)):
+            binary = examples.read(np.arange(chunk.start, chunk.stop))
+            values[chunk.start : chunk.stop] = torch.from_numpy(binary)
         return Split(split.name, values, split.labels)
 
     def describe(self) -> dict[str, Any]:
@@ -82,24 +84,24 @@ class BinarizeStatic(_Of255):
 
 
 class Dequantize(Preprocessing):
-    """x = (v + u) / 256 with u ~ Uniform[0, 1); ⌊256 x⌋ is always v again."""
+    """x = (v + u) / 256 with u ~ Uniform[0, 1); ⌊256 x⌋ = v."""
 
     name, support = "dequantize", "8-bit"
 
     def apply(self, raw: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        u = torch.rand(raw.shape, generator=generator, device=raw.device)
-        return (raw + u.clamp_(max=LAST_STEP)) / 256
+        u = torch.rand(raw.shape, generator=generator, device=raw.device, dtype=torch.float32)
+        return (raw + u.clamp_(max=MAX_NOISE)) / 256
 
     def to_gray(self, x: Tensor) -> Tensor:
-        return 256 * x.to(torch.float32) - 0.5  # the middle of the noise
+        return 256 * x.to(torch.float32) - 0.5  # the mean of the noise
 
 
 class Standardize(Preprocessing):
     """x = (v - mean) / std.
 
     Args:
-        mean, std: scalars, or one a feature, in the units of the stored examples.
-        gray: (low, high), the stored values that stand for gray levels 0 and 255; None for plain vectors.
+        mean, std: scalars, or one per feature, in the units of the stored examples.
+        gray: (low, high), the stored values of gray levels 0 and 255; None for vectors.
     """
 
     name, support, eight_bit = "standardize", "real", False
@@ -108,20 +110,20 @@ class Standardize(Preprocessing):
         self.mean, self.std = torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32)
         self.low, self.step = (gray[0], (gray[1] - gray[0]) / 255) if gray else (0.0, 1.0)
         self.gray, self.unit = gray, "gray levels" if gray else "data units"
-        self._placed: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self._moments_on: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
-    def _moments(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation on the device of ``like``, copied there once."""
-        if like.device not in self._placed:
-            self._placed[like.device] = self.mean.to(like.device), self.std.to(like.device)
-        return self._placed[like.device]
+    def _moments(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation on a device, copied there once."""
+        if device not in self._moments_on:
+            self._moments_on[device] = self.mean.to(device), self.std.to(device)
+        return self._moments_on[device]
 
     def apply(self, raw: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        mean, std = self._moments(raw)
+        mean, std = self._moments(raw.device)
         return (raw.to(torch.float32) - mean) / std
 
     def to_gray(self, x: Tensor) -> Tensor:
-        mean, std = self._moments(x)
+        mean, std = self._moments(x.device)
         return self.raw_to_gray(x.to(torch.float32) * std + mean)
 
     def raw_to_gray(self, raw: Tensor) -> Tensor:
@@ -132,25 +134,25 @@ class Standardize(Preprocessing):
         return super().describe() | {"mean": self.mean.tolist(), "std": self.std.tolist(), "gray": gray}
 
     @classmethod
-    def fitted(cls, train: Split) -> Standardize:
-        """Mean, standard deviation and gray scale of the training examples (streamed: of 20,000 of them).
+    def fit(cls, train: Split) -> Standardize:
+        """Compute mean, standard deviation and gray scale of training examples (streamed: of 20,000 of them).
 
         Raises:
-            DataError: a feature is so large that its square overflows.
+            DataError: if the square of a feature overflows.
         """
-        mean, variance, low, high = _moments_of(train)
-        # A constant feature has no scale: with 1 it becomes 0. Rounding leaves a variance of (10⁻¹⁶ mean)².
-        constant = variance <= (1e-7 * np.abs(mean)) ** 2
-        std = np.sqrt(np.where(constant, 1.0, variance))
+        mean, variance, low, high = _moments(train)
+        # A constant feature has no scale and becomes 0. Rounding leaves a variance of about (10⁻¹⁶ mean)².
+        is_constant = variance <= (MAX_RELATIVE_ROUNDING * np.abs(mean)) ** 2
+        std = np.sqrt(np.where(is_constant, 1.0, variance))
         if not (np.isfinite(mean).all() and np.isfinite(std.astype(np.float32)).all()):
-            raise DataError("the training examples are too large to standardize", fix="rescale the data")
+            raise DataError("The training examples are too large to standardize.", fix="rescale the data")
         return cls(mean.tolist(), std.tolist(), _gray_range(train, low, high))
 
 
-class Binarized(Rows):
-    """Rows of uint8 values drawn to 0 or 255, each by its place and a key."""
+class BinarizedExamples(IndexedExamples):
+    """Examples with uint8 values binarized to 0 or 255, each by its index and a key."""
 
-    def __init__(self, source: Tensor | Rows, key: int) -> None:
+    def __init__(self, source: Tensor | IndexedExamples, key: int) -> None:
         self.source, self.key = source, key
         self.dtype = torch.uint8
         self.shape = tuple(source.shape[1:]) if isinstance(source, Tensor) else source.shape
@@ -158,47 +160,47 @@ class Binarized(Rows):
     def __len__(self) -> int:
         return len(self.source)
 
-    def read(self, indices: Indices, problems: Problems | None = None) -> npt.NDArray[np.uint8]:
+    def read(self, indices: Indices, errors: ReadErrors | None = None) -> npt.NDArray[np.uint8]:
         if isinstance(self.source, Tensor):
             raw = self.source[torch.from_numpy(indices)].numpy()
         else:
-            raw = self.source.read(indices, problems)
+            raw = self.source.read(indices, errors)
         level = raw.reshape(len(raw), -1).astype(np.uint64) << np.uint64(24)
-        on = (
-            hashed_bits(self.key, indices, level.shape[1]) * np.uint64(255) < level
-        )  # u < v / 255, in integers
-        return (on * np.uint8(255)).reshape(raw.shape)
+        bits = hashed_bits(self.key, indices, level.shape[1])
+        is_one = bits * np.uint64(255) < level  # u < v / 255, in integers
+        return (is_one * np.uint8(255)).reshape(raw.shape)
 
 
 def hashed_bits(key: int, indices: Indices, width: int) -> npt.NDArray[np.uint64]:
-    """24 random bits for each of ``width`` places of each example, by splitmix64 used as a counter.
+    """Return 24 random bits for each of ``width`` values per example, by splitmix64 used as a counter.
 
     Returns:
-        Integers in [0, 2²⁴), shape [B, width]: a function of key, index and place.
+        Integers in [0, 2²⁴), ``[B, width]``: a function of key, index and position.
     """
-    places = np.arange(1, width + 1, dtype=np.uint64) * np.uint64(SPLITMIX_INCREMENT)
-    starts = _scrambled(indices.astype(np.uint64) * np.uint64(SPLITMIX_INCREMENT) + np.uint64(key))
-    return _scrambled(starts[:, None] + places[None, :]) >> np.uint64(40)
+    increment = np.uint64(SPLITMIX_INCREMENT)
+    positions = np.arange(1, width + 1, dtype=np.uint64) * increment
+    starts = _splitmix_output(indices.astype(np.uint64) * increment + np.uint64(key))
+    return _splitmix_output(starts[:, None] + positions[None, :]) >> np.uint64(40)
 
 
-def _scrambled(state: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """The output function of splitmix64, elementwise; array arithmetic wraps at 2⁶⁴."""
+def _splitmix_output(state: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Apply the output function of splitmix64 elementwise, modulo 2⁶⁴."""
     state = (state ^ (state >> np.uint64(30))) * np.uint64(SPLITMIX_MULTIPLIERS[0])
     state = (state ^ (state >> np.uint64(27))) * np.uint64(SPLITMIX_MULTIPLIERS[1])
     return state ^ (state >> np.uint64(31))
 
 
-def _moments_of(train: Split) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], float, float]:
-    """Mean and variance (a feature, or scalars for images), least and greatest value, in one pass.
+def _moments(train: Split) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], float, float]:
+    """Return mean and variance (per feature, or scalars for images), minimum and maximum, in one pass.
 
     Chunks are merged by the update of Chan, Golub and LeVeque (1979), in float64.
     """
-    step = 1 if train.resident else max(1, len(train) // SAMPLE)
+    step = 1 if train.resident else max(1, len(train) // NUM_EXAMPLES_FOR_MOMENTS)
     axis = 0 if len(train.shape) == 1 else None
     count, mean, squares, low, high = 0, np.float64(0), np.float64(0), np.inf, -np.inf
-    chosen = range(0, len(train), step)
-    for start in range(0, len(chosen), CHUNK):
-        v = train.raw(chosen[start : start + CHUNK]).cpu().numpy().astype(np.float64)
+    indices = range(0, len(train), step)
+    for chunk in chunk_ranges(len(indices)):
+        v = train.raw(indices[chunk.start : chunk.stop]).cpu().numpy().astype(np.float64)
         n = v.shape[0] if axis == 0 else v.size
         shift = v.mean(axis) - mean
         squares = squares + v.var(axis) * n + shift**2 * count * n / (count + n)
@@ -208,7 +210,7 @@ def _moments_of(train: Split) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.f
 
 
 def _gray_range(train: Split, low: float, high: float) -> tuple[float, float] | None:
-    """The stored values that stand for black and white: 0..255, 0..1, or the range of the training images."""
+    """Return the stored values of black and white: 0..255, 0..1, or the range of the training images."""
     if len(train.shape) != 3:
         return None
     if train.dtype == torch.uint8:
@@ -219,37 +221,33 @@ def _gray_range(train: Split, low: float, high: float) -> tuple[float, float] | 
 
 
 PREPROCESSINGS: dict[str, type[Preprocessing]] = {
-    kind.name: kind for kind in (BinarizeDynamic, BinarizeStatic, Gray, Dequantize, Standardize)
+    cls.name: cls for cls in (BinarizeDynamic, BinarizeStatic, Gray, Dequantize, Standardize)
 }
 
 
 def preprocessing_class(name: str) -> type[Preprocessing]:
-    """The class of a preprocessing.
-
-    Raises:
-        ConfigError: no preprocessing has this name.
-    """
+    """Return the class of a name; raise ConfigError if there is none."""
     if name not in PREPROCESSINGS:
-        raise ConfigError("unknown preprocessing (data.preprocessing)", given=name, fix=nearest(name, PREPROCESSINGS))
+        raise ConfigError("data.preprocessing is unknown.", given=name, fix=nearest(name, PREPROCESSINGS))
     return PREPROCESSINGS[name]
 
 
 def make_preprocessing(name: str, train: Split, binarize_seed: int = 0) -> Preprocessing:
-    """The named preprocessing, fitted to the training examples where it has something to fit."""
-    kind = preprocessing_class(name)
-    if kind is Standardize:
-        return Standardize.fitted(train)
-    return BinarizeStatic(binarize_seed) if kind is BinarizeStatic else kind()
+    """Return the named preprocessing, fitted to the training examples if it has parameters."""
+    cls = preprocessing_class(name)
+    if cls is Standardize:
+        return Standardize.fit(train)
+    return BinarizeStatic(binarize_seed) if cls is BinarizeStatic else cls()
 
 
 def preprocessing_from_dict(description: dict[str, Any]) -> Preprocessing:
-    """The preprocessing that gave this :meth:`Preprocessing.describe`, without its data.
+    """Return the preprocessing that :meth:`Preprocessing.describe` described.
 
     Raises:
-        ConfigError: no preprocessing has this name.
+        ConfigError: if the name is unknown.
     """
-    kind = preprocessing_class(description["name"])
-    if kind is Standardize:
+    cls = preprocessing_class(description["name"])
+    if cls is Standardize:
         gray = description["gray"]
         return Standardize(description["mean"], description["std"], tuple(gray) if gray else None)
-    return BinarizeStatic(description["seed"]) if kind is BinarizeStatic else kind()
+    return BinarizeStatic(description["seed"]) if cls is BinarizeStatic else cls()

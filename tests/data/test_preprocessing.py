@@ -1,4 +1,4 @@
-"""Each observation preprocessing does what its equation says, in law and at the edges."""
+"""Each preprocessing has the distribution of its equation, also at the limits of the range."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def load(path: Path, pixels: npt.NDArray[Any], **options: object) -> Dataset:
 def test_shape_type_support_and_description(name: str) -> None:
     values = torch.from_numpy(noise(20, 1, 4, 4))
     preprocessing = make_preprocessing(name, split(values))
-    values = preprocessing.fixed(split(values), 0).raw(range(20))
+    values = preprocessing.prepare_split(split(values), 0).raw(range(20))
     x = preprocessing.apply(values)
     assert x.shape == values.shape and x.dtype == torch.float32
     assert preprocessing.name == name and preprocessing.unit == "gray levels"
@@ -54,28 +54,28 @@ def test_dynamic_binarization_has_the_right_mean_at_every_level() -> None:
     x = PREPROCESSINGS["binarize-dynamic"]().apply(RAW.expand(n, 256), torch.Generator().manual_seed(0))
     assert set(x.unique().tolist()) == {0.0, 1.0}
     p = RAW.float() / 255
-    # The mean of n draws has standard deviation sqrt(p (1 - p) / n); 5 of them for 256 levels: one false
+    # The mean of n samples has standard deviation sqrt(p (1 - p) / n); 5 of them for 256 levels: one false
     # alarm in 7,000 seeds, and the seed is fixed. Levels 0 and 255 have none: never and always on.
     assert ((x.mean(0) - p).abs() <= 5 * (p * (1 - p) / n).sqrt()).all()
 
 
 @pytest.mark.parametrize(("u", "on"), [(0.0, RAW > 0), (1 - 2.0**-24, RAW == 255)])
-def test_dynamic_binarization_at_the_ends_of_u(
+def test_dynamic_binarization_at_the_limits_of_u(
     monkeypatch: pytest.MonkeyPatch, u: float, on: torch.Tensor
 ) -> None:
-    """The least and the greatest float32 that ``torch.rand`` gives: black stays off, white on."""
+    """The smallest and largest float32 of ``torch.rand``: black is always 0, white always 1."""
     monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.full(shape, u))
     assert torch.equal(PREPROCESSINGS["binarize-dynamic"]().apply(RAW), on.float())
 
 
-def test_dynamic_binarization_is_drawn_anew_and_seeded() -> None:
+def test_dynamic_binarization_differs_in_each_call_and_is_seeded() -> None:
     preprocessing, raw = PREPROCESSINGS["binarize-dynamic"](), torch.full((1000,), 128, dtype=torch.uint8)
     assert not torch.equal(preprocessing.apply(raw), preprocessing.apply(raw))
-    draws = [preprocessing.apply(raw, torch.Generator().manual_seed(3)) for _ in range(2)]
-    assert torch.equal(*draws)
+    samples = [preprocessing.apply(raw, torch.Generator().manual_seed(3)) for _ in range(2)]
+    assert torch.equal(*samples)
 
 
-def test_static_binarization_is_drawn_once_by_its_seed(tmp_path: Path) -> None:
+def test_static_binarization_is_a_function_of_its_seed(tmp_path: Path) -> None:
     pixels = np.full((4000, 16), 64, np.uint8)
     pixels[:, 0], pixels[:, 1] = 0, 255
     first = load(tmp_path, pixels, preprocessing="binarize-static")
@@ -84,18 +84,18 @@ def test_static_binarization_is_drawn_once_by_its_seed(tmp_path: Path) -> None:
     assert values[:, 0].max() == 0 and values[:, 1].min() == 255
     assert torch.equal(first.preprocessing.apply(values), values / 255)
     on = (values[:, 2:] == 255).double()
-    p, n = 64 / 255, on.numel()  # n = 3,240 examples × 14 places
+    p, n = 64 / 255, on.numel()  # n = 3,240 examples × 14 pixels
     assert abs(on.mean().item() - p) < 5 * (p * (1 - p) / n) ** 0.5  # 5 standard deviations of the mean
-    # Neighbouring examples and places are independent: a product of two centred draws has mean 0 and standard
+    # Neighboring examples and pixels are independent: a product of two centered samples has mean 0 and standard
     # deviation p (1 - p), over fewer than n products; 5 standard deviations of their mean.
-    centred = on - p
-    for product in (centred[1:] * centred[:-1], centred[:, 1:] * centred[:, :-1]):
+    centered = on - p
+    for product in (centered[1:] * centered[:-1], centered[:, 1:] * centered[:, :-1]):
         assert abs(product.mean().item()) < 5 * p * (1 - p) / product.numel() ** 0.5
     again = load(tmp_path, pixels, preprocessing="binarize-static").train
     other = load(tmp_path, pixels, preprocessing="binarize-static", binarize_seed=1).train
     assert torch.equal(again.raw(range(100)), values[:100])
     assert not torch.equal(other.raw(range(100)), values[:100])
-    # The splits do not share their draws.
+    # The splits have different samples.
     assert not torch.equal(first.validation.raw(range(100)), values[:100])
 
 
@@ -109,7 +109,7 @@ def test_static_binarization_of_streams_equals_that_of_resident_data(tmp_path: P
         assert torch.equal(one.raw(order), other.raw(order))
 
 
-def test_hashed_bits_do_not_depend_on_the_company() -> None:
+def test_hashed_bits_of_an_example_do_not_depend_on_others() -> None:
     indices = np.array([7, 3, 1_000_000])
     alone = np.concatenate([hashed_bits(5, indices[i : i + 1], 50) for i in range(3)])
     assert np.array_equal(hashed_bits(5, indices, 50), alone)
@@ -121,7 +121,7 @@ def test_gray_is_a_probability() -> None:
 
 
 def test_dequantized_values_stay_in_their_bin() -> None:
-    # Unclamped, v + u rounds up to v + 1 for about one draw in 2¹⁷ at v = 255: expect 38 of these 5 million.
+    # Unclamped, v + u rounds up to v + 1 for about one sample in 2¹⁷ at v = 255: expect 38 of these 5 million.
     raw = torch.full((5_000_000,), 255, dtype=torch.uint8)
     x = PREPROCESSINGS["dequantize"]().apply(raw, torch.Generator().manual_seed(0))
     assert x.max() < 1 and x.min() >= 255 / 256
@@ -156,7 +156,7 @@ def test_standardized_images_have_one_mean_and_scale(tmp_path: Path) -> None:
     x = data.preprocessing.apply(raw)
     # Float32 sums of 30,000 values near 1: errors below 30,000 · 2⁻²⁴ = 0.002.
     assert x.mean().abs() < 2e-3 and (x.std(correction=0) - 1).abs() < 2e-3
-    assert x[:, 0].mean() < -0.5  # one pair for the whole image, not one a channel
+    assert x[:, 0].mean() < -0.5  # one pair for the whole image, not one per channel
     assert torch.allclose(data.preprocessing.to_gray(x), raw.float(), atol=1e-3)  # float32 at 255
     assert data.preprocessing.support == "real"
 
@@ -169,16 +169,20 @@ def test_standardized_vectors_are_scaled_by_feature_and_constants_become_zero(tm
     assert torch.allclose(x.mean(0), torch.zeros(3), atol=1e-3)  # float32: 1000 · 2⁻²⁴ / 50, and sums
     assert torch.allclose(x.std(0, correction=0), torch.tensor([1.0, 1.0, 0.0]), atol=1e-3)
     shifted = data.train.raw([0]) + 1
-    assert abs(data.preprocessing.apply(shifted)[0, 2].item() - 1) < 1e-6  # and elsewhere in units of its own
+    assert (
+        abs(data.preprocessing.apply(shifted)[0, 2].item() - 1) < 1e-6
+    )  # other values in the feature's own unit
     assert data.preprocessing.unit == "data units"
     assert torch.allclose(data.preprocessing.to_gray(x), data.train.raw(range(len(data.train))), rtol=1e-5)
     # From the training examples, not from all: the test split is not used.
     train = data.train.raw(range(len(data.train))).double()
-    assert torch.allclose(torch.tensor(data.preprocessing.describe()["mean"]).double(), train.mean(0), rtol=1e-6)
+    assert torch.allclose(
+        torch.tensor(data.preprocessing.describe()["mean"]).double(), train.mean(0), rtol=1e-6
+    )
 
 
-def test_moments_of_many_chunks_are_those_of_the_whole() -> None:
-    """Sorted values, so that each chunk has another mean."""
+def test_moments_of_many_chunks_equal_those_of_all_values() -> None:
+    """Values are sorted, so that each chunk has a different mean."""
     values = torch.arange(5000, dtype=torch.float32)[:, None] * torch.tensor([1.0, -3.0])
     described = make_preprocessing("standardize", split(values)).describe()
     for key, expected in (("mean", values.double().mean(0)), ("std", values.double().std(0, correction=0))):
@@ -195,5 +199,7 @@ def test_float_images_have_a_gray_scale(
     data = load(tmp_path, images, preprocessing="standardize")
     raw = data.train.raw(range(len(data.train)))
     expected = (raw - black) / (white - black) * 255
-    assert raw.dtype == torch.float32 and torch.allclose(data.preprocessing.raw_to_gray(raw), expected, atol=1e-3)
+    assert raw.dtype == torch.float32 and torch.allclose(
+        data.preprocessing.raw_to_gray(raw), expected, atol=1e-3
+    )
     assert torch.allclose(data.preprocessing.to_gray(data.preprocessing.apply(raw)), expected, atol=1e-3)

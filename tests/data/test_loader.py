@@ -1,4 +1,4 @@
-"""A batch is a function of (seed, step, rank); what workers read equals what is resident."""
+"""A batch is a function of (seed, step, rank), and streamed batches equal resident ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import torch
 
 from advae.data import BatchLoader, DataOptions, Dataset, Split, load_data
 from advae.errors import ConfigError, DataError
-from advae.random import mix_seeds
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -25,7 +24,7 @@ def noise(count: int, *shape: int, seed: int = 0) -> Pixels:
 
 @pytest.fixture
 def split() -> Split:
-    """103 vectors that say their own number."""
+    """103 vectors that contain their index."""
     return Split("train", torch.arange(103, dtype=torch.uint8)[:, None])
 
 
@@ -33,36 +32,25 @@ def load(source: Path, **options: object) -> Dataset:
     return load_data(DataOptions(source=str(source), **options))  # type: ignore[arg-type]
 
 
-def test_mix_spreads_and_minds_the_order() -> None:
-    seeds = {mix_seeds(a, b) for a in range(100) for b in range(100)}
-    assert len(seeds) == 10_000 and all(0 <= seed < 2**63 for seed in seeds)
-    # Each bit is on for half of them: standard deviation of the count is sqrt(10,000 / 4) = 50; 5 of them.
-    counts = [sum(seed >> bit & 1 for seed in seeds) for bit in range(63)]
-    assert max(abs(count - 5000) for count in counts) < 250
-    assert mix_seeds(1, 2) != mix_seeds(2, 1) and mix_seeds(0) != mix_seeds(0, 0) and mix_seeds(-1) != mix_seeds(1)
-    # splitmix64 from state 0 begins with this number (Vigna's reference program); ours drops its lowest bit.
-    assert mix_seeds(0) == 0xE220A8397B1DCDAF >> 1
-
-
 def test_batch_is_a_pure_function_of_seed_and_step(split: Split) -> None:
     first, second = BatchLoader(split, 10, seed=3), BatchLoader(split, 10, seed=3)
-    wanted = [first(step) for step in range(25)]
-    for step in (24, 0, 7, 13, 7):  # in any order, on a fresh object
-        assert torch.equal(second(step), wanted[step])
+    expected = [first(step) for step in range(25)]
+    for step in (24, 0, 7, 13, 7):  # in any order, on a new object
+        assert torch.equal(second(step), expected[step])
     torch.manual_seed(99)
-    assert torch.equal(second(3), wanted[3])
-    assert not torch.equal(BatchLoader(split, 10, seed=4)(0), wanted[0])
+    assert torch.equal(second(3), expected[3])
+    assert not torch.equal(BatchLoader(split, 10, seed=4)(0), expected[0])
 
 
-def test_epoch_holds_each_example_at_most_once_and_drops_its_tail(split: Split) -> None:
+def test_epoch_has_each_example_at_most_once_and_drops_the_incomplete_batch(split: Split) -> None:
     batches = BatchLoader(split, 10, seed=0)
     assert batches.steps_per_epoch == 10
     epochs = [torch.cat([batches(10 * e + i) for i in range(10)])[:, 0].tolist() for e in range(3)]
     assert all(len(set(epoch)) == 100 for epoch in epochs)
-    assert epochs[0] != epochs[1] and set(epochs[0]) != set(epochs[1])  # another shuffle, another tail
+    assert epochs[0] != epochs[1] and set(epochs[0]) != set(epochs[1])  # another order, another remainder
 
 
-def test_ranks_share_out_the_batch_of_one(split: Split) -> None:
+def test_ranks_divide_the_batch_of_a_single_process(split: Split) -> None:
     whole = BatchLoader(split, 20, seed=1)
     ranks = [BatchLoader(split, 5, seed=1, rank=rank, world=4) for rank in range(4)]
     assert ranks[0].steps_per_epoch == whole.steps_per_epoch == 5
@@ -70,7 +58,7 @@ def test_ranks_share_out_the_batch_of_one(split: Split) -> None:
         assert torch.equal(torch.cat([batches(step) for batches in ranks]), whole(step))
 
 
-def test_stream_resumes_where_it_is_told(split: Split) -> None:
+def test_stream_starts_at_the_given_step(split: Split) -> None:
     batches = BatchLoader(split, 10, seed=0)
     for step, batch in enumerate(islice(batches.stream(8), 15), start=8):
         assert torch.equal(batch, batches(step))
@@ -82,16 +70,16 @@ def test_streamed_batches_equal_resident_ones(parquet: Callable[..., Path], work
     resident, stream = load(path), load(path, storage="stream", workers=workers)
     assert stream.train.values is None and len(stream.train) == len(resident.train)
     assert torch.equal(stream.train.labels, resident.train.labels)  # type: ignore[arg-type]
-    wanted = BatchLoader(resident.train, 8, seed=5)
+    expected = BatchLoader(resident.train, 8, seed=5)
     batches = BatchLoader(stream.train, 8, seed=5, workers=workers)
     before = torch.get_rng_state()
     streamed = batches.stream(4)
     for step in range(4, 16):  # over two ends of epochs
         batch = next(streamed)
-        assert batch.dtype == torch.uint8 and torch.equal(batch, wanted(step))
+        assert batch.dtype == torch.uint8 and torch.equal(batch, expected(step))
         assert torch.equal(batch, batches(step))
     streamed.close()  # type: ignore[attr-defined]
-    assert torch.equal(torch.get_rng_state(), before)  # the loader drew nothing from the run's generator
+    assert torch.equal(torch.get_rng_state(), before)  # the loader does not advance the global generator
 
 
 def test_large_npy_is_streamed_from_the_disk(tmp_path: Path) -> None:
@@ -102,16 +90,16 @@ def test_large_npy_is_streamed_from_the_disk(tmp_path: Path) -> None:
     assert torch.equal(torch.cat(list(stream.test.chunks(2))), resident.test.raw(range(5)))
 
 
-def test_auto_storage_goes_by_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_storage_depends_on_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.save(tmp_path / "a.npy", noise(50, 6))
     assert load(tmp_path / "a.npy").train.resident
-    monkeypatch.setattr("advae.data.splits.RESIDENT_BYTES", 50 * 6)
+    monkeypatch.setattr("advae.data.splits.MAX_RESIDENT_BYTES", 50 * 6)
     assert load(tmp_path / "a.npy").train.resident
-    monkeypatch.setattr("advae.data.splits.RESIDENT_BYTES", 50 * 6 - 1)
+    monkeypatch.setattr("advae.data.splits.MAX_RESIDENT_BYTES", 50 * 6 - 1)
     assert not load(tmp_path / "a.npy").train.resident
 
 
-def test_image_that_breaks_while_streaming_is_named(folder: Callable[..., Path]) -> None:
+def test_image_that_becomes_unreadable_while_streaming_is_named(folder: Callable[..., Path]) -> None:
     root = folder({f"{i}.png": noise(1, 8, 8)[0] for i in range(12)})
     data = load(root, storage="stream")
     for path in root.iterdir():
@@ -121,7 +109,7 @@ def test_image_that_breaks_while_streaming_is_named(folder: Callable[..., Path])
     assert "Traceback" not in str(caught.value) and "png" in str(caught.value)
 
 
-def test_batch_larger_than_the_data(split: Split) -> None:
+def test_batch_larger_than_the_data_is_an_error(split: Split) -> None:
     assert BatchLoader(split, 103, seed=0).steps_per_epoch == 1
     with pytest.raises(DataError, match=r"train.batch_size 104, 103 train examples"):
         BatchLoader(split, 104, seed=0)
@@ -132,11 +120,11 @@ def test_batch_larger_than_the_data(split: Split) -> None:
 
 
 def test_split_moves_to_a_device(split: Split) -> None:
-    labelled = Split("train", split.values, torch.arange(103))
-    moved = labelled.to("meta")
+    labeled = Split("train", split.values, torch.arange(103))
+    moved = labeled.to("meta")
     assert moved.values is not None and moved.values.device.type == "meta"
     assert moved.labels is not None and moved.labels.device.type == "meta"
-    assert labelled.values is not None and labelled.values.device.type == "cpu"  # the original stays
+    assert labeled.values is not None and labeled.values.device.type == "cpu"  # the original is unchanged
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

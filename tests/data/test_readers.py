@@ -1,4 +1,4 @@
-"""Every kind of source gives its own pixels back, with its labels; what cannot be read is named."""
+"""Readers return the stored pixels and labels of every format, and name what cannot be read."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ import torch
 from PIL import Image
 
 from advae.data import DataOptions, Dataset, load_data
+from advae.data.arrays import array_examples
+from advae.data.readers import READERS, DataSource, SourceReader
+from advae.data.sources import Location
 from advae.errors import DataError
 
 Pixels = npt.NDArray[np.uint8]
@@ -49,21 +52,21 @@ def same_examples(data: Dataset, pixels: Pixels) -> bool:
     return sorted(map(bytes, flat)) == sorted(map(bytes, pixels.reshape(len(pixels), -1)))
 
 
-def test_options_do_not_import_torch_or_numpy() -> None:
+def test_options_import_neither_torch_nor_numpy() -> None:
     code = "import sys; from advae.data.data_options import DataOptions; import advae.data; "
     code += "sys.exit(any(m in sys.modules for m in ('torch', 'numpy', 'datasets')))"
     path = {"PYTHONPATH": os.pathsep.join(sys.path)}
     assert subprocess.run([sys.executable, "-c", code], check=False, env=os.environ | path).returncode == 0
 
 
-def test_digits_are_sixteenths_brought_to_255() -> None:
+def test_digits_are_scaled_from_16_to_255() -> None:
     data = load("digits")
     assert data.x_shape == (1, 8, 8) and data.classes == 10
     assert [len(split) for split in data.splits] == [1455, 162, 180]
     values = everything(data)
     assert set(values.unique().tolist()) == {round(v * 255 / 16) for v in range(17)}
     assert values.dtype == torch.uint8
-    # A label goes with its digit: the mean zero has an empty middle, the mean eight has not.
+    # Labels match images: the mean zero has an empty center, the mean eight does not.
     assert data.train.labels is not None
     mean = {k: data.train.raw(torch.nonzero(data.train.labels == k)[:, 0]).float().mean(0)[0] for k in (0, 8)}
     assert mean[0][3:5, 3:5].mean() < 60 < 120 < mean[8][3:5, 3:5].mean()
@@ -138,7 +141,7 @@ def test_parquet_folder_keeps_its_order_and_cuts_validation_from_the_end(
     assert torch.equal(data.validation.raw(range(5))[:, 0], torch.from_numpy(train[45:]))
     assert torch.equal(data.test.raw(range(8))[:, 0], torch.from_numpy(test))
     assert data.validation.labels is not None and data.validation.labels.tolist() == labels[45:]
-    assert data.test.labels is None  # -1 throughout: not known
+    assert data.test.labels is None  # all -1: unknown
 
 
 def test_parquet_file_and_pattern_are_shuffled_before_cutting(parquet: Callable[..., Path]) -> None:
@@ -155,7 +158,7 @@ def test_folder_with_classes(folder: Callable[..., Path]) -> None:
     names, images = ["zebra", "ant", "cow"], noise(30, 7, 9, 3)
     files = {f"{names[i % 3]}/deep/{i}.png": image for i, image in enumerate(images)}
     root = folder(files)
-    (root / "notes.txt").write_text("no image, and no harm")
+    (root / "notes.txt").write_text("not an image")
     data = load(root)
     assert data.class_names == ("ant", "cow", "zebra") and data.x_shape == (3, 7, 9)
     assert same_examples(data, np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
@@ -176,7 +179,7 @@ def test_folder_with_splits(folder: Callable[..., Path]) -> None:
     assert load(root, validation=8).validation.labels.unique().tolist() == [0, 1]  # type: ignore[union-attr]
 
 
-def test_folder_named_train_among_classes_is_a_class(folder: Callable[..., Path]) -> None:
+def test_folder_named_train_next_to_others_is_a_class(folder: Callable[..., Path]) -> None:
     root = folder({f"{name}/{i}.png": noise(1, 4, 4)[0] for name in ("train", "bus") for i in range(6)})
     assert load(root).class_names == ("bus", "train")
 
@@ -219,14 +222,14 @@ def test_sixteen_bits_alpha_palette_and_orientation(tmp_path: Path) -> None:
 def test_unreadable_images_are_named_and_counted(folder: Callable[..., Path]) -> None:
     root = folder({f"{i:02}.png": noise(1, 8, 8)[0] for i in range(20)})
     for i in range(6):
-        (root / f"bad{i}.png").write_text("no image")
-    cut_short = (root / "07.png").read_bytes()[:60]
-    (root / "07.png").write_bytes(cut_short)
+        (root / f"bad{i}.png").write_text("not an image")
+    truncated = (root / "07.png").read_bytes()[:60]
+    (root / "07.png").write_bytes(truncated)
     with pytest.raises(DataError, match="7 of 26 images cannot be read") as caught:
         load(root)
     assert "bad" in str(caught.value) and "and 2 more" in str(caught.value)
     with pytest.raises(DataError, match=r"6 of 26 images cannot be read.*(\n.*)*bad0.png"):
-        load(root, storage="stream")  # by their headers; the one cut short is met later
+        load(root, storage="stream")  # headers only: the truncated image is found while streaming
 
 
 def test_parquet_row_is_named(parquet: Callable[..., Path], tmp_path: Path) -> None:
@@ -241,7 +244,7 @@ def test_parquet_row_is_named(parquet: Callable[..., Path], tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("storage", ["resident", "stream"])
-def test_mixed_sizes_say_what_to_set(folder: Callable[..., Path], storage: str) -> None:
+def test_different_image_sizes_are_an_error(folder: Callable[..., Path], storage: str) -> None:
     files = {f"{i}.png": noise(1, 8, 8)[0] for i in range(9)} | {"odd.png": noise(1, 8, 6)[0]}
     root = folder(files)
     with pytest.raises(DataError, match=r"8 × 8 \(9\), 8 × 6 \(1\)(.*\n)*.*data.image_size"):
@@ -250,8 +253,10 @@ def test_mixed_sizes_say_what_to_set(folder: Callable[..., Path], storage: str) 
 
 
 @pytest.mark.parametrize("storage", ["resident", "stream"])
-def test_images_that_are_not_as_the_first_are_never_black(folder: Callable[..., Path], storage: str) -> None:
-    """The first image sets the shape, and need not be among those that a split holds."""
+def test_images_of_another_size_than_the_first_are_an_error(
+    folder: Callable[..., Path], storage: str
+) -> None:
+    """The first image sets the shape, and may not be in any of the splits."""
     files = {"0.png": noise(1, 10, 8)[0]} | {f"{i}.png": noise(1, 8, 8)[0] for i in range(1, 40)}
     root = folder(files)
     for seed in range(8):
@@ -260,7 +265,9 @@ def test_images_that_are_not_as_the_first_are_never_black(folder: Callable[..., 
 
 
 @pytest.mark.parametrize("storage", ["resident", "stream"])
-def test_photographs_that_lie_on_their_side_have_one_size(folder: Callable[..., Path], storage: str) -> None:
+def test_exif_rotation_is_applied_before_sizes_are_compared(
+    folder: Callable[..., Path], storage: str
+) -> None:
     upright, turned = Image.fromarray(noise(1, 12, 8)[0]), Image.fromarray(noise(1, 8, 12)[0])
     root = folder({f"{i}.png": noise(1, 12, 8)[0] for i in range(9)})
     exif = Image.Exif()
@@ -268,6 +275,36 @@ def test_photographs_that_lie_on_their_side_have_one_size(folder: Callable[..., 
     turned.save(root / "turned.jpg", exif=exif)
     upright.save(root / "upright.jpg")
     assert load(root, storage=storage).x_shape == (1, 12, 8)
+
+
+def test_a_new_format_is_one_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A registered reader is used for the files that it declares."""
+
+    class TextReader(SourceReader):
+        description = "a .numbers file"
+        suffixes = (".numbers",)
+
+        @classmethod
+        def open(cls, location: Location, options: DataOptions, eight_bit: bool) -> DataSource:
+            values = np.loadtxt(location.path, dtype=np.uint8, ndmin=2)
+            return DataSource(location.name, array_examples({"train": values}, location.path, eight_bit))
+
+    monkeypatch.setattr(READERS, "_classes", dict(READERS._classes))
+    READERS.names()
+    READERS.register("numbers")(TextReader)
+    pixels = noise(20, 3)
+    np.savetxt(tmp_path / "a.numbers", pixels, fmt="%d")
+    data = load(tmp_path / "a.numbers")
+    assert data.name == "a" and same_examples(data, pixels)
+    with pytest.raises(DataError, match=r"data\.channels"):
+        load(tmp_path / "a.numbers", channels=1)
+
+
+@pytest.mark.parametrize("name", READERS.names())
+def test_readers_declare_what_they_recognize(name: str) -> None:
+    reader = READERS.find(name)
+    assert reader.description and all(suffix == suffix.lower() for suffix in reader.suffixes)
+    assert reader.builtin_names or reader.suffixes or name == "hub"
 
 
 class Evil:
@@ -281,7 +318,7 @@ class Evil:
 
 
 @pytest.mark.parametrize("name", ["a.npy", "a.npz"])
-def test_pickles_are_refused_and_never_run(tmp_path: Path, name: str) -> None:
+def test_pickles_are_an_error_and_not_executed(tmp_path: Path, name: str) -> None:
     evil = np.array([Evil(tmp_path / "ran"), None], dtype=object)
     (np.save if name == "a.npy" else np.savez)(tmp_path / name, evil)
     with pytest.raises(DataError, match="never loaded"):
@@ -289,44 +326,44 @@ def test_pickles_are_refused_and_never_run(tmp_path: Path, name: str) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-def bad_npz(path: Path) -> None:
+def truncated_npz(path: Path) -> None:
     np.savez(path, x=noise(100, 50))
     path.write_bytes(path.read_bytes()[:1000])
 
 
 @pytest.mark.parametrize(
-    ("name", "make", "message"),
+    ("name", "make", "details"),
     [
-        ("a.npy", lambda p: np.save(p, np.zeros((0, 4))), "empty"),
-        ("a.npy", lambda p: np.save(p, np.array(["a", "b"])), "real numbers"),
-        ("a.npy", lambda p: np.save(p, np.array([[1.0, np.nan]] * 9)), "NaN(.*\n)*.*first in example 0"),
-        ("a.npy", lambda p: np.save(p, np.array([[1.0, np.inf]] * 9)), "NaN, infinite"),
-        ("a.npy", lambda p: np.save(p, np.linspace(-1, 1, 40)[:, None]), "8-bit(.*\n)*.*standardize"),
-        ("a.npy", lambda p: np.save(p, np.linspace(0, 1, 40)[:, None]), "between(.*\n)*.*standardize"),
-        ("a.npy", lambda p: np.save(p, np.full((9, 2), 300)), "8-bit"),
-        ("a.npy", lambda p: np.save(p, noise(2, 4)), "too few"),
-        ("a.npy", lambda p: p.write_bytes(b""), "cannot be read|no array"),
-        ("a.npz", bad_npz, "cannot be read|no array"),
-        (
-            "a.npz",
-            lambda p: np.savez(p, one=noise(9, 4), two=noise(9, 4)),
-            "unknown names(.*\n)*.*'one', 'two'",
-        ),
-        ("a.npz", lambda p: np.savez(p, x=noise(9, 4), y=np.arange(8)), "8 labels, 9 examples"),
-        ("a.npz", lambda p: np.savez(p, x=noise(9, 4), y=np.full(9, 0.5)), "classes"),
-        ("a.npz", lambda p: np.savez(p, train=noise(9, 4), test=noise(9, 5)), "different shapes"),
-        ("a.parquet", lambda p: p.write_text("no table at all"), "no Parquet file"),
-        ("a.pkl", lambda p: p.write_bytes(b"\x80\x04."), "pickled code"),
-        ("a.txt", lambda p: p.write_text("hello"), "no kind"),
-        ("empty", lambda p: p.mkdir(), "no image in this folder"),
-        ("gone.npy", lambda p: None, "no such file"),
-        ("*.parquet", lambda p: None, "no file matches"),
+        ("a.npy", lambda p: np.save(p, np.zeros((0, 4))), ["shape (0, 4)"]),
+        ("a.npy", lambda p: np.save(p, np.array(["a", "b"])), ["<U1"]),
+        ("a.npy", lambda p: np.save(p, np.array([[1.0, np.nan]] * 9)), ["NaN", "example 0"]),
+        ("a.npy", lambda p: np.save(p, np.array([[1.0, np.inf]] * 9)), ["infinite", "example 0"]),
+        ("a.npy", lambda p: np.save(p, np.linspace(-1, 1, 40)[:, None]), ["from -1 to 1", "standardize"]),
+        ("a.npy", lambda p: np.save(p, np.linspace(0, 1, 40)[:, None]), ["from 0 to 1", "standardize"]),
+        ("a.npy", lambda p: np.save(p, np.full((9, 2), 300)), ["from 300 to 300", "standardize"]),
+        ("a.npy", lambda p: np.save(p, noise(2, 4)), ["2 examples", "data.validation"]),
+        ("a.npy", lambda p: p.write_bytes(b""), ["a.npy"]),
+        ("a.npz", truncated_npz, ["a.npz"]),
+        ("a.npz", lambda p: np.savez(p, one=noise(9, 4), two=noise(9, 4)), ["'one', 'two'", "x_train"]),
+        ("a.npz", lambda p: np.savez(p, x=noise(9, 4), y=np.arange(8)), ["8 labels, 9 examples"]),
+        ("a.npz", lambda p: np.savez(p, x=noise(9, 4), y=np.full(9, 0.5)), ["float64", "whole number"]),
+        ("a.npz", lambda p: np.savez(p, train=noise(9, 4), test=noise(9, 5)), ["[(4,), (5,)]"]),
+        ("a.parquet", lambda p: p.write_text("not a table"), ["a.parquet"]),
+        ("a.pkl", lambda p: p.write_bytes(b"\x80\x04."), ["pickled", "numpy.save"]),
+        ("a.txt", lambda p: p.write_text("hello"), ["a.txt", ".npy or .npz"]),
+        ("empty", lambda p: p.mkdir(), ["empty", "folder of images"]),
+        ("gone.npy", lambda p: None, ["gone.npy", "does not exist"]),
+        ("*.parquet", lambda p: None, ["*.parquet"]),
+        ("*.txt", lambda p: (p.parent / "b.txt").write_text("hello"), ["*.txt", ".parquet"]),
     ],
 )
-def test_bad_files(tmp_path: Path, name: str, make: Callable[[Path], object], message: str) -> None:
+def test_data_that_cannot_be_read_raise_an_error_with_details(
+    tmp_path: Path, name: str, make: Callable[[Path], object], details: list[str]
+) -> None:
     make(tmp_path / name)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError) as caught:
         load(tmp_path / name)
+    assert all(detail in str(caught.value) for detail in details)
 
 
 def test_parquet_without_images_names_its_columns(tmp_path: Path) -> None:
@@ -338,7 +375,7 @@ def test_parquet_without_images_names_its_columns(tmp_path: Path) -> None:
         load(tmp_path / "a.parquet")
 
 
-def test_hub_that_cannot_be_reached_is_one_clear_message(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_hub_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
     def unreachable(*_: object, **__: object) -> None:
@@ -366,7 +403,7 @@ def test_hub_data_set(monkeypatch: pytest.MonkeyPatch, parquet: Callable[..., Pa
     assert datasets.are_progress_bars_disabled() == bars
 
 
-def test_misspelt_file_gets_the_nearest_name(tmp_path: Path) -> None:
+def test_misspelled_source_suggests_the_nearest_name(tmp_path: Path) -> None:
     np.save(tmp_path / "faces.npy", noise(9, 4))
     with pytest.raises(DataError, match=r"did you mean 'faces.npy'"):
         load(tmp_path / "face.npy")

@@ -1,0 +1,90 @@
+"""Tables of encoded images and labels, opened by ``datasets``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from advae.data.data_options import DataOptions
+from advae.data.images import image_examples
+from advae.data.readers.base import DataSource
+from advae.errors import DataError
+
+if TYPE_CHECKING:
+    import datasets
+
+IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "labels", "fine_label", "class")
+
+
+def open_tables(name: str, tables: Mapping[str, datasets.Dataset], options: DataOptions) -> DataSource:
+    """Return the images and labels of tables by split; empty tables other than train are ignored.
+
+    Raises:
+        DataError: if no column has images, or no image can be read.
+    """
+    import datasets
+
+    features = tables["train"].features
+    image, label = _image_column(features), _label_column(features)
+    tables = {split: table for split, table in tables.items() if len(table) or split == "train"}
+    images = {}
+    for split, table in tables.items():
+        column = table.select_columns([image]).cast_column(image, datasets.Image(decode=False))
+        images[split] = column if image == "image" else column.rename_column(image, "image")
+    examples = image_examples(name, images, options)
+    if label is None:
+        return DataSource(name, examples, ordered=True)
+    labels = {split: list(table[label]) for split, table in tables.items() if label in table.column_names}
+    complete = {split: values for split, values in labels.items() if None not in values}
+    class_names = tuple(getattr(features[label], "names", None) or ()) or None
+    return DataSource(name, examples, complete, ordered=True, class_names=class_names)
+
+
+@contextmanager
+def quiet_datasets(message: str, fix: str | None = None) -> Iterator[None]:
+    """Silence ``datasets``, and turn what it and the hub's client raise into one DataError.
+
+    Its progress bars and log level are restored. The error has the first line of the original one.
+    """
+    import datasets
+
+    progress_bars, level = not datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # logged errors are part of the DataError
+    try:
+        yield
+    except Exception as error:  # HTTP, Arrow and file errors have no common class
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise DataError(message, given=lines[0], fix=fix) from error
+    finally:
+        datasets.logging.set_verbosity(level)
+        if progress_bars:
+            datasets.enable_progress_bars()
+
+
+def _image_column(features: Mapping[str, Any]) -> str:
+    """Return the name of the column with encoded images; raise DataError if there is none."""
+    import datasets
+
+    def holds_images(feature: Any) -> bool:
+        encoded = isinstance(feature, dict) and "bytes" in feature
+        return encoded or isinstance(feature, datasets.Image) or getattr(feature, "dtype", "") == "binary"
+
+    columns = [name for name, feature in features.items() if holds_images(feature)]
+    if not columns:
+        raise DataError(
+            "The table has no column of images.",
+            given=", ".join(features),
+            expected="a column image: {bytes, path}, with encoded images",
+            fix="save plain numbers as a .npy or .npz file instead",
+        )
+    return next((name for name in IMAGE_COLUMNS if name in columns), columns[0])
+
+
+def _label_column(features: Mapping[str, Any]) -> str | None:
+    """Return the first column with a usual name that does not hold floats, else the first column of classes."""
+    for name in LABEL_COLUMNS:
+        if name in features and "float" not in str(getattr(features[name], "dtype", "float")):
+            return name
+    return next((name for name, feature in features.items() if getattr(feature, "names", None)), None)

@@ -1,0 +1,96 @@
+"""Loading of data sets: open a source, split it, store it and preprocess it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from advae.data.data_options import DataOptions
+from advae.data.dataset import Dataset, Preprocessing, Split, Subset
+from advae.data.labels import class_ids
+from advae.data.preprocessing import make_preprocessing, preprocessing_class
+from advae.data.readers import open_source
+from advae.data.splits import checksum, fits_in_memory, make_splits, read_splits, scan_splits
+from advae.errors import ConfigError, DataError
+
+MAX_IMAGE_SIZE = 1024  # pixels per side
+
+
+def load_data(options: DataOptions) -> Dataset:
+    """Load the data set that the options describe.
+
+    Raises:
+        ConfigError: if an option is invalid.
+        DataError: if the data do not exist, cannot be read, or do not suit the preprocessing.
+    """
+    eight_bit = preprocessing_class(options.preprocessing).eight_bit
+    _check_options(options)
+    source = open_source(options, eight_bit)
+    labels, class_names = class_ids(source.labels, {part: len(rows) for part, rows in source.parts.items()})
+    splits = make_splits(
+        source,
+        labels,
+        validation=options.validation,
+        test=options.test,
+        seed=options.split_seed,
+        limit=options.limit,
+    )
+    resident = options.storage == "resident" or (options.storage == "auto" and fits_in_memory(splits))
+    splits = read_splits(splits) if resident else scan_splits(splits)
+    preprocessing = make_preprocessing(options.preprocessing, splits[0], options.binarize_seed)
+    train, validation, test = (
+        preprocessing.prepare_split(split, ordinal) for ordinal, split in enumerate(splits)
+    )
+    return Dataset(
+        name=source.name,
+        source=options.source,
+        x_shape=train.shape,
+        train=train,
+        validation=validation,
+        test=test,
+        preprocessing=preprocessing,
+        checksum=checksum(splits),
+        classes=1 + max(int(ids.max()) for ids in labels.values()) if labels else None,
+        class_names=class_names or source.class_names,
+    )
+
+
+def load_part(
+    options: DataOptions, preprocessing: Preprocessing, part: str | None = None
+) -> tuple[str, Split]:
+    """Load all examples of a source in their order, without splitting them.
+
+    Args:
+        options: of which the source and the image options are used.
+        preprocessing: of a trained model.
+        part: train, validation or test, for sources that have several; by default test.
+
+    Returns:
+        The source's name, and its examples.
+
+    Raises:
+        ConfigError, DataError: as :func:`load_data`, and if the part does not exist or is empty.
+    """
+    source = open_source(options, preprocessing.eight_bit)
+    name = part or (next(iter(source.parts)) if len(source.parts) == 1 else "test")
+    if name not in source.parts:
+        expected = " or ".join(source.parts)
+        raise DataError(f"The data have no {name} split.", given=options.source, expected=expected)
+    examples = source.parts[name]
+    if len(examples) == 0:
+        raise DataError("The data are empty.", given=options.source)
+    labels, _ = class_ids(source.labels, {key: len(values) for key, values in source.parts.items()})
+    splits = [Split(name, None, labels.get(name), Subset(examples, np.arange(len(examples))))]
+    splits = read_splits(splits) if fits_in_memory(splits) else scan_splits(splits)
+    return source.name, preprocessing.prepare_split(splits[0], 2)
+
+
+def _check_options(options: DataOptions) -> None:
+    if options.channels not in (None, 1, 3):
+        raise ConfigError("data.channels must be 1 or 3.", given=options.channels)
+    if options.image_size is not None and not 1 <= options.image_size <= MAX_IMAGE_SIZE:
+        raise ConfigError(f"data.image_size must be 1 to {MAX_IMAGE_SIZE}.", given=options.image_size)
+    if options.storage not in ("auto", "resident", "stream"):
+        expected = "auto, resident or stream"
+        raise ConfigError("data.storage is unknown.", given=options.storage, expected=expected)
+    if options.workers < 0:
+        raise ConfigError("data.workers must be 0 or more.", given=options.workers)

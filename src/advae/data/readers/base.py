@@ -1,0 +1,160 @@
+"""Base class and registry of data readers.
+
+A reader is one class in one file of this folder. It declares what it recognizes, and opens it:
+
+    @READERS.register("csv")
+    class CsvReader(SourceReader):
+        description = "a .csv file"
+        suffixes = (".csv",)
+
+        @classmethod
+        def open(cls, location, options, eight_bit): ...
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy.typing as npt
+
+from advae.data.data_options import DataOptions
+from advae.data.dataset import IndexedExamples
+from advae.data.sources import Location, locate, suggest_source
+from advae.errors import DataError
+from advae.registry import Registry
+from advae.serialization import PICKLE_SUFFIXES
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """An opened source.
+
+    Args:
+        name: a short name for people.
+        parts: examples by split: train, and validation and test where the source has them.
+        labels: a class number or name per example of a part, as stored; absent for parts without labels.
+        ordered: whether the order of the examples has a meaning.
+        class_names: names of the class numbers, where known.
+    """
+
+    name: str
+    parts: Mapping[str, IndexedExamples]
+    labels: Mapping[str, npt.ArrayLike] = field(default_factory=dict)
+    ordered: bool = False
+    class_names: tuple[str, ...] | None = None
+
+
+class SourceReader(ABC):
+    """Reader of one data format."""
+
+    name: ClassVar[str]
+    description: ClassVar[str]
+    """What it reads, for messages: "a .npy or .npz file"."""
+    builtin_names: ClassVar[tuple[str, ...]] = ()
+    """Sources that need no path, as "digits"."""
+    suffixes: ClassVar[tuple[str, ...]] = ()
+    """Endings of the files that it reads, in lower case."""
+    reads_many_files: ClassVar[bool] = False
+    """Whether it also reads folders with such files, and patterns that match such files only."""
+    priority: ClassVar[int] = 0
+    """The reader with the highest priority is used for a location that several recognize."""
+    resizes_images: ClassVar[bool] = False
+    """Whether data.image_size and data.channels apply."""
+
+    @classmethod
+    def recognizes(cls, location: Location) -> bool:
+        """Return whether this reader opens the location."""
+        if location.kind == "built-in":
+            return location.name in cls.builtin_names
+        num_files = len(location.with_suffix(cls.suffixes))
+        if location.kind == "folder":
+            return cls.reads_many_files and num_files > 0
+        if location.kind == "pattern":
+            return cls.reads_many_files and num_files == len(location.files)
+        return location.kind == "file" and num_files == 1
+
+    @classmethod
+    @abstractmethod
+    def open(cls, location: Location, options: DataOptions, eight_bit: bool) -> DataSource:
+        """Open a location that the reader recognizes.
+
+        Args:
+            location: where the data are.
+            options: how the data are loaded.
+            eight_bit: whether preprocessing needs values that can be stored as uint8.
+
+        Raises:
+            DataError: if the data cannot be read.
+        """
+
+
+READERS: Registry[type[SourceReader]] = Registry("data reader", "advae.data.readers", SourceReader)
+
+
+def find_reader(source: str) -> tuple[type[SourceReader], Location]:
+    """Return the reader of a source, and where the source is.
+
+    Raises:
+        DataError: if the source does not exist, or no reader recognizes it.
+    """
+    readers = [READERS.find(name) for name in READERS.names()]
+    formats = "; ".join(reader.description for reader in readers)
+    builtin_names = [name for reader in readers for name in reader.builtin_names]
+    suffixes = [suffix for reader in readers for suffix in reader.suffixes]
+    if not source.strip():
+        raise DataError("data.source is empty.", expected=formats)
+    location = locate(source, builtin_names, suffixes)
+    if location is None:
+        fix = suggest_source(source, builtin_names)
+        raise DataError("data.source does not exist.", given=source, expected=formats, fix=fix)
+    candidates = [reader for reader in readers if reader.recognizes(location)]
+    if not candidates:
+        raise _unsupported_format(location, readers)
+    return max(candidates, key=lambda reader: reader.priority), location
+
+
+def open_source(options: DataOptions, eight_bit: bool) -> DataSource:
+    """Open ``options.source`` with the reader that recognizes it.
+
+    Raises:
+        DataError: if the source does not exist or cannot be read, or an option does not apply to it.
+    """
+    reader, location = find_reader(options.source)
+    for name in ("image_size", "channels"):
+        if getattr(options, name) is not None and not reader.resizes_images:
+            formats = [READERS.find(other) for other in READERS.names()]
+            raise DataError(
+                f"data.{name} applies to encoded images only.",
+                given=f"data.source {options.source}",
+                expected="; ".join(other.description for other in formats if other.resizes_images),
+                fix=f"omit data.{name}, or convert the examples themselves",
+            )
+    return reader.open(location, options, eight_bit)
+
+
+def _unsupported_format(location: Location, readers: list[type[SourceReader]]) -> DataError:
+    """Return the error for a location that no reader recognizes."""
+    formats = "; ".join(reader.description for reader in readers)
+    if location.kind == "file" and location.path.suffix.lower() in PICKLE_SUFFIXES:
+        return DataError(
+            "This kind of file can contain pickled code and is never loaded.",
+            given=location.path,
+            expected=formats,
+            fix="save the arrays with numpy.save or numpy.savez",
+        )
+    if location.kind == "pattern":
+        suffixes = [suffix for reader in readers if reader.reads_many_files for suffix in reader.suffixes]
+        endings = sorted({file.suffix or file.name for file in location.files})
+        return DataError(
+            "No reader supports all files that match the pattern.",
+            given=f"{location.source} matches files ending in {', '.join(endings[:6])}",
+            expected=f"files of one format that has patterns: {' '.join(suffixes)}",
+            fix="make the pattern end in .parquet; for images give their folder",
+        )
+    what = (
+        "The folder contains no data" if location.kind == "folder" else "This kind of file is not supported"
+    )
+    return DataError(f"{what} (data.source).", given=location.path, expected=formats)

@@ -1,0 +1,69 @@
+"""Parquet files of encoded images in the Hugging Face layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from advae.data.data_options import DataOptions
+from advae.data.dataset import split_from_name
+from advae.data.image_tables import open_tables, quiet_datasets
+from advae.data.readers.base import READERS, DataSource, SourceReader
+from advae.data.sources import Location
+from advae.errors import DataError
+
+PARQUET_MAGIC = b"PAR1"  # the first and the last four bytes of every Parquet file
+
+
+@READERS.register("parquet")
+class ParquetReader(SourceReader):
+    """Reader of one file, or of files named after splits."""
+
+    description = "Parquet (a file, a folder or a pattern)"
+    suffixes = (".parquet",)
+    reads_many_files = True
+    priority = 1  # a folder with Parquet files and images is read as Parquet
+    resizes_images = True
+
+    @classmethod
+    def open(cls, location: Location, options: DataOptions, eight_bit: bool) -> DataSource:
+        import datasets
+
+        files = location.with_suffix(cls.suffixes)
+        for file in files:
+            _check_parquet(file)
+        paths = {split: [str(file.resolve()) for file in part] for split, part in _by_split(files).items()}
+        with quiet_datasets(f"Parquet files next to {files[0]} cannot be read."):
+            tables = datasets.load_dataset("parquet", data_files=paths)
+        by_split = {str(split): table for split, table in tables.items()}
+        return open_tables(location.name, by_split, options)
+
+
+def _by_split(files: Sequence[Path]) -> dict[str, list[Path]]:
+    """Return files by the split they are named after; all are train if they name one split or none."""
+    names = {file: split_from_name(file.name) or split_from_name(file.parent.name) for file in files}
+    splits = set(names.values())
+    if len(splits) == 1:
+        return {"train": list(files)}
+    if None in splits or "train" not in splits:
+        raise DataError(
+            "The split of these Parquet files is unknown.",
+            given=", ".join(file.name for file in files[:6]),
+            expected="names that begin with train, validation or test",
+            fix="rename them, or give a pattern that matches one split",
+        )
+    by_split: dict[str, list[Path]] = {}
+    for file, split in names.items():
+        by_split.setdefault(str(split), []).append(file)
+    return by_split
+
+
+def _check_parquet(file: Path) -> None:
+    with file.open("rb") as handle:
+        head = handle.read(4)
+        handle.seek(max(0, file.stat().st_size - 4))
+        complete = head == handle.read(4) == PARQUET_MAGIC
+    if not complete:
+        raise DataError(
+            "The file is not a Parquet file, or is truncated.", given=file, fix="download or write it again"
+        )
