@@ -12,27 +12,29 @@ from torch import Tensor, nn
 
 from advae.data import DataOptions, load_data
 from advae.distributions import Distribution
-from advae.distributions.implicit import Implicit
+from advae.distributions.implicit import ImplicitSampler
 from advae.errors import ConfigError
 from advae.methods import METHODS, Method
-from advae.methods.wgan import between, slope
+from advae.methods.wgan import gradient_norm, interpolate
 from advae.model import LatentModel, build_model
 from advae.networks import CRITICS
-from advae.networks.none import NoNetwork
+from advae.networks.base import NullNetwork
 from advae.training.validation import Validation
 
 LOG_2 = math.log(2)
 
 
 class Given(nn.Module):
-    """A generator whose samples are ``shift`` plus points that were given, whatever its code."""
+    """A generator whose samples are given points plus ``shift``, independent of z."""
 
     def __init__(self, points: Tensor, shift: float = 0.0) -> None:
         super().__init__()
         self.points, self.shift = points, nn.Parameter(torch.tensor(shift, dtype=points.dtype))
 
     def forward(self, z: Tensor) -> Distribution:
-        return Implicit(lambda n: (self.points + self.shift)[None], len(self.points), self.points.shape[1:])
+        return ImplicitSampler(
+            lambda n: (self.points + self.shift)[None], len(self.points), self.points.shape[1:]
+        )
 
 
 class Function(nn.Module):
@@ -59,29 +61,29 @@ class Linear(nn.Module):
 
 
 def model_of(points: Tensor, critic: nn.Module, shift: float = 0.0) -> LatentModel:
-    """A model without an encoder that draws the given points."""
-    nothing = NoNetwork((1,), (1,))
+    """A model without an encoder whose samples are the given points."""
+    null = NullNetwork((1,), (1,))
     encoder = nn.Module()
-    encoder.network = nothing
+    encoder.network = null
     return LatentModel(
-        encoder, Given(points, shift), x_shape=points.shape[1:], latent=1, critics={"critic": critic}
+        encoder, Given(points, shift), x_shape=points.shape[1:], latent_dim=1, critics={"critic": critic}
     )
 
 
 def method(name: str, **options: Any) -> Method:
-    found: Method = METHODS.build({"name": name, **options})
-    return found
+    built: Method = METHODS.build({"name": name, **options})
+    return built
 
 
 def tiny(method: Method, norm: str = "none", x_shape: tuple[int, ...] = (1, 16, 16)) -> LatentModel:
     """DCGAN of width 2, at three scales."""
     spec = {
-        "latent": 3,
+        "latent_dim": 3,
         "encoder": {"name": "none"},
         "posterior": {"name": "normal"},
-        "decoder": {"name": "dcgan-generator", "width": 2},
-        "likelihood": {"name": "implicit", "noise": 0, "squash": "sigmoid"},
-        "critic": {"name": "dcgan", "width": 2, "norm": norm},
+        "decoder": {"name": "dcgan-generator", "base_channels": 2},
+        "likelihood": {"name": "implicit", "noise_dim": 0, "squash": "sigmoid"},
+        "critic": {"name": "dcgan", "base_channels": 2, "norm": norm},
     }
     return build_model(spec, x_shape, method.critics)
 
@@ -89,10 +91,10 @@ def tiny(method: Method, norm: str = "none", x_shape: tuple[int, ...] = (1, 16, 
 # --- gan ----------------------------------------------------------------------------------------------------
 
 
-def test_at_the_optimal_critic_the_loss_is_the_jensen_shannon_divergence() -> None:
-    """(6), for discrete distributions: of eighths, so that a batch of eight holds each exactly.
+def test_loss_at_the_optimal_critic_is_the_jensen_shannon_divergence() -> None:
+    """(6), for discrete distributions in eighths, which a batch of eight represents exactly.
 
-    The divergence is that of the entropies, H(m) − ½ H(q) − ½ H(p). Critics answer in float32: 1e-6 of a nat.
+    The divergence is H(m) − ½ H(q) − ½ H(p). Critics are evaluated in float32: 1e-6 of a nat.
     """
     q, p = torch.tensor([1, 2, 5]) / 8, torch.tensor([4, 3, 1]) / 8
     entropy = [float(-(d * d.log()).sum()) for d in ((q + p) / 2, q, p)]
@@ -102,10 +104,10 @@ def test_at_the_optimal_critic_the_loss_is_the_jensen_shannon_divergence() -> No
     model = model_of(x_p, Function(lambda x: best[x[:, 0].long()]))
     losses = method("gan").losses(model, x)
     assert float(losses["critic"].mean()) == pytest.approx(2 * LOG_2 - 2 * divergence, abs=1e-6)
-    assert divergence > 0.1  # else this would say little
+    assert divergence > 0.1  # the two are distinguishable
     accuracy = 0.5 * (q[best > 0].sum() + p[best < 0].sum())
-    assert float(losses.report["critic/accuracy"].mean()) == pytest.approx(float(accuracy), abs=1e-6)
-    assert float(losses.report["critic/log_ratio_p"].mean()) == pytest.approx(
+    assert float(losses.diagnostics["critic/accuracy"].mean()) == pytest.approx(float(accuracy), abs=1e-6)
+    assert float(losses.diagnostics["critic/log_ratio_p"].mean()) == pytest.approx(
         float((q * best).sum()), abs=1e-6
     )
 
@@ -114,7 +116,7 @@ SHIFT, MEAN = -0.4, 0.9  # the generator's N(SHIFT, 1), and data of N(MEAN, 1)
 
 
 def divergences(theta: Tensor) -> tuple[Tensor, Tensor]:
-    """KL(N(θ, 1)‖N(MEAN, 1)), and the Jensen–Shannon divergence of the two by the trapezium rule on a fine grid."""
+    """KL(N(θ, 1)‖N(MEAN, 1)), and the Jensen–Shannon divergence of the two by the trapezoidal rule on a fine grid."""
     grid = torch.linspace(-12, 12, 20_001, dtype=torch.float64)
     log_p, log_q = (-0.5 * (grid - mean) ** 2 - 0.5 * math.log(2 * math.pi) for mean in (theta, MEAN))
     log_m = torch.logaddexp(log_p, log_q) - LOG_2
@@ -123,11 +125,11 @@ def divergences(theta: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("generator", ["non-saturating", "minimax"])
-def test_the_generators_gradient_at_the_optimal_critic(generator: str) -> None:
+def test_generator_gradient_at_the_optimal_critic(generator: str) -> None:
     """(1) has that of 2 JSD, and the non-saturating loss that of KL(p‖q) − 2 JSD.
 
-    The latter by Arjovsky and Bottou (2017), theorem 2.5. Expectations over the generator's normal by Gauss and
-    Hermite's rule, whose error is far below that of float32, in which critics answer: 1e-6.
+    The latter by Arjovsky and Bottou (2017), theorem 2.5. Expectations over the generator's normal are by
+    Gauss–Hermite quadrature, whose error is far below that of float32 critics, 1e-6.
     """
     node, weight = (torch.from_numpy(v) for v in np.polynomial.hermite_e.hermegauss(120))
     weight = weight / weight.sum()
@@ -136,54 +138,56 @@ def test_the_generators_gradient_at_the_optimal_critic(generator: str) -> None:
     )  # log q − log p at θ = SHIFT
     model = model_of(node[:, None], best, SHIFT)
     loss = weight @ method("gan", generator=generator).losses(model, node[:, None])["model"].double()
-    (found,) = torch.autograd.grad(loss, model.decoder.parameters())
+    (gradient,) = torch.autograd.grad(loss, model.decoder.parameters())
     theta = torch.tensor(SHIFT, dtype=torch.float64, requires_grad=True)
     kl, js = divergences(theta)
     exact = 2 * js if generator == "minimax" else kl - 2 * js
     (slope,) = torch.autograd.grad(exact, theta)
-    assert float(found) == pytest.approx(float(slope), abs=1e-6)
+    assert float(gradient) == pytest.approx(float(slope), abs=1e-6)
     assert abs(float(slope)) > 0.1
 
 
 @pytest.mark.parametrize("name", ["gan", "wgan-gp"])
-def test_data_and_samples_pass_the_critic_apart(name: str) -> None:
-    """Batch statistics are then never of both: every pass holds one side, or points between them."""
+def test_data_and_samples_pass_the_critic_separately(name: str) -> None:
+    """Batch statistics are never of both: every pass has one side, or points between them."""
     passes: list[Tensor] = []
 
-    def seen(x: Tensor) -> Tensor:
+    def record(x: Tensor) -> Tensor:
         passes.append(x.detach())
         return x.sum(1)
 
     x, x_p = torch.full((6, 2), 1.0), torch.full((6, 2), -1.0)
-    method(name).losses(model_of(x_p, Function(seen)), x)
-    assert all(len(seen) == 6 for seen in passes)
-    sides = [seen.abs().eq(1).all() and bool((seen == seen[0, 0]).all()) for seen in passes]
-    assert sum(map(bool, sides)) == 2 and len(passes) == (2 if name == "gan" else 3)
+    method(name).losses(model_of(x_p, Function(record)), x)
+    assert all(len(batch) == 6 for batch in passes)
+    constant = [bool((batch == batch[0, 0]).all() and batch.abs().eq(1).all()) for batch in passes]
+    assert sum(constant) == 2 and len(passes) == (2 if name == "gan" else 3)
 
 
 # --- wgan-gp ------------------------------------------------------------------------------------------------
 
 
-def test_the_penalty_of_a_linear_critic() -> None:
-    """It is (‖w‖ − 1)² for every pair, the loss w·(x_p − x) + λ (‖w‖ − 1)², and both gradients are known."""
+def test_gradient_penalty_of_a_linear_critic() -> None:
+    """(‖w‖ − 1)² for every pair, the loss w·(x_p − x) + λ (‖w‖ − 1)², and both gradients in closed form."""
     w, weight = torch.tensor([1.5, -2.0, 0.3]), 7.0
     x, x_p = torch.randn(5, 3), torch.randn(5, 3)
     model = model_of(x_p, Linear(w.clone()), 0.25)
     losses = method("wgan-gp", penalty=weight).losses(model, x)
     norm, apart = w.norm(), (x_p + 0.25 - x) @ w
-    torch.testing.assert_close(losses.report["critic/slope"], norm.expand(5))
+    torch.testing.assert_close(losses.diagnostics["critic/slope"], norm.expand(5))
     torch.testing.assert_close(losses["critic"], apart + weight * (norm - 1) ** 2)
-    torch.testing.assert_close(losses.report["critic/distance"], -apart)
-    torch.testing.assert_close(losses.report["critic/accuracy"], (apart < 0).float())
-    found = torch.autograd.grad(losses["critic"].mean(), list(model.critics.parameters()), retain_graph=True)
+    torch.testing.assert_close(losses.diagnostics["critic/distance"], -apart)
+    torch.testing.assert_close(losses.diagnostics["critic/accuracy"], (apart < 0).float())
+    gradients = torch.autograd.grad(
+        losses["critic"].mean(), list(model.critics.parameters()), retain_graph=True
+    )
     exact = (x_p + 0.25 - x).mean(0) + 2 * weight * (norm - 1) * w / norm  # by double backward
-    torch.testing.assert_close(found[0], exact)
-    assert float(found[1]) == pytest.approx(0, abs=1e-6)  # the constant does nothing
+    torch.testing.assert_close(gradients[0], exact)
+    assert float(gradients[1]) == pytest.approx(0, abs=1e-6)  # the constant has no effect
     (theta,) = torch.autograd.grad(losses["model"].mean(), list(model.decoder.parameters()))
     assert float(theta) == pytest.approx(-float(w.sum()), abs=1e-5)  # −∇f, along the shift of all coordinates
 
 
-def test_a_critic_without_a_slope_has_a_penalty_and_no_nan() -> None:
+def test_constant_critic_has_a_penalty_and_finite_gradients() -> None:
     model = model_of(torch.randn(4, 2), Linear(torch.zeros(2)))
     loss = method("wgan-gp").losses(model, torch.randn(4, 2))["critic"]
     torch.testing.assert_close(loss, torch.full((4,), 10.0))
@@ -191,15 +195,15 @@ def test_a_critic_without_a_slope_has_a_penalty_and_no_nan() -> None:
     assert all(bool(g.isfinite().all()) for g in grads)
 
 
-def test_slopes_are_taken_between_each_pair() -> None:
-    """One ε a pair, uniform: x̂ − x_p = ε (x − x_p) in every coordinate; and of f = ½‖x‖² the slope is ‖x̂‖.
+def test_penalty_is_between_each_pair() -> None:
+    """One uniform ε per pair: x̂ − x_p = ε (x − x_p) in every coordinate; the slope of f = ½‖x‖² is ‖x̂‖.
 
     The mean of n = 40,000 uniform numbers lies within 5 standard errors, 5/√(12 n), of ½; their mean square, of
     variance 4/45, of ⅓.
     """
     n = 40_000
     x, x_p = torch.randn(n, 2, 3), torch.randn(n, 2, 3)
-    x_hat = between(x.requires_grad_(), x_p)
+    x_hat = interpolate(x.requires_grad_(), x_p)
     epsilon = ((x_hat - x_p) / (x - x_p)).flatten(1).detach()
     torch.testing.assert_close(
         epsilon.median(1, keepdim=True).values.expand(n, 6), epsilon, atol=1e-2, rtol=1e-2
@@ -210,15 +214,15 @@ def test_slopes_are_taken_between_each_pair() -> None:
     assert abs(middle.square().mean() - 1 / 3) < 5 * math.sqrt(4 / 45 / n)
     assert not x_hat.requires_grad
     bowl = Function(lambda x: 0.5 * x.flatten(1).square().sum(1))
-    torch.testing.assert_close(slope(bowl, x_hat), x_hat.flatten(1).norm(dim=1))
+    torch.testing.assert_close(gradient_norm(bowl, x_hat), x_hat.flatten(1).norm(dim=1))
 
 
-def test_a_trained_critic_finds_the_shift() -> None:
-    """Between N(s, 1) and N(0, 1) the Wasserstein distance is s; the slope may exceed 1, by what the penalty charges.
+def test_trained_critic_estimates_the_wasserstein_distance() -> None:
+    """Between N(s, 1) and N(0, 1) it is s; the slope exceeds 1 by what the penalty allows.
 
-    A linear critic's expected loss is −w s + λ (|w| − 1)², least at w = 1 + s/2λ = 1.1; it has another minimum where
-    w is negative, so that is not where it starts. Adam with a falling rate ends
-    where the last batches want it, each at 1 + (x̄ − x̄_p)/2λ: within 5 standard deviations √(2/B)/2λ of that. The
+    A linear critic's expected loss is −w s + λ (|w| − 1)², with a minimum at w = 1 + s/2λ = 1.1; another one has
+    negative w, so training starts at a positive w. Adam with a decaying learning rate ends at the optimum of the last
+    batches, 1 + (x̄ − x̄_p)/2λ: within 5 standard deviations √(2/B)/2λ of that. The
     distance divided by the slope is the difference of the means on fresh data, within 5 standard errors √(2/n) of s.
     """
     s, weight, batch, n, steps = 2.0, 10.0, 256, 20_000, 400
@@ -233,36 +237,36 @@ def test_a_trained_critic_finds_the_shift() -> None:
         options.losses(model, s + torch.randn(batch, 1), ("critic",))["critic"].mean().backward()
         solver.step()
         decay.step()
-    report = options.losses(model_of(torch.randn(n, 1), critic), s + torch.randn(n, 1)).report
-    found = float(report["critic/slope"].mean())
-    assert abs(found - (1 + s / (2 * weight))) < 5 * math.sqrt(2 / batch) / (2 * weight)
-    assert abs(float(report["critic/distance"].mean()) / found - s) < 5 * math.sqrt(2 / n)
+    diagnostics = options.losses(model_of(torch.randn(n, 1), critic), s + torch.randn(n, 1)).diagnostics
+    slope = float(diagnostics["critic/slope"].mean())
+    assert abs(slope - (1 + s / (2 * weight))) < 5 * math.sqrt(2 / batch) / (2 * weight)
+    assert abs(float(diagnostics["critic/distance"].mean()) / slope - s) < 5 * math.sqrt(2 / n)
 
 
 @pytest.mark.parametrize("name", ["gan", "wgan-gp"])
-def test_validation_reports_what_training_does(name: str) -> None:
-    """Without gradients, and with weights that ask for none, the report is the same; there is no error."""
-    data = load_data(DataOptions(source="digits", protocol="dequantise"))
+def test_validation_has_the_diagnostics_of_training(name: str) -> None:
+    """Also without gradients and with frozen weights; there is no validation error."""
+    data = load_data(DataOptions(source="digits", preprocessing="dequantize"))
     model = tiny(method(name), x_shape=data.x_shape).eval()
-    x = data.protocol.observe(data.validation.raw(torch.arange(40)))
+    x = data.preprocessing.apply(data.validation.raw(torch.arange(40)))
     torch.manual_seed(1)
-    trained = method(name).losses(model, x).report
+    with_gradients = method(name).losses(model, x).diagnostics
     model.requires_grad_(False)
     with torch.no_grad():
         torch.manual_seed(1)
-        judged = method(name).losses(model, x).report
-    assert set(trained) == set(judged)
-    for key, value in trained.items():
-        torch.testing.assert_close(judged[key], value)
-    found = Validation(data, 0, torch.device("cpu"))(model, method(name))
-    assert set(found) == set(trained) and all(math.isfinite(value) for value in found.values())
+        without = method(name).losses(model, x).diagnostics
+    assert set(with_gradients) == set(without)
+    for key, value in with_gradients.items():
+        torch.testing.assert_close(without[key], value)
+    metrics = Validation(data, 0, torch.device("cpu"))(model, method(name))
+    assert set(metrics) == set(without) and all(math.isfinite(value) for value in metrics.values())
 
 
-def test_batch_normalisation_is_refused_where_there_is_a_penalty() -> None:
+def test_gradient_penalty_refuses_batch_normalization() -> None:
     method("gan").check(tiny(method("gan"), norm="batch"))
     for norm in ("none", "layer", "spectral"):
         method("wgan-gp").check(tiny(method("wgan-gp"), norm=norm))
-    with pytest.raises(ConfigError, match="each example alone"):
+    with pytest.raises(ConfigError, match="batch normalization"):
         method("wgan-gp").check(tiny(method("wgan-gp"), norm="batch"))
     with pytest.raises(ConfigError, match="penalty"):
         method("wgan-gp", penalty=0)

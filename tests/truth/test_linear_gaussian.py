@@ -1,8 +1,8 @@
 """Gradients of the methods at their optimal critics against closed forms, on a linear-Gaussian model.
 
-The critics are put in by hand: the exact log ratio, less the method's known terms, with constant parameters.
-Every case is checked three times: the loss's value, the model's gradient in θ and in φ, and that the critics'
-own losses are stationary there, which says that what is contrasted is what the ratio says.
+The critics are set by hand to the exact log ratio minus the method's known terms, with constant parameters.
+Every case has three checks: the value of the loss, the model's gradients in θ and in φ, and that the critics'
+losses are stationary there, which shows that P and Q are those of the ratio.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ Function = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Case:
-    """A method, its optimal critics (residuals), and what its loss amounts to.
+    """A method, its optimal critics (residuals), and the closed form of its loss.
 
     Args:
         method: with its options.
         critics: the residual of each role.
         value: the loss's expectation.
-        theta, phi: functions whose gradients in θ and φ the loss's must have; the value, if not given.
-        correlated: whether the encoder is one without density and with a full covariance.
+        theta, phi: functions with the expected gradients in θ and φ; by default the value.
+        correlated: whether the encoder has a full covariance and no density.
         kl_weight: as given to the method.
     """
 
@@ -64,7 +64,7 @@ class Case:
 
 
 def avb_critic(contrast: str, known: bool) -> Callable[[Truth], dict[str, Function]]:
-    """log q(z̄|x)/N(z̄; 0, I) as a function of what the critic sees, less −log N(z̄; 0, I) where that is known."""
+    """log q(z̄|x)/N(z̄; 0, I) as a function of the critic's inputs, minus −log N(z̄; 0, I) where that is known."""
 
     def critics(t: Truth) -> dict[str, Function]:
         if contrast == "prior":
@@ -85,7 +85,7 @@ def avb_critic(contrast: str, known: bool) -> Callable[[Truth], dict[str, Functi
 
 
 def f1(known: bool) -> Callable[[Truth], dict[str, Function]]:
-    """Lemma 1: log q(x, z) − log p(x)p(z); the densities of the codes taken out where they are known."""
+    """Lemma 1: log q(x, z) − log p(x)p(z), minus log q(z|x) − log p(z) where these are known."""
 
     def critics(t: Truth) -> dict[str, Function]:
         def residual(x: Tensor, z: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ def f1(known: bool) -> Callable[[Truth], dict[str, Function]]:
 
 
 def f2(known: bool) -> Callable[[Truth], dict[str, Function]]:
-    """Lemma 1: log p(x, z) − log q(x)q(z); log p(x|z) taken out where it is known."""
+    """Lemma 1: log p(x, z) − log q(x)q(z), minus log p(x|z) where it is known."""
 
     def critics(t: Truth) -> dict[str, Function]:
         def residual(x: Tensor, z: Tensor) -> Tensor:
@@ -129,7 +129,7 @@ def none(t: Truth) -> dict[str, Function]:
     return {}
 
 
-# --- what the losses amount to ------------------------------------------------------------------------------
+# --- closed forms of the losses ------------------------------------------------------------------------------
 
 
 def negative_elbo(t: Truth) -> Tensor:
@@ -149,7 +149,7 @@ def asvae_g_value(t: Truth) -> Tensor:
 
 
 def joint_kl(t: Truth) -> Tensor:
-    """KL(p(x, z) ‖ q(x, z)): the θ-gradient of AS-VAE-g is its."""
+    """KL(p(x, z) ‖ q(x, z)): the θ-gradient of AS-VAE-g is that of this KL."""
     return t.p.kl(t.q)
 
 
@@ -211,7 +211,7 @@ CASES = {
         lambda t: joint_kl(t) - t.elbo(),
         lambda t: sleep(t) - t.elbo(),
     ),
-    # A ceiling of 50 nats is never felt here: the smooth limit is then the identity to 1e-9.
+    # A ceiling of 50 nats has no effect here: the smooth clamp is the identity to 1e-9.
     "bavae, known none": Case(BAVAE(ceiling=50), bavae_critics(False), bavae_value, bavae_theta, bavae_value),
     "bavae, known densities": Case(
         BAVAE(known="densities", ceiling=50), bavae_critics(True), bavae_value, bavae_theta, bavae_value
@@ -222,11 +222,11 @@ every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
 
 @every_case
-def test_value_and_gradients_of_the_model(case: Case) -> None:
+def test_value_and_gradients_at_the_optimal_critics(case: Case) -> None:
     model, data, truth = case.prepare(disturbed=False)
     theta, phi = list(model.decoder.parameters()), list(model.encoder.parameters())
 
-    def draw() -> Tensor:
+    def sample() -> Tensor:
         loss = case.method.losses(model, data.rsample(SIZE), kl_weight=case.kl_weight)["model"].mean()
         return torch.cat([loss[None], gradient(loss, theta), gradient(loss, phi)])
 
@@ -235,7 +235,7 @@ def test_value_and_gradients_of_the_model(case: Case) -> None:
         "θ": gradient((case.theta or case.value)(truth), theta),
         "φ": gradient((case.phi or case.value)(truth), phi),
     }
-    mean, error = batch_means(draw)
+    mean, error = batch_means(sample)
     sizes = [len(part) for part in exact.values()]
     for (name, right), m, e in zip(exact.items(), mean.split(sizes), error.split(sizes), strict=True):
         assert_close((m, e), right.detach(), name)
@@ -250,43 +250,43 @@ def test_value_and_gradients_of_the_model(case: Case) -> None:
 def test_critics_are_stationary_at_their_optimum(case: Case) -> None:
     """The expected gradient of a critic's loss vanishes in every direction of degree two or less.
 
-    It does so only if the critic is shown pairs from the P and the Q that its ratio is of: with dependent pairs
-    for independent ones, P and Q exchanged, or a known term missing, some direction has a slope.
+    It vanishes only if the critic's pairs are from the P and the Q of its ratio: with dependent instead of
+    independent pairs, P and Q exchanged, or a known term missing, some direction has a slope.
     """
     model, data, _ = case.prepare(disturbed=True)
     alphas = [critic.alpha for critic in model.critics.values()]
     players = case.method.adversaries
 
-    def draw() -> Tensor:
+    def sample() -> Tensor:
         losses = case.method.losses(model, data.rsample(SIZE), players)
         return gradient(sum(losses[player].mean() for player in players), alphas)
 
-    found = batch_means(draw)
-    assert_close(found, torch.zeros_like(found[0]), "slope")
+    estimate = batch_means(sample)
+    assert_close(estimate, torch.zeros_like(estimate[0]), "slope")
 
 
-def test_the_adversarial_estimate_of_the_kl_has_all_its_constants() -> None:
-    """AVB's report of the KL, with each contrast, is the KL (algorithm 2 prints only what has a gradient)."""
+def test_adversarial_estimate_of_the_kl_includes_all_constants() -> None:
+    """AVB's diagnostic ``kl`` is the KL with each contrast (algorithm 2 prints only what has a gradient)."""
     for contrast in ("prior", "diagonal", "full"):
         case = CASES[f"avb {contrast}, known densities"]
         model, data, truth = case.prepare(disturbed=False)
-        found = batch_means(
-            lambda m=model, d=data, c=case: c.method.losses(m, d.rsample(SIZE)).report["kl"].mean()[None]
+        estimate = batch_means(
+            lambda m=model, d=data, c=case: c.method.losses(m, d.rsample(SIZE)).diagnostics["kl"].mean()[None]
         )
-        assert_close(found, truth.kl()[None].detach(), contrast)
+        assert_close(estimate, truth.kl()[None].detach(), contrast)
 
 
-def test_reports_of_asvae_are_what_they_are_called() -> None:
+def test_diagnostics_of_asvae_have_their_closed_forms() -> None:
     case = CASES["asvae, known densities"]
     model, data, truth = case.prepare(disturbed=False)
     keys = ("reconstruction", "z_reconstruction", "kl")
 
-    def draw() -> Tensor:
-        report = case.method.losses(model, data.rsample(SIZE)).report
-        return torch.stack([report[key].mean() for key in keys])
+    def sample() -> Tensor:
+        diagnostics = case.method.losses(model, data.rsample(SIZE)).diagnostics
+        return torch.stack([diagnostics[key].mean() for key in keys])
 
     exact = torch.stack([-truth.expected_log_p(), -truth.expected_log_q(truth.p), truth.kl()])
-    assert_close(batch_means(draw), exact.detach(), "report")
+    assert_close(batch_means(sample), exact.detach(), "diagnostics")
 
 
 # --- known terms --------------------------------------------------------------------------------------------
@@ -327,34 +327,34 @@ def zero(x: Tensor, z: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(("with_known", "plain", "terms", "correlated"), KNOWN.values(), ids=KNOWN)
-def test_known_terms_are_a_fixed_part_of_the_critic(
+def test_known_terms_equal_a_fixed_critic_of_these_terms(
     with_known: Method, plain: Method, terms: Callable[[Truth], dict[str, Function]], correlated: bool
 ) -> None:
     """A zero critic with the known terms, and a plain critic that *is* these terms, give the same losses and gradients.
 
-    Draw by draw, not only on average: the parameters of a known term are constants, and gradients flow through
-    everything that the critic is given, x and z. (5e-6: critics answer in single precision.)
+    Sample by sample, not only on average: the parameters of a known term are constants, and gradients flow through
+    both inputs of the critic, x and z. (5e-6: critics are evaluated in single precision.)
     """
     model, data = make(correlated)
     functions = terms(Truth(model, data).frozen())
-    x, moved = data.rsample(64), [*model.encoder.parameters(), *model.decoder.parameters()]
-    found = []
+    x, parameters = data.rsample(64), [*model.encoder.parameters(), *model.decoder.parameters()]
+    results = []
     for method, critics in ((with_known, dict.fromkeys(functions, zero)), (plain, functions)):
         model.critics = nn.ModuleDict({role: Exact(f, 4) for role, f in critics.items()})
         torch.manual_seed(1)
         losses = method.losses(model, x)
         values = {player: loss.detach().double() for player, loss in losses.items()}
-        found.append((values, gradient(losses["model"].mean(), moved)))
-    for player in found[0][0]:
-        torch.testing.assert_close(found[0][0][player], found[1][0][player], atol=5e-6, rtol=5e-6)
-    torch.testing.assert_close(found[0][1], found[1][1], atol=5e-6, rtol=5e-6)
+        results.append((values, gradient(losses["model"].mean(), parameters)))
+    for player in results[0][0]:
+        torch.testing.assert_close(results[0][0][player], results[1][0][player], atol=5e-6, rtol=5e-6)
+    torch.testing.assert_close(results[0][1], results[1][1], atol=5e-6, rtol=5e-6)
 
 
 # --- ALI: no closed form, but in two dimensions a grid is exact ---------------------------------------------
 
 
 def ali_residual(t: Truth, known: bool) -> Function:
-    """log q(x, z) − log p(x, z), less the densities of encoder, prior and decoder where they are known."""
+    """log q(x, z) − log p(x, z), minus the densities of encoder, prior and decoder where they are known."""
 
     def residual(x: Tensor, z: Tensor) -> Tensor:
         if known:
@@ -368,7 +368,7 @@ def ali_residual(t: Truth, known: bool) -> Function:
 @pytest.mark.parametrize("known", ["densities", "none"])
 @pytest.mark.parametrize("generator", ["minimax", "non-saturating"])
 def test_ali_at_its_optimal_critic(generator: str, known: str) -> None:
-    """∫ ∇q a(f*) + ∇p b(f*) over a grid of ±8 standard deviations; the trapezium rule is exact to rounding there."""
+    """∫ ∇q a(f*) + ∇p b(f*) over a grid of ±8 standard deviations; the trapezoidal rule is exact to rounding there."""
     method = ALI(generator=generator, known=known)  # type: ignore[arg-type]
     model, data = make(n=1)
     truth = Truth(model, data)
@@ -385,14 +385,14 @@ def test_ali_at_its_optimal_critic(generator: str, known: str) -> None:
     saturating = -(q * softplus(-f) + p * softplus(f)).sum()
     expected = saturating if generator == "minimax" else (q * softplus(f) + p * softplus(-f)).sum()
 
-    def draw() -> Tensor:
+    def sample() -> Tensor:
         loss = method.losses(model, data.rsample(SIZE))["model"].mean()
         return torch.cat([loss[None], gradient(loss, theta + phi)])
 
     exact = torch.cat([expected[None], gradient(expected, theta + phi)]).detach()
-    found = batch_means(draw)
-    assert_close(found, exact, "ali")
-    assert_sharp((found[0][1:], found[1][1:]), exact[1:], "ali")
+    estimate = batch_means(sample)
+    assert_close(estimate, exact, "ali")
+    assert_sharp((estimate[0][1:], estimate[1][1:]), exact[1:], "ali")
 
 
 @pytest.mark.parametrize("known", ["densities", "none"])
@@ -404,35 +404,35 @@ def test_ali_critic_is_stationary(known: str) -> None:
     )
     method = ALI(known=known)  # type: ignore[arg-type]
 
-    def draw() -> Tensor:
+    def sample() -> Tensor:
         loss = method.losses(model, data.rsample(SIZE))["critic"].mean()
         return gradient(loss, [model.critics["critic"].alpha])
 
-    found = batch_means(draw)
-    assert_close(found, torch.zeros_like(found[0]), "slope")
+    estimate = batch_means(sample)
+    assert_close(estimate, torch.zeros_like(estimate[0]), "slope")
 
 
 # --- trap 8 -------------------------------------------------------------------------------------------------
 
 
 class Recorder(nn.Module):
-    """A critic that keeps what it is shown."""
+    """A critic that records its inputs."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen: list[tuple[Tensor, Tensor]] = []
+        self.inputs: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        self.seen.append((x.detach(), z.detach()))
+        self.inputs.append((x.detach(), z.detach()))
         return torch.zeros(len(x))
 
 
 @pytest.mark.parametrize("batch", [2, 3, 7])
-def test_independent_means_independent(batch: int) -> None:
-    """The first pairs of f₁ and f₂ are matched, x with its own code; the second never are.
+def test_pairs_of_q_are_independent(batch: int) -> None:
+    """The first pairs of f₁ and f₂ are matched, x with its own latent code; the second never are.
 
     Encoder and decoder are the identity with a noise of 1e-3, so a pair is matched if and only if x ≈ z; two
-    independent standard normals of length 2 come so near with probability 1e-5.
+    independent standard normals of length 2 are as close with probability 1e-5.
     """
     model, _ = make()
     for net in (model.encoder, model.decoder):
@@ -441,12 +441,12 @@ def test_independent_means_independent(batch: int) -> None:
     model.critics = nn.ModuleDict({"f1": Recorder(), "f2": Recorder()})
     ASVAE().losses(model, torch.randn(batch, 2))
     for critic in model.critics.values():
-        matched = [[bool(ok) for ok in (x - z).abs().amax(1) < 0.01] for x, z in critic.seen]
+        matched = [[bool(ok) for ok in (x - z).abs().amax(1) < 0.01] for x, z in critic.inputs]
         assert matched == [[True] * batch, [False] * batch]
 
 
-def test_a_single_example_has_no_independent_partner() -> None:
-    """With a batch of one the 'other' would be itself: that must be refused, not trained on."""
+def test_batch_of_one_is_refused() -> None:
+    """It has no independent pairs: each example would be paired with itself."""
     from advae.errors import AdvaeError
 
     case = CASES["asvae, known densities"]

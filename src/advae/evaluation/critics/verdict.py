@@ -170,30 +170,26 @@ def miscalibration(c: Calibration, accuracy: float) -> str:
 
 def reference_checks(e: CriticEvidence) -> list[Check]:
     """Check the claims against each reference; the sentence names the reference that is violated most."""
-    violated = [r for r in e.references if not r.criterion.passed and r.kind != "diagnostic"]
-    worst = max(violated, key=lambda r: abs(r.shortfall), default=None)
-    checks = []
-    for r in e.references:
-        is_doubt = r.kind == "diagnostic"
-        text = violation(e, r) if r is worst else uncertain_violation(e, r) if is_doubt and not worst else ""
-        checks.append(Check(r.criterion, text, is_doubt))
-    return checks
+    violated = [r for r in e.references if not r.criterion.passed]
+    worst = max(violated, key=lambda r: (r.kind != "diagnostic", abs(r.shortfall)), default=None)
+    return [
+        Check(r.criterion, violation(e, r) if r is worst else "", r.kind == "diagnostic")
+        for r in e.references
+    ]
 
 
 def violation(e: CriticEvidence, r: KLReference) -> str:
-    """Describe by how much a claim violates a bound or an unbiased estimate."""
+    """Describe by how much a claim violates a reference, and what that means for the ELBO."""
     side, way = ("below", "high") if r.shortfall > 0 else ("above", "low")
-    bound, at_least = ("KL", "") if r.kind == "unbiased" else ("lower bound", "at least ")
-    text = f"{e.claim(r)} {side} the {bound} of {format_nats(r.value)} ({r.name})"
-    elbo = f", so its ELBO is {at_least}{format_nats(abs(r.shortfall))} too {way}"
-    return text + elbo if e.has_elbo else text
-
-
-def uncertain_violation(e: CriticEvidence, r: KLReference) -> str:
-    """Describe the violation of a bound that may itself be too high."""
+    kind = "KL" if r.kind == "unbiased" else "lower bound"
+    text = f"{e.claim(r)} {side} the {kind} of {format_nats(r.value)} ({r.name})"
+    amount = format_nats(abs(r.shortfall))
+    if r.kind == "diagnostic":
+        return f"{text}: either its ELBO is {amount} too high, or {r.name} is too low by as much"
     return (
-        f"{e.claim(r)} below {format_nats(r.value)} ({r.name}): either its ELBO is {format_nats(r.shortfall)} too"
-        f" high, or {r.name} is too low by as much"
+        f"{text}, so its ELBO is {'' if kind == 'KL' else 'at least '}{amount} too {way}"
+        if e.has_elbo
+        else text
     )
 
 

@@ -1,4 +1,4 @@
-"""The two contrasts between known normals: their optima are the log ratio, and the value is the KL."""
+"""Contrast losses between known normals: their optimum is the log ratio, and the KL contrast's value is the KL."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ each_contrast = pytest.mark.parametrize("name", CONTRASTS)
 
 
 def quadrature(nodes: int = 120) -> tuple[Tensor, Tensor, Tensor]:
-    """Points of P, points of Q and their common weights: Gauss and Hermite's rule for E f(u_P) + E g(u_Q).
+    """Points of P, points of Q and their common weights, by Gauss–Hermite quadrature for E f(u_P) + E g(u_Q).
 
     Both losses are sums of a function of each side, so one weighted mean of pairs is their expectation. 120
     nodes integrate softplus and exp of these quadratics to about 1e-9 (as the first test sees).
@@ -31,7 +31,7 @@ def quadrature(nodes: int = 120) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def quadratic(u: Tensor) -> Tensor:
-    """Features in whose span the log ratio of two normals lies."""
+    """Features whose span contains the log ratio of two normals."""
     return torch.stack([torch.ones_like(u), u, u.square()], -1)
 
 
@@ -49,15 +49,15 @@ def expected_loss(name: str, coefficients: Tensor) -> Tensor:
 
 
 @each_contrast
-def test_the_gradient_vanishes_at_the_log_ratio(name: str) -> None:
+def test_gradient_vanishes_at_the_log_ratio(name: str) -> None:
     coefficients = optimum(CONTRASTS[name][1]).requires_grad_()
     (slope,) = torch.autograd.grad(expected_loss(name, coefficients), coefficients)
     assert slope.abs().max() < 1e-8  # the quadrature's error
 
 
 @each_contrast
-def test_a_trained_critic_finds_log_ratio_and_kl(name: str) -> None:
-    """From zero, by L-BFGS, in a family that holds the optimum.
+def test_trained_critic_converges_to_log_ratio_and_kl(name: str) -> None:
+    """From zero, by L-BFGS, in a family that contains the optimum.
 
     The loss's curvature here is above 1e-2 in every direction and L-BFGS stops at a slope of 1e-9, so the
     coefficients are right to 1e-6 and the values, being stationary, far better.
@@ -134,6 +134,6 @@ def test_losses_where_they_overflow_naively() -> None:
 
 def test_diagnostics_of_a_critic() -> None:
     contrast = logistic_contrast(torch.tensor([11.0, 1.0, -1.0]), torch.tensor([-11.0, 2.0, -3.0]))
-    report = contrast.report("critic")
+    report = contrast.diagnostics("critic")
     assert report["critic/accuracy"].tolist() == [1.0, 0.5, 0.5]
     assert report["critic/saturation"].tolist() == [1.0, 0.0, 0.0]
