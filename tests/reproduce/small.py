@@ -13,7 +13,7 @@ from advae.cli import main
 
 STEPS = 12
 NETWORKS = {
-    "latent": 2,
+    "latent_dim": 2,
     "encoder": {"name": "mlp", "hidden": [8]},
     "decoder": {"name": "mlp", "hidden": [8]},
 }
@@ -33,7 +33,7 @@ def recipe(name: str, **more: Any) -> dict[str, Any]:
     return {
         "recipe": name,
         "device": "cpu",
-        "data": more.pop("data", {"source": "digits", "protocol": "binarise-dynamic"}),
+        "data": more.pop("data", {"source": "digits", "preprocessing": "binarize-dynamic"}),
         "model": {**NETWORKS, **more.pop("model", {})},
         "train": {**TRAIN, **more.pop("train", {})},
         **more,
@@ -43,9 +43,9 @@ def recipe(name: str, **more: Any) -> dict[str, Any]:
 AVB = recipe(
     "avb-small",
     method={"name": "avb"},
-    model={"posterior": {"name": "implicit", "noise": 4}, "critic": {"name": "concat", "hidden": [8]}},
+    model={"posterior": {"name": "implicit", "noise_dim": 4}, "critic": {"name": "concat", "hidden": [8]}},
 )
-BAD = recipe("bad-small", model={"posterior": {"name": "implicit", "noise": 4}})  # a VAE needs a density
+BAD = recipe("bad-small", model={"posterior": {"name": "implicit", "noise_dim": 4}})  # a VAE needs a density
 
 
 def table(**more: Any) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def table(**more: Any) -> dict[str, Any]:
         "columns": {
             "elbo": {"title": "ELBO, nats", "ours": ["elbo", "elbo (critic)"], "needs": "likelihood"},
             "nll": {"title": "NLL, nats", "ours": ["iwae-*"], "negated": True, "needs": "likelihood"},
-            "rmse": {"title": "RMSE", "ours": ["rmse"], "needs": "encoder", "yardstick": ["rmse (PCA-*)"]},
+            "rmse": {"title": "RMSE", "ours": ["rmse"], "needs": "encoder", "baseline": ["rmse (PCA-*)"]},
             "ais": {"title": "NLL by AIS", "ours": ["ais"], "negated": True, "needs": "likelihood"},
         },
         "evaluation": [

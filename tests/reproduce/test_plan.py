@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from advae.config import resolve
+from advae.devices import find_device, find_precision
 from advae.errors import ConfigError
 from advae.reproduce import plan
 from advae.reproduce.budget import within
 from advae.reproduce.jobs import identity
 from advae.reproduce.probe import Speed
-from advae.training.environment import find_device, find_precision
 from advae.training.train_options import TrainOptions
-from advae.training.trainer import Fit
+from advae.training.trainer import Trainer
 from reproduce.small import STEPS, counting, page, recipe, record, reproduced, table
 
 
@@ -88,7 +88,7 @@ def test_a_dry_run_estimates_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     calls: list[Any] = []
-    monkeypatch.setattr(Fit, "main", counting(Fit.main, calls))
+    monkeypatch.setattr(Trainer, "main", counting(Trainer.main, calls))
     assert reproduced(tmp_path, "--dry-run", "--budget", "1h", "--seeds", "0,1") == 0
     said = capsys.readouterr().out
     assert "estimated:" in said and said.count("to train") == 4 and "12 of 12" in said
@@ -99,7 +99,7 @@ def test_a_dry_run_knows_what_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert reproduced(tmp_path, "--rows", "vae-small") == 0
-    step = Fit._one
+    step = Trainer._run_step
 
     def cut(fit: Any, number: int, stream: Any) -> None:
         step(fit, number, stream)
@@ -107,7 +107,7 @@ def test_a_dry_run_knows_what_is_done(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Fit, "_one", cut)
+        patch.setattr(Trainer, "_run_step", cut)
         assert reproduced(tmp_path) == 130
     timed: list[Any] = []
     monkeypatch.setattr(plan, "measured", counting(lambda config, data: speed(1.0, decode=1e-3), timed))
@@ -146,11 +146,11 @@ def test_a_row_is_really_timed() -> None:
 
 
 def test_what_grows_from_zero_has_grown_by_half_of_a_shortened_run() -> None:
-    whole = resolve(recipe("vae-small"), {"train.steps": 100, "train.warmup": 30, "method.kl_warmup": 40})
+    whole = resolve(recipe("vae-small"), {"train.steps": 100, "train.lr_warmup": 30, "method.kl_warmup": 40})
     assert plan.shortened(whole, 100) == whole
     for steps, kl, rates in ((80, 40, 30), (50, 25, 25), (1, 1, 1)):
         short = plan.shortened(whole, steps)
-        assert (short.train.steps, short.method["kl_warmup"], short.train.warmup) == (steps, kl, rates)
+        assert (short.train.steps, short.method["kl_warmup"], short.train.lr_warmup) == (steps, kl, rates)
 
 
 # --- which runs are a row's ---------------------------------------------------------------------------------
@@ -160,9 +160,9 @@ def test_only_names_places_and_logging_may_differ() -> None:
     base = recipe("vae-small")
     same = [{"recipe": "x"}, {"train.log_every": 7}, {"train.validate_every": 3}, {"device": "auto"}]
     same += [{"data.source": "elsewhere.npy"}, {"train.samples_every": 5}, {"published": "5 nats"}]
-    same += [{"train.step": "eager"}]
-    other = [{"seed": 1}, {"train.steps": 13}, {"train.rate": 0.1}, {"model.latent": 3}, {"train.ema": 0.5}]
-    other += [{"data.protocol": "grey"}, {"data.limit": 10}, {"method.beta": 2.0}]
+    same += [{"train.backend": "eager"}]
+    other = [{"seed": 1}, {"train.steps": 13}, {"train.lr": 0.1}, {"model.latent_dim": 3}, {"train.ema_decay": 0.5}]
+    other += [{"data.preprocessing": "gray"}, {"data.limit": 10}, {"method.beta": 2.0}]
 
     def of(options: dict[str, Any]) -> dict[str, Any]:
         return identity(resolve(base, options).to_dict())

@@ -15,8 +15,8 @@ import torch
 import advae
 from advae.reproduce import evaluate_job as judge
 from advae.run import Run
-from advae.training.train import completed, finished
-from advae.training.trainer import Fit
+from advae.training.train import is_finished, train_or_resume
+from advae.training.trainer import Trainer
 from reproduce.small import STEPS, counting, page, recipe, record, reproduced, table, timeless
 
 
@@ -73,7 +73,7 @@ def test_the_record_has_all_that_made_a_figure(whole: Path) -> None:
     assert row["figures"]["nll"]["value"] == -estimates["iwae-4"]["value"]
     assert (run["steps"], run["recipe_steps"], run["seed"]) == (STEPS, STEPS, 0)
     assert run["parameters"]["encoder"] > 0 and run["ms_per_step"] > 0 and run["device"]
-    assert run["config"]["model"]["latent"] == 2 and run["data"]["checksum"]
+    assert run["config"]["model"]["latent_dim"] == 2 and run["data"]["checksum"]
 
 
 def test_rows_are_held_against_the_reference_image_by_image(whole: Path, tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_what_two_parts_say_is_said_once(whole: Path, tmp_path: Path) -> None:
         "bavae-small",
         method={"name": "bavae"},
         data={"source": "digits"},
-        model={part: {"name": "implicit", "noise": 2} for part in ("posterior", "likelihood")},
+        model={part: {"name": "implicit", "noise_dim": 2} for part in ("posterior", "likelihood")},
     )
     definition = table(rows=[{"label": "BAVAE", "recipe": bavae}], references=[])
     assert reproduced(tmp_path, definition=definition) == 0
@@ -129,7 +129,7 @@ def test_rows_of_two_data_sets_have_sheets_of_their_own(whole: Path, tmp_path: P
     folder = copied(whole, tmp_path)
     images = np.random.default_rng(0).integers(0, 256, (100, 1, 8, 8), dtype=np.uint8)
     np.save(tmp_path / "grain-of-sand.npy", images)
-    other = recipe("vae-sand", data={"source": "sand", "protocol": "binarise-dynamic"})
+    other = recipe("vae-sand", data={"source": "sand", "preprocessing": "binarize-dynamic"})
     definition = table(rows=[table()["rows"][0], {"label": "sand", "recipe": other}])
     source = f"sand={tmp_path / 'grain-of-sand.npy'}"
     assert reproduced(folder, "--data.source", source, definition=definition) == 0
@@ -146,7 +146,7 @@ def test_the_same_command_again_does_nothing_anew(
 ) -> None:
     before = {path: path.read_bytes() for path in (whole / "results").iterdir()}
     calls: list[Any] = []
-    monkeypatch.setattr(Fit, "main", counting(Fit.main, calls))
+    monkeypatch.setattr(Trainer, "main", counting(Trainer.main, calls))
     monkeypatch.setattr(judge, "evaluate", counting(judge.evaluate, calls))
     assert reproduced(whole) == 0
     assert calls == []
@@ -158,7 +158,7 @@ def test_another_protocol_is_evaluated_but_not_trained(
 ) -> None:
     folder = copied(whole, tmp_path)
     trained: list[Any] = []
-    monkeypatch.setattr(Fit, "main", counting(Fit.main, trained))
+    monkeypatch.setattr(Trainer, "main", counting(Trainer.main, trained))
     assert reproduced(folder, "--images", 8, "--chains", 3, "--temperatures", 2) == 0
     assert trained == []
     run = record(folder)["rows"][0]["runs"][0]
@@ -198,7 +198,7 @@ def test_killed_and_stopped_at_any_point_it_ends_with_the_same_figures(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed between two checkpoints, stopped by a signal, and killed within the evaluation."""
-    step, evaluate = Fit._one, judge.evaluate
+    step, evaluate = Trainer._run_step, judge.evaluate
     fall = {"kill": 6, "signal": 9}
     calls: list[int] = []
 
@@ -217,7 +217,7 @@ def test_killed_and_stopped_at_any_point_it_ends_with_the_same_figures(
             raise KeyboardInterrupt
         return evaluate(*args, **kwargs)
 
-    monkeypatch.setattr(Fit, "_one", one)
+    monkeypatch.setattr(Trainer, "_run_step", one)
     monkeypatch.setattr(judge, "evaluate", cut)
     codes, halfway = [reproduced(tmp_path)], False
     while codes[-1] and len(codes) < 9:
@@ -237,26 +237,26 @@ def test_killed_before_the_first_checkpoint_it_starts_again(
 
     tree, out = recipe("vae-small"), tmp_path / "run"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Fit, "main", killed)
-        completed(tree, out=out, quiet=True)
-    assert (out / "config.yaml").exists() and not finished(Run(out))
-    assert finished(completed(tree, out=out, quiet=True))
+        patch.setattr(Trainer, "main", killed)
+        train_or_resume(tree, out=out, quiet=True)
+    assert (out / "config.yaml").exists() and not is_finished(Run(out))
+    assert is_finished(train_or_resume(tree, out=out, quiet=True))
 
 
 def test_killed_before_the_model_was_written_it_is_written(tmp_path: Path) -> None:
     """The last checkpoint stands, and beside it the model of an earlier one."""
-    run = completed(recipe("vae-small"), out=tmp_path / "run", quiet=True)
+    run = train_or_resume(recipe("vae-small"), out=tmp_path / "run", quiet=True)
     weights = run.model().state_dict()
     model = advae.build_model(run.model().spec, run.model().x_shape, info=run.model().info | {"step": 8})
     model.save_pretrained(run.path / "model")
-    assert not finished(run)
-    again = completed(recipe("vae-small"), out=run.path, quiet=True)
-    assert finished(again) and again.model().info["step"] == STEPS
+    assert not is_finished(run)
+    again = train_or_resume(recipe("vae-small"), out=run.path, quiet=True)
+    assert is_finished(again) and again.model().info["step"] == STEPS
     assert all(torch.equal(weights[key], value) for key, value in again.model().state_dict().items())
 
 
 def test_an_answer_is_of_one_question_and_of_one_models_weights(tmp_path: Path) -> None:
-    run = completed(recipe("vae-small"), out=tmp_path / "run", quiet=True)
+    run = train_or_resume(recipe("vae-small"), out=tmp_path / "run", quiet=True)
     found = iter(range(9))
 
     def asked(question: str) -> int:
@@ -271,7 +271,7 @@ def test_the_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("")
     (tmp_path / "config.yaml").write_text("")
     with pytest.raises(advae.AdvaeError, match="not empty"):
-        completed(recipe("vae-small"), out=tmp_path, quiet=True)
+        train_or_resume(recipe("vae-small"), out=tmp_path, quiet=True)
     assert (tmp_path / "mine.txt").exists()
 
 
@@ -279,11 +279,11 @@ def test_a_run_that_stopped_early_is_finished(tmp_path: Path, monkeypatch: pytes
     """One validation without a better one ends it; it is not gone on with."""
     monkeypatch.setattr("advae.training.validation.Validation.__call__", lambda *args: {"error": 1.0})
     tree = recipe("vae-small", train={"patience": 1, "validate_every": 2})
-    run = completed(tree, out=tmp_path / "run", quiet=True)
-    assert finished(run) and run.metrics()[-1]["step"] < STEPS
+    run = train_or_resume(tree, out=tmp_path / "run", quiet=True)
+    assert is_finished(run) and run.metrics()[-1]["step"] < STEPS
     calls: list[Any] = []
-    monkeypatch.setattr(Fit, "main", counting(Fit.main, calls))
-    completed(tree, out=tmp_path / "run", quiet=True)
+    monkeypatch.setattr(Trainer, "main", counting(Trainer.main, calls))
+    train_or_resume(tree, out=tmp_path / "run", quiet=True)
     assert calls == []
 
 
@@ -300,7 +300,7 @@ def test_a_run_put_there_by_hand_is_the_rows(
     advae.train(named, out=folder / "by-hand", quiet=True)
     advae.train(other, out=folder / f"{STEPS}-steps" / "s0", quiet=True)
     calls: list[Any] = []
-    monkeypatch.setattr(Fit, "main", counting(Fit.main, calls))
+    monkeypatch.setattr(Trainer, "main", counting(Trainer.main, calls))
     assert reproduced(tmp_path, "--rows", "vae-small") == 0
     assert calls == []
     assert record(tmp_path)["rows"][0]["runs"][0]["run"].endswith("by-hand")

@@ -188,7 +188,7 @@ def test_the_table_of_the_docs_can_be_carried_out(tmp_path: Path) -> None:
     text = (Path(__file__).parents[2] / "docs" / "reproduce.md").read_text()
     (tmp_path / "docs.yaml").write_text(text.split("```yaml\n")[1].split("```")[0])
     found = read_table(tmp_path / "docs.yaml")
-    assert [resolve(row.recipe).model["latent"] for row in found.rows] == [8, 8, 2]
+    assert [resolve(row.recipe).model["latent_dim"] for row in found.rows] == [8, 8, 2]
     assert [asked_of(part).get("limit") for part in found.evaluation] == [None, 64]
 
 

@@ -1,7 +1,7 @@
 """What every shipped recipe amounts to, a line each, kept beside this file in recipes.txt.
 
 A change of a recipe, of what it is based on, of a network or of a default shows there as a changed line. When it
-was meant, and when a recipe is new:
+was meant, or to record a new recipe:
 
     python tests/training/recipe_table.py
 """
@@ -20,6 +20,7 @@ import advae
 from advae.config import Config, component_slots, resolve
 from advae.methods import METHODS
 from advae.model import LatentModel, build_model
+from advae.networks.base import CriticInputs
 from advae.registry import Registry
 from advae.training.benchmark import SHAPES
 
@@ -32,11 +33,11 @@ def built(name: str) -> LatentModel:
     config = resolve(name)
     searches = config.model["posterior"]["name"] == "iaf"  # for equal rows of its masks, which need values
     with torch.device("cpu" if searches else "meta"):
-        return build_model(config.model, SHAPES[config.data.source], roles(config)[:1])
+        return build_model(config.model, SHAPES[config.data.source], dict(list(roles(config).items())[:1]))
 
 
-def roles(config: Config) -> tuple[str, ...]:
-    """The critics of a recipe, which are all of one form."""
+def roles(config: Config) -> dict[str, CriticInputs]:
+    """The critics of a recipe, which all have the same options, and what each sees."""
     return METHODS.build(config.method).critics
 
 

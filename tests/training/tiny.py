@@ -8,10 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from advae.methods import METHODS
+from advae.model import build_model
 from advae.run import Run
+from advae.training.step import TrainStep
+from advae.training.train_options import TrainOptions
 
 STEPS = 12
 
@@ -62,10 +67,37 @@ def changed(base: Mapping[str, Any], dotted: Mapping[str, Any]) -> dict[str, Any
     return out
 
 
+def train_step(method: dict[str, Any], options: TrainOptions | None = None, **components: Any) -> TrainStep:
+    """A step of a small model on images of 4 × 5 pixels."""
+    network = {"name": "mlp", "hidden": [5]}
+    spec = {
+        "latent_dim": 2,
+        "encoder": network,
+        "posterior": {"name": "normal"},
+        "decoder": network,
+        "likelihood": {"name": "bernoulli"},
+        "critic": {"name": "concat", "hidden": [5]},
+    } | components
+    method_ = METHODS.build(method)
+    model = build_model(spec, (1, 4, 5), method_.critics)
+    return TrainStep(Fabric(accelerator="cpu", devices=1), model, method_, options or TrainOptions())
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of parameters and buffers."""
+    return {key: value.detach().clone() for key, value in model.state_dict().items()}
+
+
 def state(run: Run, name: str = "last") -> dict[str, Tensor]:
-    """Networks, average and optimisers of a checkpoint, but not the random state between two steps."""
+    """Networks, moving average and optimizers of a checkpoint, without the random state between two steps."""
     tensors = load_file(run.checkpoint(name) / "state.safetensors")
     return {key: value for key, value in tensors.items() if not key.startswith("random/")}
+
+
+def ema(run: Run, name: str = "last") -> dict[str, Tensor]:
+    """The averaged model in a checkpoint."""
+    tensors = state(run, name)
+    return {key.removeprefix("ema/"): value for key, value in tensors.items() if key.startswith("ema/")}
 
 
 def differing(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> list[str]:

@@ -1,7 +1,8 @@
-"""What one of several processes does for test_processes.py; run by torchrun, or in one process without it.
+"""Training by one of several processes, for test_distributed.py.
 
-python two_processes.py FOLDER     writes FOLDER/CASE-WORLD.safetensors of every case
-torchrun … two_processes.py FOLDER     the same, then two runs in FOLDER, of which the second loses a process
+python distributed_worker.py FOLDER              writes FOLDER/CASE-1.safetensors of every case
+torchrun … distributed_worker.py FOLDER          writes FOLDER/CASE-2.safetensors, then two runs, of which the second
+                                                 loses a process
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ CASES: dict[str, dict[str, Any]] = {
         "method": {"name": "avb", "contrast": "diagonal", "critic_steps": 2},
         "model.encoder": {"name": "mlp", "hidden": [6]},
     },
-    "batch-norm": {"model.encoder": {**CONV, "norm": "batch"}},
+    "conv": {"model.encoder": CONV},
 }
 
 
 def tree(source: str, case: str, world: int) -> dict[str, Any]:
-    """A recipe without dropout, whose only noise is normal and the same for all processes together."""
+    """A recipe whose only noise is normal: :func:`shared_noise` makes it independent of the number of processes."""
     plain = {
         "data.preprocessing": "gray",
         "model.decoder": {"name": "mlp", "hidden": [6]},
@@ -45,44 +46,45 @@ def tree(source: str, case: str, world: int) -> dict[str, Any]:
 
 
 def shared_noise(rank: int, world: int) -> None:
-    """Let ``torch.randn`` draw for the batches of all processes, and keep this one's: as one process would draw."""
+    """Let ``torch.randn`` draw for the batches of all processes and return the part of this one."""
     randn = torch.randn
 
-    def drawn(*shape: Any, **options: Any) -> torch.Tensor:
+    def shared_randn(*shape: Any, **options: Any) -> torch.Tensor:
         first, *rest = shape[0] if isinstance(shape[0], tuple | list | torch.Size) else shape
         return randn(first * world, *rest, **options)[rank * first :][:first]
 
-    torch.randn = drawn  # type: ignore[assignment]
+    torch.randn = shared_randn  # type: ignore[assignment]
 
 
 def case(source: str, folder: Path, name: str, world: int) -> None:
-    """Some steps with a seed for each that does not depend on the process; keep weights, buffers and metrics."""
+    """Run some steps, seeded alike in all processes, and save weights, buffers and metrics."""
     config = resolve(tree(source, name, world))
     setup = Setup(config)
-    fit = Trainer(setup, None, False)  # type: ignore[arg-type]
-    fit.model.train()
-    stream = fit.batches.stream(0)
+    trainer = Trainer(setup, None)  # type: ignore[arg-type]
+    trainer.model.train()
+    batches = trainer.loader.stream(0)
     for step in range(STEPS):
         torch.manual_seed(step)
-        fit.step(step, lambda i: fit.data.preprocessing.apply(next(stream)))
-    metrics = {f"metric/{k}": torch.tensor(v) for k, v in fit.step.read_metrics().items()}
-    state = {k: v.detach().contiguous() for k, v in fit.model.state_dict().items()}
+        trainer.step(step, lambda i: trainer.data.preprocessing.apply(next(batches)))
+    metrics = {f"metric/{k}": torch.tensor(v) for k, v in trainer.step.metrics.pop_means().items()}
+    state = {k: v.detach().contiguous() for k, v in trainer.model.state_dict().items()}
     if setup.fabric.is_global_zero:
         save_file(state | metrics, folder / f"{name}-{world}.safetensors")
 
 
 def runs(source: str, folder: Path, rank: int) -> None:
-    """A run to its end; then one whose second process dies after seven steps."""
-    base = tiny.changed(tiny.tree(source), {"train.checkpoint_every": 3, "train.batch_size": 4})
+    """Complete one run; then start one whose second process dies after seven steps."""
+    changes = {"train.checkpoint_every": 3, "train.batch_size": 4, "model.encoder": {**CONV, "norm": "layer"}}
+    base = tiny.changed(tiny.tree(source), changes)
     advae.train(base, out=folder / "whole", quiet=True)
-    one = Trainer._one
+    run_step = Trainer._run_step
 
-    def dying(self: Trainer, step: int, stream: Any) -> None:
+    def die_at_seven(self: Trainer, step: int, stream: Any) -> None:
         if step == 7 and rank == 1:
             os._exit(1)
-        one(self, step, stream)
+        run_step(self, step, stream)
 
-    Trainer._one = dying  # type: ignore[method-assign]
+    Trainer._run_step = die_at_seven  # type: ignore[method-assign]
     advae.train(base, out=folder / "lost", quiet=True)
 
 
