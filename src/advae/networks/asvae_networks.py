@@ -12,7 +12,7 @@ One form for the three data sets; the defaults are figure 6 (CIFAR-10):
 
 Every stage begins with a convolution of stride 2. Every convolution is followed by batch normalization and ReLU,
 except for the last of a decoder. The critic is "conv" with ``pool``. What the figures leave open is listed in
-docs/asvae.md.
+docs/papers/asvae.md.
 """
 
 from __future__ import annotations
