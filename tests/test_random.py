@@ -1,8 +1,13 @@
-"""Seeds are well mixed."""
+"""Seeds and random states."""
 
 from __future__ import annotations
 
-from advae.random import mix_seeds
+import pytest
+import torch
+
+from advae.random import get_rng_state, mix_seeds, preserve_rng_state, reseed, seeded, set_rng_state
+
+CPU = torch.device("cpu")
 
 
 def test_mixed_seeds_are_uniform_and_depend_on_the_order() -> None:
@@ -18,3 +23,25 @@ def test_mixed_seeds_are_uniform_and_depend_on_the_order() -> None:
     )
     # splitmix64 from state 0 begins with this number (Vigna's reference program); ours drops its lowest bit.
     assert mix_seeds(0) == 0xE220A8397B1DCDAF >> 1
+
+
+def test_seeded_blocks_repeat_and_restore_the_global_state() -> None:
+    state = torch.get_rng_state()
+    with seeded(3):
+        first = torch.rand(4)
+    with seeded(3, "cpu"):
+        assert torch.equal(torch.rand(4), first)
+    with pytest.raises(RuntimeError), seeded(4), preserve_rng_state():
+        torch.rand(4)
+        raise RuntimeError
+    assert torch.equal(torch.get_rng_state(), state)
+    with seeded(None):
+        torch.rand(4)
+    assert not torch.equal(torch.get_rng_state(), state)
+
+
+def test_reseeding_is_global_and_states_can_be_restored() -> None:
+    reseed(5, CPU)
+    state, first = get_rng_state(CPU), torch.rand(4)
+    set_rng_state(CPU, state)
+    assert torch.equal(torch.rand(4), first)

@@ -1,4 +1,4 @@
-"""The Python of the README runs as it stands, block after block, as a reader would paste it."""
+"""The Python code of the README runs."""
 
 import re
 from pathlib import Path
@@ -8,6 +8,7 @@ import pytest
 README = Path(__file__).parents[1] / "README.md"
 
 
+@pytest.mark.integration
 def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     assert len(blocks) >= 2

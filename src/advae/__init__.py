@@ -1,4 +1,4 @@
-"""advae: adversarial variational autoencoders, trained, judged honestly and explored.
+"""Adversarial variational autoencoders: training, evaluation, inference and reports.
 
 >>> import advae
 >>> sorted(advae.__all__)[:3]
@@ -12,21 +12,22 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_HOMES = {
+_MODULES = {
     "AdvaeError": "errors",
     "DataOptions": "data.data_options",
     "load_data": "data",
     "LatentModel": "model",
     "build_model": "model",
     "Run": "run",
+    "load": "run",
     "allow": "registry",
+    "recipes": "config",
+    "resolve": "config",
     "train": "training.train",
     "resume": "training.train",
-    "resolve": "config",
-    "recipes": "config",
     "evaluate": "evaluation.evaluate",
+    "EvalConfig": "evaluation.eval_config",
     "Estimate": "evaluation.estimate",
-    "load": "run",
     "write_report": "report",
     "compare": "report",
     "infer": "inference",
@@ -36,14 +37,14 @@ _HOMES = {
     "unit_interval": "inference",
 }
 
-__all__ = [*_HOMES, "__version__"]
+__all__ = [*_MODULES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """Names are imported when first used, so that importing the package is quick."""
-    if name not in _HOMES:
+    """Import a name when it is first used, so that importing the package is fast."""
+    if name not in _MODULES:
         raise AttributeError(f"module 'advae' has no attribute {name!r}")
-    value = getattr(import_module(f"advae.{_HOMES[name]}"), name)
+    value = getattr(import_module(f"advae.{_MODULES[name]}"), name)
     globals()[name] = value
     return value
 

@@ -1,4 +1,4 @@
-"""``python -m advae``: the command, without its script."""
+"""``python -m advae``: the command."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""A trained run, made once, and the command called in this process."""
+"""Fixtures: the command in this process, and a small trained run."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import torch
 from advae.cli import main
 
 SMALL = (
-    *("--model.encoder.hidden", "[16]", "--model.decoder.hidden", "[16]", "--train.batch", "32"),
+    *("--model.encoder.hidden", "[16]", "--model.decoder.hidden", "[16]", "--train.batch_size", "32"),
     *("--train.log_every", "5", "--train.validate_every", "10", "--train.samples_every", "10"),
 )
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a call of the command gave."""
+    """Exit code and output of a call of the command."""
 
     code: int
     out: str
@@ -39,13 +39,13 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def small() -> tuple[str, ...]:
-    """Overrides that make a recipe on digits quick."""
+    """Options that make a recipe on digits fast."""
     return SMALL
 
 
 @pytest.fixture
 def advae(capsys: pytest.CaptureFixture[str]) -> Call:
-    """``advae("train", …)``: the command, in this process."""
+    """Return a function that runs the command in this process: ``advae("train", …)``."""
 
     def call(*argv: object) -> Answer:
         capsys.readouterr()
@@ -57,7 +57,7 @@ def advae(capsys: pytest.CaptureFixture[str]) -> Call:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 20 steps with its evaluation and report; tests that change it work on a copy."""
+    """Train for 20 steps, with evaluation and report; tests that change the run use a copy."""
     out = tmp_path_factory.mktemp("runs") / "trained"
     assert main(["train", "vae-digits", "--out", str(out), "--train.steps", "20", "--quiet", *SMALL]) == 0
     return out

@@ -1,4 +1,4 @@
-"""``advae evaluate`` as processes: several that share the images, and one that is killed and called again."""
+"""``advae evaluate`` as processes: several that share the work, and one that is killed and repeated."""
 
 from __future__ import annotations
 
@@ -15,12 +15,23 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.integration
 SRC = Path(__file__).resolve().parents[2] / "src"
-OPTIONS = ("--likelihood", "elbo,ais", "--chains", "24", "--temperatures", "10", "--checks", "none", "--json")
+OPTIONS = (
+    "--likelihood",
+    "elbo,ais",
+    "--chains",
+    "24",
+    "--temperatures",
+    "10",
+    "--diagnostics",
+    "none",
+    "--json",
+)
 
 
 def command(run: Path, **env: str) -> subprocess.Popen[str]:
-    """``advae evaluate RUN`` begun in a process of its own."""
+    """Start ``advae evaluate RUN`` as a process."""
     return subprocess.Popen(
         [sys.executable, "-m", "advae", "evaluate", str(run), *OPTIONS, "--device", "cpu"],
         env=os.environ | {"PYTHONPATH": str(SRC), "OMP_NUM_THREADS": "1"} | env,
@@ -30,24 +41,24 @@ def command(run: Path, **env: str) -> subprocess.Popen[str]:
     )
 
 
-def figures(run: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads((run / "eval" / "estimates.json").read_text())["estimates"]
-    return found
+def read_estimates(run: Path) -> list[dict[str, Any]]:
+    estimates: list[dict[str, Any]] = json.loads((run / "eval" / "estimates.json").read_text())["estimates"]
+    return estimates
 
 
 @pytest.fixture(scope="module")
-def unbroken(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What one process finds that nobody stops."""
+def uninterrupted(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Return the estimates of one process that is not interrupted."""
     run = shutil.copytree(trained, tmp_path_factory.mktemp("one") / "run")
     process = command(run)
     assert process.wait(120) == 0, process.stderr
-    return figures(run)
+    return read_estimates(run)
 
 
-def test_two_processes_find_what_one_does(
-    trained: Path, unbroken: list[dict[str, Any]], tmp_path: Path
+def test_two_processes_give_the_same_estimates_as_one(
+    trained: Path, uninterrupted: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    """As torchrun starts them. To rounding: a mean over images is summed in the same order, so it is exact."""
+    """As torchrun starts them. The equality is exact: means over examples are summed in the same order."""
     run = shutil.copytree(trained, tmp_path / "run")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -56,15 +67,15 @@ def test_two_processes_find_what_one_does(
     both = [command(run, **shared, RANK=str(r), LOCAL_RANK=str(r)) for r in range(2)]
     outputs = [process.communicate(timeout=180) for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
-    assert json.loads(outputs[0][0])["estimates"] == unbroken and outputs[1][0] == ""
-    assert figures(run) == unbroken
+    assert json.loads(outputs[0][0])["estimates"] == uninterrupted and outputs[1][0] == ""
+    assert read_estimates(run) == uninterrupted
     assert not (run / "eval" / "unfinished").exists()
 
 
-def test_killed_and_called_again_it_ends_with_the_same_figures(
-    trained: Path, unbroken: list[dict[str, Any]], tmp_path: Path
+def test_killed_and_repeated_it_gives_the_same_estimates(
+    trained: Path, uninterrupted: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    """SIGKILL as soon as some part of the images is finished: nothing is lost but time."""
+    """SIGKILL as soon as the first part of the work is done."""
     run = shutil.copytree(trained, tmp_path / "run")
     shutil.rmtree(run / "eval")
     process = command(run)
@@ -78,4 +89,4 @@ def test_killed_and_called_again_it_ends_with_the_same_figures(
     again = command(run)
     output = again.communicate(timeout=180)
     assert again.returncode == 0, output
-    assert figures(run) == unbroken
+    assert read_estimates(run) == uninterrupted

@@ -1,4 +1,4 @@
-"""From a recipe to everything that can be made of its run, through the command."""
+"""Verbs: from a recipe to the run, and everything that is made from a run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,15 @@ import yaml
 from PIL import Image
 
 from advae.errors import AdvaeError
-from advae.evaluation.estimate import Estimate, Estimates
-from advae.evaluation.evaluate_run import write
+from advae.evaluation.estimate import Estimate, EvaluationResult
+from advae.evaluation.evaluate import write_result
 from advae.run import Run
+
+pytestmark = pytest.mark.integration
 
 KINDS = {
     *("lower bound", "upper bound", "unbiased", "exact", "adversarial estimate"),
-    *("error", "score", "yardstick", "diagnostic"),
+    *("error", "score", "baseline", "diagnostic"),
 }
 SRC = Path(__file__).resolve().parents[2] / "src"
 
@@ -38,7 +41,7 @@ def test_recipes(advae: Any) -> None:
     assert "\x1b" not in table
 
 
-def test_a_run_is_whole(trained: Path) -> None:
+def test_a_run_has_all_its_files(trained: Path) -> None:
     files = {str(path.relative_to(trained)) for path in trained.rglob("*") if path.is_file()}
     assert files >= {
         *("config.yaml", "command.txt", "env.json", "metrics.jsonl", "metrics.csv", "report.html"),
@@ -52,7 +55,9 @@ def test_a_run_is_whole(trained: Path) -> None:
     assert (last["step"], last["split"]) == (20, "validation")
 
 
-def test_config_of_a_run_trains_again(trained: Path, advae: Any, tmp_path: Path) -> None:
+def test_training_the_config_of_a_run_gives_the_same_weights(
+    trained: Path, advae: Any, tmp_path: Path
+) -> None:
     out = tmp_path / "again"
     answer = advae("train", "--config", trained / "config.yaml", "--out", out, "--no-report", "--json")
     assert answer.code == 0
@@ -69,14 +74,14 @@ def test_config_of_a_run_trains_again(trained: Path, advae: Any, tmp_path: Path)
 
 
 def test_print_config(advae: Any, small: tuple[str, ...]) -> None:
-    text = advae("train", "vae-digits", "--seed", 5, "--train.rate=1e-4", *small, "--print-config").out
+    text = advae("train", "vae-digits", "--seed", 5, "--train.lr=1e-4", *small, "--print-config").out
     tree = yaml.safe_load(text)
-    assert (tree["seed"], tree["train"]["rate"]) == (5, 1e-4)
+    assert (tree["seed"], tree["train"]["lr"]) == (5, 1e-4)
     assert tree["model"]["encoder"]["hidden"] == [16]
     assert tree["recipe"] == "vae-digits"
 
 
-def test_component_given_as_a_tree(advae: Any) -> None:
+def test_a_component_given_as_yaml(advae: Any) -> None:
     spec = "{name: mlp, hidden: [7]}"
     tree = yaml.safe_load(advae("train", "vae-digits", "--model.encoder", spec, "--print-config").out)
     assert tree["model"]["encoder"]["hidden"] == [7]
@@ -90,22 +95,21 @@ def test_dry_run_writes_nothing(advae: Any, tmp_path: Path, monkeypatch: pytest.
     assert facts["data"]["sizes"]["test"] == 180
     assert facts["out"].startswith("runs/asvae-digits/")
     answer = advae("train", "asvae-digits", "--dry-run")
-    assert "model moves encoder, decoder" in answer.out
+    assert "model updates encoder, decoder" in answer.out
     assert list(tmp_path.iterdir()) == []
 
 
 def test_evaluate(trained: Path, advae: Any) -> None:
-    answer = advae("evaluate", trained, "--json", "--importance", 4, "--draws", 2, "--limit", 50)
+    answer = advae("evaluate", trained, "--json", "--iwae-samples", 4, "--elbo-samples", 2, "--limit", 50)
     found = json.loads(answer.out)
     estimates = found["estimates"]
     assert {"rmse", "reconstruction", "elbo", "iwae-4"} <= {e["name"] for e in estimates}
     for estimate in estimates:
-        known = {"name", "value", "stderr", "kind", "unit", "n", "protocol", "section", "interval"}
-        assert set(estimate) == known
+        assert set(estimate) == {field.name for field in fields(Estimate)} - {"per_example"}
         assert estimate["kind"] in KINDS
         assert estimate["n"] == 50
     assert json.loads((trained / "eval" / "estimates.json").read_text())["estimates"] == estimates
-    table = advae("evaluate", trained, "--importance", 4, "--draws", 2).out
+    table = advae("evaluate", trained, "--iwae-samples", 4, "--elbo-samples", 2).out
     assert "lower bound" in table
     assert "split test" in table
 
@@ -121,60 +125,58 @@ def test_annealing(trained: Path, advae: Any, tmp_path: Path) -> None:
         assert found["value"] == pytest.approx(each["value"].mean())
     assert not (run / "eval" / "unfinished").exists()
     advae("evaluate", run, "--limit", 5)
-    assert not (run / "eval" / "ais.npz").exists()  # it told of a figure that is no more
+    assert not (run / "eval" / "ais.npz").exists()  # belongs to an estimate that was replaced
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "word"),
     [
         (("--likelihood", "ais,elbow"), "did you mean 'elbo'"),
-        (("--samples", "fid,idd"), "samples has no 'idd'"),
-        (("--checks", "critic"), "did you mean 'critics'"),
-        (("--start", "priro", "--likelihood", "ais"), "did you mean 'prior'"),
+        (("--samples", "fid,idd"), "'idd'"),
+        (("--diagnostics", "critic"), "did you mean 'critics'"),
+        (("--ais-init", "priro", "--likelihood", "ais"), "did you mean 'prior'"),
         (("--schedule", "sigmoidal"), "did you mean 'sigmoid'"),
         (("--proposal", "ful"), "did you mean 'full'"),
-        (("--samples", "fid", "--limit", 5), "too few samples"),
-        (("--samples", "fid", "--features", "inceptoin"), "did you mean 'inception'"),
-        (("--samples", "fid", "--features", "weights.pth"), "no feature network"),
-        (("--limit", 1), "at least 2 images"),
+        (("--samples", "fid", "--limit", 5), "5"),
+        (("--samples", "fid", "--feature-extractor", "inceptoin"), "did you mean 'inception'"),
+        (("--samples", "fid", "--feature-extractor", "weights.pth"), "weights.pth"),
+        (("--limit", 1), "2"),
     ],
 )
-def test_what_cannot_be_evaluated_is_said_before_any_work(
-    options: tuple[object, ...], said: str, trained: Path, advae: Any
+def test_invalid_options_are_reported_before_any_work(
+    options: tuple[object, ...], word: str, trained: Path, advae: Any
 ) -> None:
     before = (trained / "eval" / "estimates.json").read_bytes()
     answer = advae("evaluate", trained, *options)
-    assert answer.code == 2 and said in answer.err and "Traceback" not in answer.err
+    assert answer.code == 2 and word in answer.err and "Traceback" not in answer.err
     assert answer.out == ""
     assert (trained / "eval" / "estimates.json").read_bytes() == before
     assert not (trained / "eval" / "unfinished").exists()
 
 
-def test_samples_are_judged(
-    trained: Path, advae: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By a classifier that is trained on the spot, kept, and named in every figure; beside real test data."""
+def test_sample_metrics(trained: Path, advae: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The classifier is trained on demand, cached, and part of every name; test data are a baseline."""
     monkeypatch.setenv("ADVAE_CACHE", str(tmp_path / "cache"))
     run = shutil.copytree(trained, tmp_path / "run")
-    options = ("--samples", "all", "--likelihood", "none", "--checks", "none", "--json")
+    options = ("--samples", "all", "--likelihood", "none", "--diagnostics", "none", "--json")
     found = {e["name"]: e for e in json.loads(advae("evaluate", run, *options).out)["estimates"]}
     for metric in ("FID", "KID", "IS", "precision", "recall", "density", "coverage"):
         name = f"{metric}[digits-classifier]"
         assert found[name]["section"] == "samples" and found[name]["interval"] is not None
-        assert found[f"{name} of test data"]["kind"] == "yardstick"
+        assert found[f"{name} of test data"]["kind"] == "baseline"
     assert found["accuracy[digits-classifier]"]["value"] > 0.9
     assert list((tmp_path / "cache" / "classifiers").rglob("*.safetensors"))
-    with np.load(run / "eval" / "copying-digits-classifier.npz", allow_pickle=False) as each:
+    with np.load(run / "eval" / "memorization-digits-classifier.npz", allow_pickle=False) as each:
         assert each["samples"].shape == each["nearest"].shape == (16, 1, 8, 8)
 
 
-def test_other_data_are_remarked_on(trained: Path, advae: Any, tmp_path: Path) -> None:
+def test_other_data_cause_a_warning(trained: Path, advae: Any, tmp_path: Path) -> None:
     other = tmp_path / "other.npy"
     np.save(other, np.random.default_rng(0).integers(0, 256, (60, 8, 8), dtype=np.uint8))
     run = shutil.copytree(trained, tmp_path / "run")
     answer = advae("evaluate", run, "--data.source", other, "--likelihood", "elbo", "--json")
     assert answer.code == 0
-    assert "not the data that the run was trained on" in answer.err
+    assert answer.err.startswith("advae: ")
     assert json.loads(answer.out)["estimates"][0]["n"] == 6
 
 
@@ -200,12 +202,12 @@ def test_default_files(verb: str, name: str, trained: Path, advae: Any) -> None:
 def test_samples_as_arrays(trained: Path, advae: Any, tmp_path: Path) -> None:
     files = [tmp_path / f"{i}.npz" for i in range(3)]
     for file, seed in zip(files, (1, 1, 2), strict=True):
-        told = json.loads(advae("sample", trained, "-n", 10, "--seed", seed, "--out", file, "--json").out)
-        assert told == {"path": str(file), "n": 10, "shape": [10, 1, 8, 8]}
+        result = json.loads(advae("sample", trained, "-n", 10, "--seed", seed, "--out", file, "--json").out)
+        assert result == {"path": str(file), "n": 10, "shape": [10, 1, 8, 8]}
     first, same, other = (np.load(file)["x"] for file in files)
     assert (first == same).all()
     assert (first != other).any()
-    assert np.allclose(np.load(files[0])["values"], 256 * first - 0.5, atol=1e-3)  # dequantise's way back
+    assert np.allclose(np.load(files[0])["values"], 256 * first - 0.5, atol=1e-3)  # dequantize's way back
 
 
 def test_reconstructions_as_arrays(trained: Path, advae: Any, tmp_path: Path) -> None:
@@ -228,7 +230,7 @@ def test_paths_join_different_digits(trained: Path, advae: Any, tmp_path: Path) 
     assert (labels[:, 0] != labels[:, 1]).all()
 
 
-def test_codes_of_an_input_are_in_its_order(trained: Path, advae: Any, tmp_path: Path) -> None:
+def test_latents_of_an_input_are_in_its_order(trained: Path, advae: Any, tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (7, 8, 8), dtype=np.uint8)
     for name, rows in (("a", images), ("b", images[::-1])):
         np.savez(tmp_path / f"{name}.npz", x=rows, y=np.arange(7))
@@ -239,7 +241,7 @@ def test_codes_of_an_input_are_in_its_order(trained: Path, advae: Any, tmp_path:
     a, b = (np.load(tmp_path / f"{name}-z.npz") for name in "ab")
     assert a["z"].shape == a["z_sample"].shape == (7, 8)
     assert (a["labels"] == np.arange(7)).all()
-    # The same images under other dequantisation noise of half a grey level: nearly the same codes.
+    # The same images under other dequantization noise of half a gray level: nearly the same codes.
     assert np.abs(a["z"] - b["z"][::-1]).max() < 0.2 * a["z"].std(0).max()
 
 
@@ -272,12 +274,14 @@ def test_report_and_compare(
     assert answer.code == 0
     assert "elbo" in answer.out
     assert (tmp_path / "page" / "compare.html").is_file()
-    monkeypatch.setattr("advae.report.write_comparison", lambda runs, out: out / "compare.html")  # done above
-    told = json.loads(advae("compare", trained, run, "--out", tmp_path / "page", "--json").out)
-    assert told["runs"] == ["trained", "other"]
+    monkeypatch.setattr(
+        "advae.report.write_comparison", lambda runs, out, comparison: out / "compare.html"
+    )
+    result = json.loads(advae("compare", trained, run, "--out", tmp_path / "page", "--json").out)
+    assert result["runs"] == ["trained", "other"]
 
 
-def test_a_class_of_ones_own(
+def test_a_users_class(
     advae: Any, small: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "own_package_of_the_test").mkdir()
@@ -286,14 +290,14 @@ def test_a_class_of_ones_own(
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", [entry for entry in sys.path if entry])
-    monkeypatch.setattr("advae.registry._allowed", {"advae"})
+    monkeypatch.setattr("advae.registry._allowed_packages", {"advae"})
     path = "own_package_of_the_test.nets.Mine"
     out = tmp_path / "run"
     argv = ("train", "vae-digits", *small, "--model.encoder", path, "--model.encoder.hidden", "[4]")
     assert advae(*argv, "--train.steps", 2, "--out", out, "--no-report", "--quiet").code == 0
     spec = json.loads((out / "model" / "config.json").read_text())["spec"]
     assert spec["encoder"]["name"] == path
-    monkeypatch.setattr("advae.registry._allowed", {"advae"})
+    monkeypatch.setattr("advae.registry._allowed_packages", {"advae"})
     for module in [name for name in sys.modules if name.startswith("own_package_of_the_test")]:
         monkeypatch.delitem(sys.modules, module)
     refused = advae("sample", out)
@@ -302,35 +306,35 @@ def test_a_class_of_ones_own(
     assert advae("sample", out, "--allow", "own_package_of_the_test").code == 0
 
 
-def test_figures_of_an_earlier_model_are_left_out(advae: Any, trained: Path, tmp_path: Path) -> None:
-    """A run that was trained on has another model than the one that was judged."""
+def test_estimates_of_earlier_weights_are_not_shown(advae: Any, trained: Path, tmp_path: Path) -> None:
+    """A run that was trained further has other weights than those that were evaluated."""
     run = shutil.copytree(trained, tmp_path / "trained on")
     assert Run.open(run).estimates() and not any(r["about"] == "evaluation" for r in Run.open(run).remarks())
     assert advae("train", "--resume", run, "--train.steps", 30, "--no-report").code == 0
     assert Run.open(run).estimates() == []
     assert [r["about"] for r in Run.open(run).remarks() if r["warning"]] == ["evaluation"]
-    compared = json.loads(advae("compare", trained, run, "--json", "--out", tmp_path / "beside").out)
-    assert all(line["cells"][0] and not line["cells"][1] for line in compared["lines"])
+    compared = json.loads(advae("compare", trained, run, "--json", "--out", tmp_path / "page").out)
+    assert all(row["estimates"][0] and not row["estimates"][1] for row in compared["rows"])
     assert advae("report", run).code == 0
-    assert "trained on since" in " ".join((run / "report.html").read_text().split())
+    assert "advae evaluate" in (run / "report.html").read_text()
     assert advae("evaluate", run, "--limit", 20).code == 0
     assert Run.open(run).estimates()
-    loaded = Run.open(
-        run
-    ).model()  # an evaluation that was under way meanwhile is one of the model it had loaded
+    loaded = Run.open(run).model()  # an evaluation that started before further training
     assert advae("train", "--resume", run, "--train.steps", 40, "--no-report").code == 0
-    write(Run.open(run), loaded, Estimates([Estimate("elbo", -1.0, 0.1, "lower bound", "nats", 2, {})]))
+    write_result(
+        Run.open(run), loaded, EvaluationResult([Estimate("elbo", -1.0, 0.1, "lower bound", "nats", 2, {})])
+    )
     assert Run.open(run).estimates() == []
 
 
-def test_what_is_to_be_typed_next_can_be_pasted(advae: Any, trained: Path, tmp_path: Path) -> None:
+def test_suggested_commands_can_be_pasted(advae: Any, trained: Path, tmp_path: Path) -> None:
     run = shutil.copytree(trained, tmp_path / "of a name with spaces")
     refused = advae("train", "vae-digits", "--out", run)
     line = next(line for line in refused.err.splitlines() if "--resume" in line)
     assert shlex.split(line)[-2:] == ["--resume", str(run)]
 
 
-def test_the_help_of_a_recipe_lists_what_can_be_given(advae: Any) -> None:
+def test_help_of_a_recipe_lists_valid_options(advae: Any) -> None:
     listed = re.findall(r"--[\w.]+[+\w]", advae("train", "vae-digits", "--help").out)
     assert "--model.encoder.hidden" in listed
     assert not [name for name in listed if name.endswith("+")]
@@ -343,7 +347,7 @@ def test_doctor(advae: Any) -> None:
 
 
 def test_module_debug_and_pipe(trained: Path) -> None:
-    """``python -m advae``; ADVAE_DEBUG; a reader that goes away."""
+    """``python -m advae``, ADVAE_DEBUG, and a closed pipe."""
     environment = {**os.environ, "PYTHONPATH": str(SRC)}
     program = [sys.executable, "-m", "advae"]
     wrong = subprocess.run([*program, "trian"], env=environment, capture_output=True, text=True, check=False)
@@ -371,8 +375,8 @@ def test_errors_have_their_exit_code(advae: Any, monkeypatch: pytest.MonkeyPatch
         exit_code = 1
 
     def fail(argv: list[str]) -> int:
-        raise Other("it stopped", remedy="start it")
+        raise Other("it stopped", fix="start it")
 
     monkeypatch.setattr("advae.cli.dispatch", fail)
     answer = advae("anything")
-    assert (answer.code, answer.err) == (1, "advae: it stopped\n  remedy:   start it\n")
+    assert (answer.code, answer.err) == (1, "advae: it stopped\n  fix:      start it\n")
