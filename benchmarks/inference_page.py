@@ -1,4 +1,4 @@
-"""The page of ``inference.py``, from what was measured."""
+"""Markdown page of the results of ``inference.py``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from inference_targets import TARGETS
 
 FAMILIES = ("mean-field", "full-rank", "flow", "noise-basis", "implicit")
 Cell = dict[str, Any]
-NEAR = 1.1  # times the floor: not to be told from it
+MAX_FLOOR_RATIO = 1.1  # distances up to this multiple of the floor are indistinguishable from it
 
 HEAD = [
     "target",
@@ -18,59 +18,59 @@ HEAD = [
     "sliced W₁",
     "MMD²",
     "mean",
-    "sd, least",
-    "sd, greatest",
+    "smallest sd",
+    "largest sd",
     "modes",
-    "bound − evidence",
+    "ELBO − evidence",
     "CPU s",
     "failed",
     "flagged",
 ]
 
 
-def spread(values: list[float], worst: Callable[..., float], form: str) -> str:
-    """Median over seeds [worst]."""
-    return f"{statistics.median(values):{form}} [{worst(values):{form}}]"
+def median_and_worst(values: list[float], worst: Callable[..., float], spec: str) -> str:
+    """Return the median over seeds, and the worst in brackets."""
+    return f"{statistics.median(values):{spec}} [{worst(values):{spec}}]"
 
 
-def row(name: str, family: str, c: Cell) -> list[str]:
-    """One cell as a row."""
-    if "error" in c:
-        return [name, family, f"stopped: {c['error'].splitlines()[0]}", *[""] * (len(HEAD) - 3)]
-    seeds = c["seeds"]
+def make_row(name: str, family: str, cell: Cell) -> list[str]:
+    """Return one cell of the benchmark as a row of the table."""
+    if "error" in cell:
+        return [name, family, f"stopped: {cell['error'].splitlines()[0]}", *[""] * (len(HEAD) - 3)]
+    seeds = cell["seeds"]
 
     def of(key: str) -> list[float]:
         return [s[key] for s in seeds]
 
     modes = f"{min(of('modes'))} to {max(of('modes'))} of {seeds[0]['of']}" if "modes" in seeds[0] else ""
-    value, error, _ = c["evidence"]
-    gaps = [b - value for b in c["bounds"]]
+    value, error, _ = cell["evidence"]
+    gaps = [b - value for b in cell["bounds"]]
     return [
         name,
         family,
-        spread(of("sliced"), max, ".3f"),
-        spread(of("mmd"), max, ".4f"),
-        spread(of("mean"), max, ".2f"),
-        spread(of("sd_low"), min, ".2f"),
-        spread(of("sd_high"), max, ".2f"),
+        median_and_worst(of("sliced"), max, ".3f"),
+        median_and_worst(of("mmd"), max, ".4f"),
+        median_and_worst(of("mean"), max, ".2f"),
+        median_and_worst(of("sd_low"), min, ".2f"),
+        median_and_worst(of("sd_high"), max, ".2f"),
         modes,
         f"{statistics.median(gaps):+.2f} ± {error:.2f}",
-        f"{c['seconds']:.0f}",
+        f"{cell['seconds']:.0f}",
         f"{sum(of('failed')):.0f} of {len(seeds)}",
-        ", ".join(c["warned"]) or "no",
+        ", ".join(cell["warned"]) or "no",
     ]
 
 
 def markdown(head: list[str], rows: list[list[str]]) -> str:
-    """A table."""
+    """Return a Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
-def page(results: dict[str, Any]) -> str:
-    """The results as Markdown."""
+def make_page(results: dict[str, Any]) -> str:
+    """Return the results as Markdown."""
     cells, names = results["cells"], list(results["reference"])
-    rows = [row(n, f, cells[f"{n}/{f}"]) for n in names for f in FAMILIES if f"{n}/{f}" in cells]
+    rows = [make_row(n, f, cells[f"{n}/{f}"]) for n in names for f in FAMILIES if f"{n}/{f}" in cells]
     chains = [
         [
             n,
@@ -85,65 +85,67 @@ def page(results: dict[str, Any]) -> str:
         ]
         for n, r in results["reference"].items()
     ]
-    good = {k: c for k, c in cells.items() if "error" not in c}
+    finished = {k: c for k, c in cells.items() if "error" not in c}
     return PAGE.format(
         table=markdown(HEAD, rows),
         chains=markdown(
-            ["target", "d", "draws", "R-hat", "ESS", "acceptance", "CPU s", "sliced floor", "MMD² floor"],
+            ["target", "d", "samples", "R-hat", "ESS", "acceptance", "CPU s", "sliced floor", "MMD² floor"],
             chains,
         ),
-        verdict=verdict(good, names, results["floor"]),
+        summary=summarize(finished, names, results["floor"]),
         done=len(cells),
         all=len(FAMILIES) * len(TARGETS),
     )
 
 
-def verdict(cells: dict[str, Cell], names: list[str], floors: dict[str, Any]) -> str:
-    """Whether the implicit family beats the full-rank normal, and whether any failure went unflagged."""
+def summarize(cells: dict[str, Cell], names: list[str], floors: dict[str, Any]) -> str:
+    """Compare the implicit family with the full-rank normal, and list failures without a warning."""
     lines = []
     for n in names:
         if f"{n}/implicit" in cells and f"{n}/full-rank" in cells:
-            mine, normal = (
+            implicit, normal = (
                 statistics.median(s["sliced"] for s in cells[f"{n}/{f}"]["seeds"])
                 for f in ("implicit", "full-rank")
             )
-            said = "better" if mine < normal else "not better"
-            if max(mine, normal) < NEAR * floors[n]["sliced"]:
-                said = "level, both as near as two parts of the chain are"
-            lines.append(f"- {n}: implicit {mine:.3f}, full-rank {normal:.3f}: {said}.")
+            comparison = "better" if implicit < normal else "not better"
+            if max(implicit, normal) < MAX_FLOOR_RATIO * floors[n]["sliced"]:
+                comparison = "equal, both at the floor"
+            lines.append(f"- {n}: implicit {implicit:.3f}, full-rank {normal:.3f}: {comparison}.")
     failed = [(k, c) for k, c in cells.items() if any(s["failed"] for s in c["seeds"])]
-    silent = [k for k, c in failed if not c["flagged"]]
+    unflagged = [k for k, c in failed if not c["flagged"]]
     seeds = sum(sum(s["failed"] for s in c["seeds"]) for _, c in failed)
-    alarms = [k for k, c in cells.items() if c["flagged"] and not any(s["failed"] for s in c["seeds"])]
+    false_alarms = [k for k, c in cells.items() if c["flagged"] and not any(s["failed"] for s in c["seeds"])]
     lines.append(
-        f"- Failed seeds: {seeds}, in {len(failed)} of {len(cells)} cells; cells with a failed seed and no warning:"
-        f" {', '.join(silent) or 'none'}. Cells with a warning and no failed seed: {', '.join(alarms) or 'none'}."
+        f"- Failed seeds: {seeds}, in {len(failed)} of {len(cells)} cells; cells with a failed seed but no warning:"
+        f" {', '.join(unflagged) or 'none'}. Cells with a warning and no failed seed:"
+        f" {', '.join(false_alarms) or 'none'}."
     )
     return "\n".join(lines)
 
 
 PAGE = """# Black-box posteriors, against long Hamiltonian chains
 
-Made by `python benchmarks/inference.py`; {done} of {all} cells. Median over five seeds [the worst]. The five seeds of a
-cell are five independent fits of one call, run in one batch: R-hat and the spread of bounds are between them.
+Made by `python benchmarks/inference.py`; {done} of {all} cells. Median over five seeds [worst]. The five seeds of a
+cell are five independent fits of one call, run in one batch: R-hat and the range of ELBOs are between them.
 
 {table}
 
-- *Sliced W₁*, *MMD²*: of 4,000 (1,000) unconstrained draws, in the chain's standard deviations. *mean*: the largest
-  error of a mean in standard deviations; *sd*: the least and the greatest ratio of a standard deviation to the chain's.
-- *Modes*: regions that hold at least a fifth of their share of the chain's draws.
-- *Bound − evidence*: the median bound less the evidence by annealing, ± its error. For implicit and noise-basis the
-  bound is the critic's opinion.
+- *Sliced W₁*, *MMD²*: of 4,000 (1,000) unconstrained samples, in the chain's standard deviations. *mean*: the largest
+  error of a mean in standard deviations; *sd*: the smallest and largest ratio of a standard deviation to the chain's.
+- *Modes*: regions that have at least a fifth of their share of the chain's samples.
+- *ELBO − evidence*: the median ELBO minus the evidence by annealing, ± its standard error. For implicit and noise-basis
+  the ELBO is an adversarial estimate.
 - *CPU s*: processor seconds of all five fits on one core. *Failed*: seeds with a mean off by more than a third of a
   standard deviation, a standard deviation not within 0.6 and 1.6 of the chain's, or a mode missing.
-- *Flagged*: the checks that warned, of the whole call.
+- *Flagged*: the diagnostics of the call that warned.
 
-{verdict}
+{summary}
 
 ## The chains
 
 {chains}
 
-64 chains of 1,000 transitions of warm-up and 2,000 more, every eighth kept; the floors are what two parts of one
-chain's draws differ by. The chain of schools-centred is that of schools, in its coordinates; centred chains do not mix.
+64 chains with 1,000 transitions of warm-up and 2,000 more, every eighth kept; the floors are distances between two
+parts of a chain's samples. The chain of schools-centred is that of schools, in its coordinates; centered chains do not
+mix.
 """

@@ -1,7 +1,6 @@
-"""The targets of ``inference.py``: log joint densities, each with its parameters and what its modes are.
+"""Target densities of ``inference.py``, with their parameters and modes.
 
-A mode is a region that a draw can be put into; "modes found" are those that hold a fifth of their share of the
-reference's draws.
+A mode is a region of the parameter space.
 """
 
 from __future__ import annotations
@@ -21,19 +20,16 @@ Values = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Example:
-    """A target.
+    """A target density.
 
     Attributes:
-        parameters: as for ``advae.infer``.
-        log_joint: likewise.
-        region: which mode a draw belongs to, ``[S]`` whole numbers; None where there is one mode.
-        gaussian: whether its unconstrained density is normal, so that nothing can beat a normal.
+        parameters, log_joint: as for ``advae.infer``.
+        region: maps samples to the index of their mode, ``[S]``; None for targets with one mode.
     """
 
     parameters: dict[str, Any]
     log_joint: Callable[..., Tensor]
     region: Callable[[Values], Tensor] | None = None
-    gaussian: bool = False
 
 
 def normal(value: Tensor, mean: Any, sd: Any) -> Tensor:
@@ -47,7 +43,7 @@ PAPER_SIGMA = torch.tensor([0.8, 0.5, 0.8, 0.6, 0.5, 0.6, 0.5, 0.4])
 
 
 def paper_schools() -> Example:
-    """Mescheder, Nowozin and Geiger 2017: all N(0, 1), tau unconstrained, so that (tau, eta) and its negative agree."""
+    """Mescheder, Nowozin and Geiger 2017: N(0, 1) priors; tau is unconstrained, so (tau, eta) and −(tau, eta) agree."""
 
     def log_joint(mu: Tensor, tau: Tensor, eta: Tensor) -> Tensor:
         prior = normal(mu, 0, 1) + normal(tau, 0, 1) + normal(eta, 0, 1).sum(-1)
@@ -67,7 +63,7 @@ def _tau(tau: Tensor) -> Tensor:
 
 
 def schools() -> Example:
-    """Rubin 1981, not centred: theta = mu + tau eta."""
+    """Rubin 1981, non-centered: theta = mu + tau eta."""
 
     def log_joint(mu: Tensor, tau: Tensor, eta: Tensor) -> Tensor:
         prior = normal(mu, 0, 5) + _tau(tau) + normal(eta, 0, 1).sum(-1)
@@ -77,7 +73,7 @@ def schools() -> Example:
 
 
 def schools_centred() -> Example:
-    """The same in theta: a funnel."""
+    """The centered parametrization, in theta: a funnel."""
 
     def log_joint(mu: Tensor, tau: Tensor, theta: Tensor) -> Tensor:
         prior = normal(mu, 0, 5) + _tau(tau) + normal(theta, mu[:, None], tau[:, None]).sum(-1)
@@ -124,7 +120,7 @@ def torus() -> Example:
 
 
 def banana() -> Example:
-    """A normal bent: x ~ N(0, 10²), y + 0.03 x² − 3 ~ N(0, 1) (Haario, Saksman and Tamminen 1999)."""
+    """A bent normal: x ~ N(0, 10²), y + 0.03 x² − 3 ~ N(0, 1) (Haario, Saksman and Tamminen 1999)."""
 
     def log_joint(x: Tensor, y: Tensor) -> Tensor:
         return normal(x, 0, 10) + normal(y + 0.03 * x.square() - 3, 0, 1)
@@ -139,9 +135,9 @@ def logistic() -> Example:
     """scikit-learn's breast-cancer data, 30 standardized columns, coefficients N(0, 1), no intercept."""
     from sklearn.datasets import load_breast_cancer
 
-    found = load_breast_cancer()
-    x = torch.tensor((found.data - found.data.mean(0)) / found.data.std(0), dtype=torch.float32)
-    sign = torch.tensor(2.0 * found.target - 1, dtype=torch.float32)
+    data = load_breast_cancer()
+    x = torch.tensor((data.data - data.data.mean(0)) / data.data.std(0), dtype=torch.float32)
+    sign = torch.tensor(2.0 * data.target - 1, dtype=torch.float32)
 
     def log_joint(w: Tensor) -> Tensor:
         logits = w @ x.T.to(w) * sign.to(w)

@@ -1,11 +1,11 @@
-"""How long the implicit family takes beside a normal, and beside Hamiltonian chains of its accuracy.
+"""Time of variational families and of Hamiltonian chains with the accuracy of the implicit family.
 
     python benchmarks/inference_time.py [--targets a,b]
 
-In one run and on one core: one fit of each family, and chains that are made longer until their draws are as near to the
-long chains of results/inference.json (``inference.py`` makes them) as the implicit family's are. Near: the sliced
-Wasserstein distance of 4,000 draws, in standard deviations. Written to results/inference-time.json and
-results/inference-time.md.
+In one run and on one core: one fit of each family, and chains of increasing length until their samples are as close to
+the long chains of results/inference.json (from ``inference.py``) as those of the implicit family. The distance is the
+sliced Wasserstein distance of 4,000 samples, in standard deviations. Results are written to results/inference-time.json
+and results/inference-time.md.
 """
 
 from __future__ import annotations
@@ -21,73 +21,85 @@ from inference_targets import TARGETS
 from turns import machine, where
 
 import advae
-from advae.inference.hmc_reference import HMC, hmc
-from advae.inference.parameters import Space
+from advae.inference.hmc_reference import HMCConfig, sample_hmc
+from advae.inference.parameters import ParameterSpace
 from advae.inference.target import Target
 from advae.io import write_json
-from inference import DRAWS, RESULTS, measured, reference
+from inference import NUM_SAMPLES, RESULTS, compare, reference_samples
 
 PATH = RESULTS.with_name("inference-time.json")
 FAMILIES = ("full-rank", "flow", "implicit")
-CHAINS = 64
-LENGTHS = [
-    (int(25 * 2**i), round(DRAWS / CHAINS), max(1, 2**i // 4)) for i in range(7)
-]  # warm-up, draws, thinning
+NUM_CHAINS = 64
+CHAIN_CONFIGS = [
+    HMCConfig(
+        NUM_CHAINS, warmup=int(25 * 2**i), samples=round(NUM_SAMPLES / NUM_CHAINS), thin=max(1, 2**i // 4)
+    )
+    for i in range(7)
+]
 
 
-def fitted(name: str, family: str, truth: torch.Tensor) -> dict[str, float]:
-    """CPU seconds of one fit, and how near it is."""
-    example, began = TARGETS[name](), time.process_time()
+def time_fit(name: str, family: str, reference: torch.Tensor) -> dict[str, float]:
+    """Return CPU seconds and distance of one fit."""
+    example, start = TARGETS[name](), time.process_time()
     posterior = advae.infer(example.log_joint, example.parameters, family=family, fits=1, seed=0, quiet=True)
-    z = posterior.unconstrained(DRAWS)[0]
-    seconds = time.process_time() - began
-    return {"seconds": seconds, "sliced": measured(z, truth, example, Space(example.parameters))["sliced"]}
+    z = posterior.sample_unconstrained(NUM_SAMPLES)[0]
+    seconds = time.process_time() - start
+    distances = compare(z, reference, example, ParameterSpace(example.parameters))
+    return {"seconds": seconds, "sliced": distances["sliced"]}
 
 
-def chains(name: str, truth: torch.Tensor, near: float) -> dict[str, float]:
-    """The shortest chains that are as near; the longest, if none are."""
+def time_chains(name: str, reference: torch.Tensor, max_distance: float) -> dict[str, float]:
+    """Return CPU seconds and distance of the shortest chains within ``max_distance``, or else of the longest."""
     example = TARGETS[name]()
-    space = Space(example.parameters)
-    for warmup, draws, thin in LENGTHS:
-        began = time.process_time()
-        z = hmc(Target(example.log_joint, space), HMC(CHAINS, warmup, draws, thin), 2).z.flatten(0, 1)
-        found = {"seconds": time.process_time() - began, "warmup": warmup, "transitions": draws * thin}
-        found["sliced"] = measured(z, truth, example, space)["sliced"]
-        if found["sliced"] <= near:
+    space = ParameterSpace(example.parameters)
+    for config in CHAIN_CONFIGS:
+        start = time.process_time()
+        z = sample_hmc(Target(example.log_joint, space), config, 2).z.flatten(0, 1)
+        result = {
+            "seconds": time.process_time() - start,
+            "warmup": config.warmup,
+            "transitions": config.samples * config.thin,
+        }
+        result["sliced"] = compare(z, reference, example, space)["sliced"]
+        if result["sliced"] <= max_distance:
             break
-    return found
+    return result
 
 
-def page(record: dict[str, Any]) -> str:
-    """The results as Markdown."""
+def make_page(record: dict[str, Any]) -> str:
+    """Return the results as Markdown."""
     rows = []
-    for name, found in record["targets"].items():
-        cells = [f"{found[f]['seconds']:.1f} s, {found[f]['sliced']:.3f}" for f in FAMILIES]
-        c = found["chains"]
-        length = f"{c['warmup']} + {c['transitions']}"
-        short = c["sliced"] <= found["implicit"]["sliced"]
-        cells += [f"{c['seconds']:.1f} s, {c['sliced']:.3f}", length if short else f"{length}: not as near"]
+    for name, result in record["targets"].items():
+        cells = [f"{result[f]['seconds']:.1f} s, {result[f]['sliced']:.3f}" for f in FAMILIES]
+        chains = result["chains"]
+        length = f"{chains['warmup']} + {chains['transitions']}"
+        if chains["sliced"] > result["implicit"]["sliced"]:
+            length += ": less accurate"
+        cells += [f"{chains['seconds']:.1f} s, {chains['sliced']:.3f}", length]
         rows.append([name, *cells])
-    head = ["target", *FAMILIES, f"{CHAINS} chains of HMC", "warm-up + transitions"]
+    head = ["target", *FAMILIES, f"{NUM_CHAINS} chains of HMC", "warm-up + transitions"]
     text = (__doc__ or "").split("\n\n", 2)[2].strip()
     return f"# Time of inference\n\n{text}\n\n{machine(record)} CPU seconds, distance:\n\n{markdown(head, rows)}\n"
 
 
 def main() -> None:
-    """Measure and write."""
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--targets", default="rosenbrock,torus,unknown-scale,schools-paper,schools,logistic")
-    args = made.parse_args()
+    """Measure, and write the page."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--targets", default="rosenbrock,torus,unknown-scale,schools-paper,schools,logistic")
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    known = json.loads(RESULTS.read_text())["reference"]
+    diagnostics = json.loads(RESULTS.read_text())["reference"]
     record: dict[str, Any] = {"targets": {}} | where(torch.device("cpu"))
     for name in args.targets.split(","):
-        truth = reference(name, TARGETS[name](), known)
-        found = {family: fitted(name, family, truth) for family in FAMILIES}
-        record["targets"][name] = found | {"chains": chains(name, truth, found["implicit"]["sliced"])}
-        print(name, record["targets"][name], flush=True)
+        reference = reference_samples(name, TARGETS[name](), diagnostics)
+        result: dict[str, Any] = {family: time_fit(name, family, reference) for family in FAMILIES}
+        result["chains"] = time_chains(name, reference, result["implicit"]["sliced"])
+        record["targets"][name] = result
+        print(name, result, flush=True)
         write_json(PATH, record)
-        PATH.with_suffix(".md").write_text(page(record))
+        PATH.with_suffix(".md").write_text(make_page(record))
 
 
 if __name__ == "__main__":
