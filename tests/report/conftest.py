@@ -64,7 +64,7 @@ class FakeModel(nn.Module):
     """A linear encoder and its transpose as decoder."""
 
     likelihood_class = FakeNormal
-    has_encoder = True
+    has_encoder, likelihood_support = True, "real"
 
     def __init__(self, x_shape: tuple[int, ...], latent: int, data: Tensor | None = None) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The report: whole, self-contained, safe, and honest about what is missing."""
+"""Run report: complete, self-contained, safe against hostile strings, and explicit about missing parts."""
 
 from __future__ import annotations
 
@@ -6,154 +6,226 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
+import numpy as np
 import pytest
-import torch
+from PIL import Image
 
 from advae.report import write_report
-from advae.report.figure_data import study
 from advae.report.html import png_size
+from advae.report.run_summary import describe_method
 
 HOSTILE = "<script>alert('x')</script> & $\\frac{ \"q\""
+N = 40
 
 
 class Page(HTMLParser):
-    """What a page is made of, and what it asks for."""
+    """Tags, requested resources and text of a page; tags must be closed."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
         self.tags: list[str] = []
-        self.asked: list[str] = []
-        self.open: list[str] = []
+        self.resources: list[str] = []
+        self.open_tags: list[str] = []
         self.text = ""
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        wanted = {"src", "href", "srcset", "action", "data", "poster"}
-        self.asked += [value or "" for name, value in attrs if name in wanted]
+        loading = {"src", "href", "srcset", "action", "data", "poster"}
+        self.resources += [value or "" for name, value in attrs if name in loading]
         if tag not in {"meta", "img", "source", "br"}:
-            self.open.append(tag)
+            self.open_tags.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-        self.text += " " if tag in {"td", "th"} else ""
+        assert self.open_tags.pop() == tag
+        self.text += " " if tag in {"td", "th", "caption"} else ""
 
     def handle_data(self, data: str) -> None:
-        if not {"style", "script"} & set(self.open):
+        if not {"style", "script"} & set(self.open_tags):
             self.text += data
 
-
-def estimate(name: str, value: Any, kind: str = "lower bound", **more: Any) -> dict[str, Any]:
-    protocol = {"split": "test", **more.pop("protocol", {})}
-    filled = {"name": name, "value": value, "stderr": 0.2, "kind": kind, "unit": "nats", "n": 180}
-    return {**filled, "protocol": protocol, **more}
+    @property
+    def words(self) -> str:
+        return " ".join(self.text.split())
 
 
 @pytest.fixture(scope="module")
-def full(fakes: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A report of a run that has everything, with a hostile string wherever a user can write one."""
+def hostile_run(fakes: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A report of a run with a hostile string wherever a user can write one."""
     path = tmp_path_factory.mktemp("runs") / "run"
     path.mkdir()
-    data = fakes.digits()
+    data = fakes.make_digits()
     data.name = HOSTILE
     run = fakes.FakeRun(
         path,
         config={"recipe": HOSTILE, "seed": 3, "method": {"name": HOSTILE}, "train": {"batch_size": 128}},
         env={"versions": {"torch": HOSTILE}, "device": "cpu"},
         command=f"advae train {HOSTILE}",
-        lines=[{"step": s, "time": s, "train/kl": 1.0 / s, f"train/{HOSTILE}": 1.0} for s in range(1, 40)],
-        figures=[
-            estimate("iwae-64", -84.1234, protocol={"draws": 64, "note": HOSTILE}),
-            estimate("elbo (critic)", -80.0, "adversarial estimate", protocol={"note": HOSTILE}),
-            estimate("broken", float("nan")),
+        metric_lines=[
+            {"step": s, "time": s, "train/kl": 1.0 / s, f"train/{HOSTILE}": 1.0} for s in range(1, 40)
+        ],
+        estimate_dicts=[
+            fakes.make_estimate(
+                "iwae-64",
+                -84.1234,
+                "lower bound",
+                "likelihood",
+                stderr=0.2,
+                split="test",
+                samples=64,
+                note=HOSTILE,
+            ),
+            fakes.make_estimate(
+                "elbo (critic)", -80.0, "adversarial estimate", "likelihood", split="test", note=HOSTILE
+            ),
+            fakes.make_estimate("broken", float("nan"), "error", "samples", split="test"),
         ],
     )
     model = fakes.FakeModel(data.x_shape, 8, data.train.values.float() / 255)
     return path, write_report(run, model, data).read_text()
 
 
-def test_the_page_asks_for_nothing_from_outside(full: tuple[Path, str]) -> None:
-    page = Page(full[1])
-    assert page.open == []
-    assert len(page.asked) >= 12
-    assert all(uri.startswith("data:image/png;base64,") for uri in page.asked)
-    assert not re.search(r"url\(|@import|https?://|<link|<script", full[1])
+def test_the_page_requests_nothing_from_outside(hostile_run: tuple[Path, str]) -> None:
+    page = Page(hostile_run[1])
+    assert page.open_tags == []
+    assert len(page.resources) >= 12
+    assert all(uri.startswith("data:image/png;base64,") for uri in page.resources)
+    assert not re.search(r"url\(|@import|https?://|<link|<script", hostile_run[1])
 
 
-def test_hostile_strings_are_shown_and_not_obeyed(full: tuple[Path, str]) -> None:
-    page = Page(full[1])
+def test_hostile_strings_are_escaped(hostile_run: tuple[Path, str]) -> None:
+    page = Page(hostile_run[1])
     assert "script" not in page.tags
     assert page.text.count(HOSTILE) >= 6
 
 
-def test_estimates_carry_error_kind_count_and_protocol(full: tuple[Path, str]) -> None:
-    text = " ".join(Page(full[1]).text.split())
-    assert "iwae-64a,b −84.12 0.20 nats lower bound 180" in text
-    assert re.search(r"a\s*draws 64", text)
-    assert "elbo (critic)b −80.00 0.20 nats adversarial estimate: not a bound" in text
-    assert "can exceed log p(x)" in text
+def test_estimates_have_error_kind_count_and_protocol(hostile_run: tuple[Path, str]) -> None:
+    text = Page(hostile_run[1]).words
+    assert "iwae-64a −84.12 ± 0.20 nats lower bound 100" in text
+    assert re.search(r"a\s*samples 64", text)
+    assert "elbo (critic) −80.00 ± 0.10 nats adversarial estimate: not a bound" in text
     assert "broken not finite" in text
-    assert "Common to all: split test" in text
+    assert "split test" in text
 
 
-def test_every_figure_is_a_whole_png_and_has_two_renderings(full: tuple[Path, str]) -> None:
-    files = {file.stem: png_size(file.read_bytes()) for file in (full[0] / "figures").glob("*.png")}
-    assert set(files) == {"samples", "reconstructions", "interpolations", "codes", "prior", "curves"}
-    assert files["codes"][0] == files["curves"][0] == 1400
-    assert files["samples"] == (16 * 80 + 15 * 8, 5 * 80 + 4 * 8)
-    tags = Page(full[1]).tags
-    assert tags.count("img") == tags.count("source") == len(files)
-    assert len(set(Page(full[1]).asked)) >= 2 * len(files) - 2  # sheets without text look alike in both
-    assert not list(full[0].rglob(".*"))  # nothing written aside is left
+def test_every_figure_is_a_png_with_two_versions(hostile_run: tuple[Path, str]) -> None:
+    path, html = hostile_run
+    sizes = {file.stem: png_size(file.read_bytes()) for file in (path / "figures").glob("*.png")}
+    assert set(sizes) == {"samples", "reconstructions", "interpolations", "latents", "prior", "curves"}
+    assert sizes["latents"][0] == sizes["curves"][0] == 1400
+    assert sizes["samples"] == (16 * 80 + 15 * 8, 5 * 80 + 4 * 8)
+    tags = Page(html).tags
+    assert tags.count("img") == tags.count("source") == len(sizes)
+    assert len(set(Page(html).resources)) >= 2 * len(sizes) - 2  # grids without text are the same in both
+    assert not list(path.rglob(".*"))  # no temporary files
 
 
-def test_the_facts_are_told(full: tuple[Path, str]) -> None:
-    text = " ".join(Page(full[1]).text.split())
-    for fact in ("1,437 train, 180 validation, 180 test", "39 steps of 128", "checksum 1a2b3c4d", "d = 8"):
+def test_model_data_and_training_are_summarized(hostile_run: tuple[Path, str]) -> None:
+    text = Page(hostile_run[1]).words
+    facts = (
+        "1,437 train, 180 validation, 180 test",
+        "39 steps, batch size 128",
+        "checksum 1a2b3c4d",
+        "d = 8",
+    )
+    for fact in (*facts, "520 parameters"):  # 64 × 8 weights and 8 biases of the encoder
         assert fact in text
-    assert "520 parameters" in text  # 64 × 8 weights and 8 biases of the fake encoder
-    assert f"advae.load({str(full[0])!r})" in text
+    assert f"advae.load({str(hostile_run[0])!r})" in text
 
 
-def test_a_bare_run_of_vectors_has_a_report_that_says_what_is_missing(
-    fakes: ModuleType, tmp_path: Path
-) -> None:
-    data = fakes.numbers(5)
+def test_missing_parts_of_a_run_of_vectors_are_left_out(fakes: ModuleType, tmp_path: Path) -> None:
+    data = fakes.make_vectors(5)
     run, model = fakes.FakeRun(tmp_path), fakes.FakeModel((5,), 3, data.train.values)
     text = Page(write_report(run, model, data).read_text()).text
-    assert "has not been evaluated yet" in text
-    assert "No metrics were recorded" in text
+    assert "advae evaluate" in text
+    assert "No metrics" in text
     assert "Interpolations." not in text
     assert not (tmp_path / "figures" / "curves.png").exists()
 
 
 def test_images_without_labels_or_test_split(fakes: ModuleType, tmp_path: Path) -> None:
-    data = fakes.digits(labels=False)
+    data = fakes.make_digits(labels=False)
     data.test.values = data.test.values[:0]
     run, model = fakes.FakeRun(tmp_path), fakes.FakeModel(data.x_shape, 2)
-    text = Page(write_report(run, model, data).read_text()).text
+    text = Page(write_report(run, model, data).read_text()).words
     assert "by label" not in text
     assert "observations of the validation split" in text
 
 
-def test_looking_at_a_model_changes_nothing_and_repeats(fakes: ModuleType) -> None:
-    data, model = fakes.digits(), fakes.FakeModel((1, 8, 8), 4)
-    model.train()
-    state = torch.get_rng_state()
-    first, second = study(model, data), study(model, data)
-    assert model.training
-    assert torch.equal(state, torch.get_rng_state())
-    assert (first.codes == second.codes).all()
-    assert first.codes.shape == (first.encoded * first.draws, 4)
-    assert (first.labels[: first.encoded] == first.labels[first.encoded : 2 * first.encoded]).all()
+@pytest.fixture(scope="module")
+def evaluated_run(fakes: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A report with estimates in several sections, remarks and per-image arrays."""
+    path, data = tmp_path_factory.mktemp("runs") / "run", fakes.make_digits()
+    rng = np.random.default_rng(0)
+    (path / "eval").mkdir(parents=True)
+    np.savez(path / "eval" / "ais.npz", ess=rng.uniform(1, 16, N), acceptance=rng.uniform(size=N))
+    np.savez(path / "eval" / "inference-gap-full-normal.npz", value=rng.gamma(2, size=N))
+    pairs = {"samples": rng.integers(200, 256, (16, 1, 8, 8)), "nearest": rng.integers(0, 100, (16, 1, 8, 8))}
+    np.savez(path / "eval" / "memorization-digits-classifier.npz", **pairs)
+    fid = {"metric": "fid", "unit": "", "n": N, "value": 1.5}
+    gap = {"metric": "inference-gap", "n": N}
+    estimates = [
+        fakes.make_estimate("FID[digits-classifier]", **fid, interval=[1.31, 1.69], split="test"),
+        fakes.make_estimate("ais", 1.5, "lower bound", "likelihood", n=N, split="test", chains=16),
+        fakes.make_estimate("FID[digits-classifier] of test data", kind="baseline", **fid, split="test"),
+        fakes.make_estimate(
+            "memorization[digits-classifier]", 1.5, "diagnostic", metric="memorization", n=2000, split="test"
+        ),
+        fakes.make_estimate(
+            "inference gap[full-normal]", 1.5, "lower bound", "posterior", **gap, split="test"
+        ),
+        fakes.make_estimate("saturation of critic", 1.5, "diagnostic", "critics", n=N, split="test"),
+    ]
+    criterion = {
+        "name": "calibration error",
+        "value": 0.2,
+        "threshold": 0.05,
+        "passed": False,
+        "limit": "max",
+    }
+    remarks = [
+        fakes.make_remark("critics", "Unreliable <b>critic</b>.", True, criteria=[criterion]),
+        fakes.make_remark("samples", "No sign of memorization."),
+    ]
+    run = fakes.FakeRun(path, estimate_dicts=estimates, remark_dicts=remarks)
+    model = fakes.FakeModel(data.x_shape, 2, data.train.values.float() / 255)
+    return path, write_report(run, model, data).read_text()
 
 
-def test_the_described_method_is_the_registered_one() -> None:
-    from advae.report.run_summary import describe_method
+def test_sections_are_in_order(evaluated_run: tuple[Path, str]) -> None:
+    text = Page(evaluated_run[1]).words
+    text = text[text.index("Table 2.") :]
+    positions = [text.index(f" {title} ") for title in ("Likelihood", "Posterior", "Critics", "Samples")]
+    assert positions == sorted(positions)
+    fid = text.index("FID[digits-classifier] 1.50 ± 0.10 [1.31, 1.69] error 40")
+    assert 0 < text.index("FID[digits-classifier] of test data 1.50 ± 0.10 baseline 40") - fid < 80
+    assert "Common to all: split test" in text
+    assert "higher is better" not in text  # of scores, which do not occur
 
-    found = describe_method({"method": {"name": "avb"}})
-    assert "Mescheder" in found.paper
-    assert "algorithm 1" in found.notes
+
+def test_warnings_are_set_apart_with_their_criteria(evaluated_run: tuple[Path, str]) -> None:
+    _, html = evaluated_run
+    warning = re.search(r'<p class="warning">.*?</p>', html, re.DOTALL)
+    assert warning is not None
+    assert "Unreliable &lt;b&gt;critic&lt;/b&gt;." in warning[0]
+    text = Page(html).words
+    assert text.index("calibration error 0.2 ≤ 0.05 no") > text.index("Unreliable")
+    assert "<details" in html[warning.end() : warning.end() + 80]
+    assert "No sign of memorization." in text
+
+
+def test_per_image_figures_have_files(evaluated_run: tuple[Path, str]) -> None:
+    path, html = evaluated_run
+    for name in ("ais", "inference-gap-full-normal", "memorization-digits-classifier", "posteriors"):
+        assert (path / "figures" / f"{name}.png").exists()
+    pixels = np.asarray(Image.open(path / "figures" / "memorization-digits-classifier.png").convert("L"))
+    assert pixels[5, -5] >= 200  # samples above
+    assert "16 chains" in html and f"{N} images" in html
+
+
+def test_the_method_is_described_by_its_registered_class() -> None:
+    method = describe_method({"method": {"name": "avb"}})
+    assert "Mescheder" in method.paper
+    assert method.notes and method.players
     assert describe_method({"method": {"name": "no-such-method"}}).summary == ""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from advae.errors import AdvaeError
-from advae.formatting import describe_component, flatten, format_count, format_duration, join_items
+from advae.formatting import describe_component, format_count, format_duration, format_settings, join_items
 
 if TYPE_CHECKING:
     from advae.model import LatentModel
@@ -79,7 +79,7 @@ def method_rows(config: Mapping[str, Any]) -> Facts:
     return [
         ("method", f"{method.name}{paper}{': ' if method.summary else ''}{method.summary}"),
         ("players", "; ".join(players)),
-        ("method options", join_items(flatten(options))),
+        ("method options", join_items(format_settings(options))),
     ]
 
 
@@ -157,12 +157,12 @@ def describe_training(run: Run, config: Mapping[str, Any], model: LatentModel) -
 
 def describe_device(device: object) -> str:
     """Return the device that was recorded at the start of training."""
-    return join_items(flatten(device)) if isinstance(device, Mapping) else str(device or "")
+    return join_items(format_settings(device)) if isinstance(device, Mapping) else str(device or "")
 
 
 def environment(env: Mapping[str, Any]) -> Facts:
     """Return everything in ``env.json`` but the data, which have their own rows."""
-    return list(flatten({key: value for key, value in env.items() if key != "data"}).items())
+    return list(format_settings({key: value for key, value in env.items() if key != "data"}).items())
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

@@ -34,6 +34,7 @@ NO_LABEL = -1
 MAX_NAMED_CLASSES = 20  # more classes are colored by a scale, without names
 QUANTILE_LEVELS = (0.025, 0.16, 0.5, 0.84, 0.975)
 NORMAL_QUANTILES = (-1.95996, -0.99446, 0.0, 0.99446, 1.95996)
+MIN_NOTED_FRACTION = 5e-4  # of latents outside a histogram, which is shown as 0.1 %
 DENSITY_BINS = 90  # per axis
 MIN_DENSITY_POINTS = 20
 DASHED = (0, (4, 3))
@@ -193,7 +194,7 @@ def _histogram(axes: Axes, values: FloatArray, name: str, theme: Theme) -> None:
         limits = (-reach, reach)
         axes.hist(values, bins=bins, range=limits, weights=weights, color=theme.primary, alpha=0.45, lw=0)
         outside = float((np.abs(values) > reach).mean())
-        if outside:
+        if outside >= MIN_NOTED_FRACTION:
             note = f"{100 * outside:.1f} % outside"
             axes.text(0.97, 0.97, note, transform=axes.transAxes, ha="right", va="top", size=6.5)
     axes.plot(grid, np.exp(-0.5 * grid**2) / math.sqrt(2 * math.pi), color=theme.foreground, lw=0.9)
