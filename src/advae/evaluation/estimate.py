@@ -138,12 +138,14 @@ class Remark:
         text: the sentence.
         warning: whether an estimate is unreliable.
         criteria: what the sentence is based on, as rows of a table.
+        section: of a report; by default that of what it is about.
     """
 
     about: str
     text: str
     warning: bool = False
     criteria: tuple[Criterion, ...] = ()
+    section: Section | None = None
 
 
 class EvaluationResult(list[Estimate]):

@@ -58,19 +58,28 @@ def overall_verdict(remarks: list[Remark]) -> Remark:
     warnings = list(dict.fromkeys(remark.about for remark in remarks if remark.warning))
     if not warnings:
         return Remark("posterior", "Reliable as far as the diagnostics show: all criteria are met.")
-    text = f"Unreliable in part: warnings of {len(warnings)} diagnostics ({', '.join(warnings)})."
-    return Remark("posterior", text.replace("1 diagnostics", "1 diagnostic"), warning=True)
+    return Remark("posterior", f"Unreliable in part: see {', '.join(warnings)}.", warning=True)
 
 
 def _diagnostic(
-    posterior: Posterior, name: str, value: float, *, metric: str, unit: str = "", **protocol: Any
+    posterior: Posterior,
+    name: str,
+    value: float,
+    *,
+    metric: str,
+    fit: int | None = None,
+    stderr: float = math.nan,
+    unit: str = "",
+    n: int | None = None,
+    **protocol: Any,
 ) -> Estimate:
-    n, stderr = protocol.pop("n", posterior.fits), protocol.pop("stderr", math.nan)
-    variant = protocol.pop("variant", "")
+    """Return a diagnostic of all fits or, with an index, of one."""
     protocol = {"family": posterior.options.family, "seed": posterior.seed, **protocol}
-    return Estimate(
-        name, value, stderr, "diagnostic", unit, n, protocol, "posterior", metric=metric, variant=variant
-    )
+    variant = "" if fit is None else f"fit {fit}"
+    name = f"{name}[{variant}]" if variant else name
+    count = n or posterior.fits
+    args = name, value, stderr, "diagnostic", unit, count, protocol, "posterior"
+    return Estimate(*args, metric=metric, variant=variant)
 
 
 def _diagnosis(
@@ -78,7 +87,7 @@ def _diagnosis(
 ) -> EvaluationResult:
     """Return estimates with a remark, which is a warning unless all criteria are met."""
     warning = not all(criterion.passed for criterion in criteria)
-    return EvaluationResult(estimates, [Remark(about, text, warning, tuple(criteria))])
+    return EvaluationResult(estimates, [Remark(about, text, warning, tuple(criteria), "posterior")])
 
 
 # --- critic -------------------------------------------------------------------------------------------------
@@ -104,7 +113,7 @@ def diagnose_agreement(posterior: Posterior) -> EvaluationResult:
     elbos = posterior.elbo()
     if posterior.fits == 1:
         text = "Agreement is unknown: there is only one fit."
-        return EvaluationResult(elbos, [Remark("agreement", text, warning=True)])
+        return EvaluationResult(elbos, [Remark("agreement", text, warning=True, section="posterior")])
     space = posterior.target.space
     z = posterior.sample_unconstrained(NUM_RHAT_SAMPLES, seed=mix_seeds(posterior.seed, 12))
     rhat = torch.nan_to_num(split_rhat(space.flatten(space.constrain(z)[0]).cpu()), nan=math.inf)
@@ -132,33 +141,21 @@ def diagnose_agreement(posterior: Posterior) -> EvaluationResult:
 
 def diagnose_stein(posterior: Posterior) -> EvaluationResult:
     """Test each fit's samples by the kernel Stein discrepancy, whitened by the moments of other samples."""
-    whitening = AffineMap.from_samples(
-        posterior.sample_unconstrained(NUM_WHITENING_SAMPLES, seed=mix_seeds(posterior.seed, 13)).flatten(
-            0, 1
-        )
-    )
+    other_z = posterior.sample_unconstrained(NUM_WHITENING_SAMPLES, seed=mix_seeds(posterior.seed, 13))
+    whitening = AffineMap.from_samples(other_z.flatten(0, 1))
     z = posterior.sample_unconstrained(NUM_STEIN_SAMPLES, seed=mix_seeds(posterior.seed, 14))
-    score = posterior.score(z.flatten(0, 1)).reshape(z.shape)
-    x = whitening.inverse(z)
+    score = posterior.score(z.flatten(0, 1)).reshape(z.shape) @ whitening.factor
     level = STEIN_LEVEL / posterior.fits
     num_bootstrap = max(NUM_BOOTSTRAP, math.ceil(2 / level))  # p-values must resolve the level
-    pairs = zip(x, score @ whitening.factor, strict=True)
     tests = [
-        stein_test(x_i.cpu(), score_i.cpu(), num_bootstrap=num_bootstrap, seed=i)
-        for i, (x_i, score_i) in enumerate(pairs)
+        stein_test(x_i, score_i, num_bootstrap=num_bootstrap, seed=i)
+        for i, (x_i, score_i) in enumerate(zip(whitening.inverse(z).cpu(), score.cpu(), strict=True))
     ]
     estimates = [
         _diagnostic(
-            posterior,
-            f"KSD²[fit {i}]",
-            test.value,
-            metric="ksd",
-            variant=f"fit {i}",
-            stderr=test.stderr,
-            p=round(test.p, 3),
-            n=NUM_STEIN_SAMPLES,
+            posterior, "KSD²", t.value, fit=i, metric="ksd", stderr=t.stderr, n=NUM_STEIN_SAMPLES, p=t.p
         )
-        for i, test in enumerate(tests)
+        for i, t in enumerate(tests)
     ]
     # A p-value equal to the level rejects.
     criteria = [Criterion(f"p-value, fit {i}", t.p, level, t.p > level, "min") for i, t in enumerate(tests)]
@@ -182,16 +179,9 @@ def diagnose_weights(posterior: Posterior) -> EvaluationResult:
     k_hats = [pareto_k(w) for w in weights]
     has_critic = posterior.options.has_critic
     by = "the critic's estimate of q" if has_critic else "the density of q"
+    name = "Pareto k-hat by the critic" if has_critic else "Pareto k-hat"
     estimates = [
-        _diagnostic(
-            posterior,
-            f"Pareto k-hat[fit {i}{', critic' if has_critic else ''}]",
-            k,
-            metric="pareto-k",
-            variant=f"fit {i}",
-            by=by,
-            n=NUM_WEIGHTS,
-        )
+        _diagnostic(posterior, name, k, fit=i, metric="pareto-k", n=NUM_WEIGHTS, by=by)
         for i, k in enumerate(k_hats)
     ]
     worst = max(k_hats)
@@ -218,7 +208,7 @@ def diagnose_evidence(posterior: Posterior, evidence: Estimate) -> EvaluationRes
     estimates = [
         evidence,
         _diagnostic(
-            posterior, "evidence minus ELBO", gap, metric="evidence-gap", unit="nats", stderr=gap_stderr
+            posterior, "evidence minus ELBO", gap, metric="evidence-gap", stderr=gap_stderr, unit="nats"
         ),
     ]
     criteria = [

@@ -205,7 +205,7 @@ def assess_log_ratio(
     p, q = values[f"{role}/log_ratio_p"], values[f"{role}/log_ratio_q"]
     if not bool(p.isfinite().all() and q.isfinite().all()):
         text = f"Unreliable {critic_name(role, spec)}: its log ratios are not finite."
-        return EvaluationResult([], [Remark(role, text, warning=True)])
+        return EvaluationResult([], [Remark(role, text, warning=True, section="critics")])
     protocol = {**protocol, "P": spec.numerator, "Q": spec.denominator}
 
     def mean(metric: str, values: Tensor, kind: Kind = "diagnostic", unit: str = "", **more: Any) -> Estimate:
@@ -264,12 +264,12 @@ def assess_potential(
         f" It ranks P above Q in {format_percent(accuracy.value)} of the pairs"
     )
     if not train:
-        return EvaluationResult([accuracy, *others], [Remark(role, f"{text}.")])
+        return EvaluationResult([accuracy, *others], [Remark(role, f"{text}.", section="critics")])
     train_accuracy = _train_accuracy(role, train[f"{role}/accuracy"], protocol)
     check = overfitting_check(train_accuracy, accuracy)
     if not check.criterion.passed:
         text = f"Unreliable {critic_name(role, spec)}: {check.failure}"
-    remark = Remark(role, f"{text}.", not check.criterion.passed, (check.criterion,))
+    remark = Remark(role, f"{text}.", not check.criterion.passed, (check.criterion,), "critics")
     return EvaluationResult([accuracy, train_accuracy, *others], [remark])
 
 

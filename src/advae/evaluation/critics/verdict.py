@@ -125,9 +125,9 @@ def critic_remark(role: str, e: CriticEvidence) -> Remark:
     failed = [check for check in checks if not check.criterion.passed and check.failure]
     failures = "; ".join(check.failure for check in sorted(failed, key=lambda check: check.is_doubt))
     if not failed:
-        return Remark(role, f"Reliable {e.name}: {summary(e)}.", False, criteria)
+        return Remark(role, f"Reliable {e.name}: {summary(e)}.", False, criteria, "critics")
     label = "Possibly unreliable" if all(check.is_doubt for check in failed) else "Unreliable"
-    return Remark(role, f"{label} {e.name}: {failures}.", True, criteria)
+    return Remark(role, f"{label} {e.name}: {failures}.", True, criteria, "critics")
 
 
 def basic_checks(e: CriticEvidence) -> list[Check]:
