@@ -129,8 +129,8 @@ class Sources:
         self.src = src
 
     def imports(self, module: str) -> list[tuple[int, str]]:
-        found = imports(self.files[module].relative_to(self.src), self.trees[module])
-        return [(line, name) for line, name in found if (module, self.resolve(name)) not in IGNORED_IMPORTS]
+        names = imports(self.files[module].relative_to(self.src), self.trees[module])
+        return [(line, name) for line, name in names if (module, self.resolve(name)) not in IGNORED_IMPORTS]
 
     def resolve(self, name: str) -> str:
         """Return the module that an imported name is or belongs to."""
@@ -144,15 +144,15 @@ class Sources:
 
 def violations(src: Path) -> list[str]:
     """Return all violations in ``src/advae``, as ``file:line: what``."""
-    sources, found = Sources(src), []
+    sources, texts = Sources(src), []
     for module, path in sources.files.items():
         file = path.relative_to(src / "advae")
         problems = [(line, import_problem(sources, module, name)) for line, name in sources.imports(module)]
         problems += call_problems(str(file), sources.trees[module])
         if module not in ("advae", "advae.__main__") and unit(module) not in LAYER:
             problems.append((1, f"{unit(module)} is in no layer"))
-        found += [f"{file}:{line}: {problem}" for line, problem in problems if problem]
-    return list(dict.fromkeys(found + cycles(sources) + repeated_names(sources)))
+        texts += [f"{file}:{line}: {problem}" for line, problem in problems if problem]
+    return list(dict.fromkeys(texts + cycles(sources) + repeated_names(sources)))
 
 
 def import_problem(sources: Sources, module: str, name: str) -> str | None:
@@ -337,9 +337,9 @@ def test_valid_files_pass(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("file", "source", "expected"), VIOLATIONS.values(), ids=VIOLATIONS)
 def test_a_violation_is_reported(tmp_path: Path, file: str, source: str, expected: str) -> None:
-    found = violations(write_sources(tmp_path, {**VALID_FILES, file: source}))
-    assert len(found) == 1
-    assert expected in found[0]
+    problems = violations(write_sources(tmp_path, {**VALID_FILES, file: source}))
+    assert len(problems) == 1
+    assert expected in problems[0]
 
 
 def test_cycles_are_reported(tmp_path: Path) -> None:

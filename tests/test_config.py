@@ -292,9 +292,9 @@ def test_the_docs_list_every_component_and_their_example_resolves(tmp_path: Path
     for components in (METHODS, HEADS, NETWORKS, CRITICS):
         assert [name for name in components.names() if f"`{name}`" not in page] == []
     (tmp_path / "own.yaml").write_text(page.split("```yaml\n")[1].split("```")[0])
-    found = resolve(tmp_path / "own.yaml")
-    assert (found.recipe, found.method["name"], found.model["latent_dim"]) == ("own", "avb", 4)
-    build_model(found.model, (1, 8, 8), METHODS.build(found.method).critics)
+    config = resolve(tmp_path / "own.yaml")
+    assert (config.recipe, config.method["name"], config.model["latent_dim"]) == ("own", "avb", 4)
+    build_model(config.model, (1, 8, 8), METHODS.build(config.method).critics)
 
 
 def test_bases_are_merged_in_order() -> None:

@@ -49,11 +49,12 @@ RENAMED_OPTIONS: dict[str, tuple[str, ...]] = {
     # evaluation
     "checks": ("diagnostics",),
     "copying": ("memorization",),
+    "draw": ("stochastic",),
     "draws": ("elbo_samples",),
     "features": ("feature_extractor",),
     "generated": ("num_samples",),
     "importance": ("iwae_samples",),
-    "neighbours": ("neighbors",),
+    "neighbours": ("nearest-neighbors",),
     "simulated": ("bdmc_images",),
     "start": ("ais_init",),
     # inference

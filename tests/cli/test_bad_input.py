@@ -479,7 +479,7 @@ def dry_run_into_a_file(tmp: Path, run: Path) -> list[object]:
 
 @case("config.yaml", "not a folder")
 def table_into_a_file(tmp: Path, run: Path) -> list[object]:
-    return ["reproduce", "toy", "--dry-run", "--out", run / "config.yaml"]
+    return ["reproduce", "bavae", "--dry-run", "--out", run / "config.yaml"]
 
 
 @case("data.source")

@@ -101,8 +101,7 @@ def test_dry_run_writes_nothing(advae: Any, tmp_path: Path, monkeypatch: pytest.
 
 def test_evaluate(trained: Path, advae: Any) -> None:
     answer = advae("evaluate", trained, "--json", "--iwae-samples", 4, "--elbo-samples", 2, "--limit", 50)
-    found = json.loads(answer.out)
-    estimates = found["estimates"]
+    estimates = json.loads(answer.out)["estimates"]
     assert {"rmse", "reconstruction", "elbo", "iwae-4"} <= {e["name"] for e in estimates}
     for estimate in estimates:
         assert set(estimate) == {field.name for field in fields(Estimate)} - {"per_example"}
@@ -118,11 +117,11 @@ def test_annealing(trained: Path, advae: Any, tmp_path: Path) -> None:
     run = shutil.copytree(trained, tmp_path / "run")
     options = ("--likelihood", "ais", "--chains", 2, "--temperatures", 3, "--limit", 5)
     estimates = json.loads(advae("evaluate", run, "--json", *options).out)["estimates"]
-    found = next(e for e in estimates if e["name"] == "ais")
-    assert found["protocol"]["chains"] == 2 and found["protocol"]["temperatures"] == 3
-    with np.load(run / "eval" / "ais.npz", allow_pickle=False) as each:
-        assert each["value"].shape == each["ess"].shape == each["acceptance"].shape == (5,)
-        assert found["value"] == pytest.approx(each["value"].mean())
+    ais = next(e for e in estimates if e["name"] == "ais")
+    assert ais["protocol"]["chains"] == 2 and ais["protocol"]["temperatures"] == 3
+    with np.load(run / "eval" / "ais.npz", allow_pickle=False) as arrays:
+        assert arrays["value"].shape == arrays["ess"].shape == arrays["acceptance"].shape == (5,)
+        assert ais["value"] == pytest.approx(arrays["value"].mean())
     assert not (run / "eval" / "unfinished").exists()
     advae("evaluate", run, "--limit", 5)
     assert not (run / "eval" / "ais.npz").exists()  # belongs to an estimate that was replaced
@@ -159,15 +158,15 @@ def test_sample_metrics(trained: Path, advae: Any, tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("ADVAE_CACHE", str(tmp_path / "cache"))
     run = shutil.copytree(trained, tmp_path / "run")
     options = ("--samples", "all", "--likelihood", "none", "--diagnostics", "none", "--json")
-    found = {e["name"]: e for e in json.loads(advae("evaluate", run, *options).out)["estimates"]}
+    by_name = {e["name"]: e for e in json.loads(advae("evaluate", run, *options).out)["estimates"]}
     for metric in ("FID", "KID", "IS", "precision", "recall", "density", "coverage"):
         name = f"{metric}[digits-classifier]"
-        assert found[name]["section"] == "samples" and found[name]["interval"] is not None
-        assert found[f"{name} of test data"]["kind"] == "baseline"
-    assert found["accuracy[digits-classifier]"]["value"] > 0.9
+        assert by_name[name]["section"] == "samples" and by_name[name]["interval"] is not None
+        assert by_name[f"{name} of test data"]["kind"] == "baseline"
+    assert by_name["accuracy[digits-classifier]"]["value"] > 0.9
     assert list((tmp_path / "cache" / "classifiers").rglob("*.safetensors"))
-    with np.load(run / "eval" / "memorization-digits-classifier.npz", allow_pickle=False) as each:
-        assert each["samples"].shape == each["nearest"].shape == (16, 1, 8, 8)
+    with np.load(run / "eval" / "memorization-digits-classifier.npz", allow_pickle=False) as arrays:
+        assert arrays["samples"].shape == arrays["nearest"].shape == (16, 1, 8, 8)
 
 
 def test_other_data_cause_a_warning(trained: Path, advae: Any, tmp_path: Path) -> None:
@@ -186,7 +185,7 @@ def test_other_data_cause_a_warning(trained: Path, advae: Any, tmp_path: Path) -
         ("sample", "samples.png"),
         ("reconstruct", "reconstructions.png"),
         ("interpolate", "interpolations.png"),
-        ("encode", "codes.npz"),
+        ("encode", "latents.npz"),
     ],
 )
 def test_default_files(verb: str, name: str, trained: Path, advae: Any) -> None:
@@ -213,20 +212,20 @@ def test_samples_as_arrays(trained: Path, advae: Any, tmp_path: Path) -> None:
 def test_reconstructions_as_arrays(trained: Path, advae: Any, tmp_path: Path) -> None:
     out = tmp_path / "new" / "folder" / "r.npz"
     advae("reconstruct", trained, "-n", 5, "--split", "train", "--out", out)
-    found = np.load(out)
-    assert found["x"].shape == found["reconstruction"].shape == (5, 1, 8, 8)
-    assert found["labels"].shape == found["index"].shape == (5,)
+    arrays = np.load(out)
+    assert arrays["x"].shape == arrays["reconstruction"].shape == (5, 1, 8, 8)
+    assert arrays["labels"].shape == arrays["index"].shape == (5,)
 
 
 def test_paths_join_different_digits(trained: Path, advae: Any, tmp_path: Path) -> None:
     out = tmp_path / "paths.npz"
     advae("interpolate", trained, "--pairs", 3, "--steps", 4, "--out", out)
-    found = np.load(out)
-    assert found["paths"].shape == (3, 4, 1, 8, 8)
-    assert found["ends"].shape == (3, 2, 1, 8, 8)
-    codes = tmp_path / "codes.npz"
+    arrays = np.load(out)
+    assert arrays["paths"].shape == (3, 4, 1, 8, 8)
+    assert arrays["ends"].shape == (3, 2, 1, 8, 8)
+    codes = tmp_path / "latents.npz"
     advae("encode", trained, "--out", codes)
-    labels = np.load(codes)["labels"][found["index"]]
+    labels = np.load(codes)["labels"][arrays["index"]]
     assert (labels[:, 0] != labels[:, 1]).all()
 
 
@@ -274,9 +273,7 @@ def test_report_and_compare(
     assert answer.code == 0
     assert "elbo" in answer.out
     assert (tmp_path / "page" / "compare.html").is_file()
-    monkeypatch.setattr(
-        "advae.report.write_comparison", lambda runs, out, comparison: out / "compare.html"
-    )
+    monkeypatch.setattr("advae.report.write_comparison", lambda runs, out, comparison: out / "compare.html")
     result = json.loads(advae("compare", trained, run, "--out", tmp_path / "page", "--json").out)
     assert result["runs"] == ["trained", "other"]
 

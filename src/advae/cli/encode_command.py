@@ -23,7 +23,7 @@ class EncodeOptions(ExampleOptions):
     [N, d]; and labels [N], if there are any."""
 
     out: FilePath | None = None
-    """Output file, .npz (default: codes.npz in the run directory)."""
+    """Output file, .npz (default: latents.npz in the run directory)."""
 
 
 def parser() -> Parser[EncodeOptions]:
@@ -34,7 +34,7 @@ def parser() -> Parser[EncodeOptions]:
 def run(options: EncodeOptions) -> int:
     """Encode and write."""
     loaded = load_model_with_encoder("encode", options)
-    path = output_path(options.out, loaded.folder, "codes", images=False)
+    path = output_path(options.out, loaded.folder, "latents", images=False)
     examples = load_examples(loaded, options)
     import torch
 

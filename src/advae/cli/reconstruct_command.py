@@ -25,7 +25,7 @@ class ReconstructOptions(ExampleOptions):
 
     n: Count = 32
     """Number of observations."""
-    draw: bool = False
+    stochastic: bool = False
     """Decode a sample of q(z|x) instead of its mean."""
 
 
@@ -41,7 +41,7 @@ def run(options: ReconstructOptions) -> int:
     examples = load_examples(loaded, options)
     index = examples.sample_indices(options.n, options.seed)
     x = examples.observations(index.tolist(), options.seed)
-    x_back = loaded.model.reconstruct(x, mean=not options.draw, seed=options.seed).cpu()
+    x_back = loaded.model.reconstruct(x, mean=not options.stochastic, seed=options.seed).cpu()
     values, values_back = (examples.preprocessing.to_gray(v) for v in (x, x_back))
     if path.suffix == ".npz":
         arrays = {"x": x, "reconstruction": x_back, "values": values, "reconstruction_values": values_back}

@@ -33,7 +33,7 @@ class SampleOptions(ModelOptions):
     """Run directory, saved model, or hub id."""
     n: Count = 64
     """Number of samples."""
-    draw: bool = False
+    stochastic: bool = False
     """Sample p(x|z) instead of showing its mean."""
     out: FilePath | None = None
     """Output file, .png or .npz (default: samples.png in the run directory)."""
@@ -51,7 +51,7 @@ def run(options: SampleOptions) -> int:
     _check_fits_in_memory(options.n, loaded.model.x_shape)
     path = output_path(options.out, loaded.folder, "samples", images=loaded.has_images)
     # Without latents p(x|z) is p(x), whose mean is not a sample.
-    mean = loaded.model.latent_dim > 0 and not options.draw
+    mean = loaded.model.latent_dim > 0 and not options.stochastic
     x = loaded.model.sample(options.n, seed=options.seed, mean=mean).cpu()
     values = loaded.preprocessing.to_gray(x)
     if path.suffix == ".npz":
