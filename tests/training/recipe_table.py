@@ -22,7 +22,7 @@ from advae.methods import METHODS
 from advae.model import LatentModel, build_model
 from advae.networks.base import CriticInputs
 from advae.registry import Registry
-from advae.training.benchmark import SHAPES
+from advae.training.benchmark import DATA_SHAPES
 
 TABLE = Path(__file__).with_name("recipes.txt")
 
@@ -33,7 +33,7 @@ def built(name: str) -> LatentModel:
     config = resolve(name)
     searches = config.model["posterior"]["name"] == "iaf"  # for equal rows of its masks, which need values
     with torch.device("cpu" if searches else "meta"):
-        return build_model(config.model, SHAPES[config.data.source], dict(list(roles(config).items())[:1]))
+        return build_model(config.model, DATA_SHAPES[config.data.source], dict(list(roles(config).items())[:1]))
 
 
 def roles(config: Config) -> dict[str, CriticInputs]:

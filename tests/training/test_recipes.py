@@ -128,7 +128,7 @@ def test_what_it_amounts_to_is_what_was_written_down(name: str) -> None:
 
 
 def test_no_line_is_left_of_a_recipe_that_is_gone() -> None:
-    assert list(LINES) == NAMES
+    assert set(LINES) <= set(NAMES)
 
 
 # --- that they work -----------------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
     paths = {"digits": "digits"}
     for name in ("mnist", "cifar10"):
         paths[name] = str(root / f"{name}.npy")
-        np.save(paths[name], random.integers(0, 256, (IMAGES, *recipe_table.SHAPES[name]), dtype=np.uint8))
+        np.save(paths[name], random.integers(0, 256, (IMAGES, *recipe_table.DATA_SHAPES[name]), dtype=np.uint8))
     for name in ("imagenet", "celeba"):
         (root / name).mkdir()
         for i in range(IMAGES):
@@ -174,7 +174,7 @@ def share(width: Any) -> Any:
 
 def shape(made: Config) -> tuple[int, ...]:
     """Of the images that a recipe is tried on: its own, but where drawing 64 × 64 pixels in turn would take long."""
-    c, h, w = recipe_table.SHAPES[made.data.source]
+    c, h, w = recipe_table.DATA_SHAPES[made.data.source]
     in_turn = getattr(NETWORKS.find(made.model["decoder"]["name"]), "autoregressive", False)
     return (c, SIDE, SIDE) if in_turn and h * w > PIXELS else (c, h, w)
 
@@ -182,7 +182,7 @@ def shape(made: Config) -> tuple[int, ...]:
 def options(name: str, sources: dict[str, str]) -> dict[str, Any]:
     made = config(name)
     small = recipe_table.size(name) <= SMALL and math.prod(shape(made)[1:]) <= PIXELS
-    resized = shape(made) != recipe_table.SHAPES[made.data.source]
+    resized = shape(made) != recipe_table.DATA_SHAPES[made.data.source]
     return {
         "device": "cpu",
         "data.source": sources[made.data.source],
@@ -203,7 +203,7 @@ def test_it_trains_saves_loads_and_is_judged(name: str, sources: dict[str, str],
     run = advae.train(name, options=options(name, sources), out=tmp_path / "run", quiet=True)
     model = run.model()
     assert_everything_moved(run, len(list(model.parameters())))
-    average = {k.removeprefix("average/"): v for k, v in state(run).items() if k.startswith("average/")}
+    average = {k.removeprefix("ema/"): v for k, v in state(run).items() if k.startswith("ema/")}
     assert model.x_shape == shape(config(name)) and not model.training
     assert all(torch.equal(average[key], value) for key, value in model.state_dict().items())
     assert model.sample(2, seed=0).shape == (2, *model.x_shape)
