@@ -58,7 +58,7 @@ test-fast: $(STAMP)  ## run the tests that neither start processes nor take long
 # pythae is compared with. Without its dependencies' upper limits it works with the installed torch.
 bench: $(STAMP)  ## measure speed, into results/speed-*.md (half an hour on an idle machine)
 	-$(PIP) --no-deps pythae==0.1.2 && $(PIP) pydantic imageio cloudpickle
-	for name in training steps ais sampling startup streaming scaling profile_step recipes; do \
+	for name in training_speed backend_speed ais_speed sampling_speed startup_time data_loading_speed scaling profile_step recipe_speed; do \
 	    OMP_NUM_THREADS=1 $(BIN)/python benchmarks/$$name.py $(BENCH_FLAGS) || exit 1; done
 
 lint: $(STAMP)  ## check style and types

@@ -166,7 +166,8 @@ def claimed(model: Any, x: Tensor, key: str) -> float:
     method = METHODS.build(model.info["method"])
     with torch.no_grad():
         parts = [
-            method.losses(model, x.repeat(32, 1)).diagnostics[key].double().mean() for _ in range(REPEATS // 32)
+            method.losses(model, x.repeat(32, 1)).diagnostics[key].double().mean()
+            for _ in range(REPEATS // 32)
         ]
     return float(torch.stack(parts).mean())
 

@@ -1,4 +1,4 @@
-"""What advae's training is measured against: loops written by hand, and pythae's trainer, on the same networks."""
+"""Baselines of the training benchmark: hand-written loops and pythae's trainer, on the same networks."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 from advae import build_model, resolve
 from advae.methods import METHODS
-from advae.training.benchmark import Trial
+from advae.training.benchmark import StepBenchmark
 
 SHAPE = (1, 28, 28)
-HIDDEN, CODE, DECODER = (500, 500), 32, (300, 300)  # vae-mnist-fc32
+HIDDEN, LATENT_DIM, DECODER_HIDDEN = (500, 500), 32, (300, 300)  # vae-mnist-fc32
 Loop = Callable[[int], object]
 
 
 def mlp(*widths: int) -> nn.Sequential:
-    """Linear layers with ELU between them."""
+    """Return linear layers with ELU between them."""
     layers: list[nn.Module] = []
     for a, b in pairwise(widths):
         layers += [nn.Linear(a, b), nn.ELU()]
     return nn.Sequential(*layers[:-1])
 
 
-def drawn(images: Tensor, size: int) -> Iterator[Tensor]:
-    """Shuffled batches of 8-bit images, without end."""
+def raw_batches(images: Tensor, size: int) -> Iterator[Tensor]:
+    """Yield shuffled batches of 8-bit images, forever."""
     while True:
         order = torch.randperm(len(images), device=images.device)
         for start in range(0, len(images) - size + 1, size):
@@ -39,12 +39,12 @@ def drawn(images: Tensor, size: int) -> Iterator[Tensor]:
 
 
 def batches(images: Tensor, size: int) -> Iterator[Tensor]:
-    """The same, binarized anew."""
-    return (torch.bernoulli(gray.float() / 255) for gray in drawn(images, size))
+    """Yield shuffled batches, binarized each time."""
+    return (torch.bernoulli(gray.float() / 255) for gray in raw_batches(images, size))
 
 
 def bare_vae(images: Tensor, batch: int, bf16: bool) -> Loop:
-    """A VAE as one would write it: resident data, one loss, one backward pass, torch's fused Adam."""
+    """Return a plain VAE loop: resident data, one loss, one backward pass, fused Adam."""
     step, data = vae_step(images.device, batch, bf16), batches(images, batch)
 
     def loop(steps: int) -> None:
@@ -55,12 +55,12 @@ def bare_vae(images: Tensor, batch: int, bf16: bool) -> Loop:
 
 
 def captured_vae(images: Tensor, batch: int, bf16: bool) -> Loop:
-    """The same as one CUDA graph, made by hand, that draws its batches itself."""
+    """Return the same step as a hand-captured CUDA graph that also samples its batches."""
     step = vae_step(images.device, batch, bf16)
 
     def body() -> None:
-        chosen = torch.randint(len(images), (batch,), device=images.device)
-        step(torch.bernoulli(images[chosen].float() / 255))
+        indices = torch.randint(len(images), (batch,), device=images.device)
+        step(torch.bernoulli(images[indices].float() / 255))
 
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
@@ -75,14 +75,14 @@ def captured_vae(images: Tensor, batch: int, bf16: bool) -> Loop:
         for _ in range(steps):
             graph.replay()
 
-    loop.holds = step  # type: ignore[attr-defined]  # the weights that the graph works on
+    loop.step = step  # type: ignore[attr-defined]  # keeps the graph's weights alive
     return loop
 
 
 def vae_step(device: torch.device, batch: int, bf16: bool) -> Callable[[Tensor], None]:
-    """A step of the VAE by hand."""
-    encoder = mlp(784, *HIDDEN, 2 * CODE).to(device)
-    decoder = mlp(CODE, *DECODER, 784).to(device)
+    """Return one step of the VAE."""
+    encoder = mlp(784, *HIDDEN, 2 * LATENT_DIM).to(device)
+    decoder = mlp(LATENT_DIM, *DECODER_HIDDEN, 784).to(device)
     weights = [*encoder.parameters(), *decoder.parameters()]
     adam = torch.optim.Adam(weights, 1e-3, fused=True, capturable=device.type == "cuda")
 
@@ -102,33 +102,36 @@ def vae_step(device: torch.device, batch: int, bf16: bool) -> Callable[[Tensor],
 
 
 def bare_avb(images: Tensor, batch: int, bf16: bool) -> Loop:
-    """AVB with full adaptive contrast on table 3a's networks, by hand: two losses, two backward passes, two Adams."""
+    """Return AVB with full adaptive contrast on table 3a's networks: two losses, two backward passes, two Adams."""
     device, m, noise, width, draws = images.device, 16, 32, 32, 512
-    encoder = mlp(784, *HIDDEN, CODE * (1 + m)).to(device)
-    decoder, critic = mlp(CODE, *DECODER, 784).to(device), mlp(784 + CODE, 512, 512, 1).to(device)
-    sizes = [noise, width, width, CODE]
+    encoder = mlp(784, *HIDDEN, LATENT_DIM * (1 + m)).to(device)
+    decoder, critic = (
+        mlp(LATENT_DIM, *DECODER_HIDDEN, 784).to(device),
+        mlp(784 + LATENT_DIM, 512, 512, 1).to(device),
+    )
+    sizes = [noise, width, width, LATENT_DIM]
     basis = [nn.Parameter(0.1 * torch.randn(m, a, b, device=device)) for a, b in pairwise(sizes)]
     model = [*encoder.parameters(), *basis, *decoder.parameters()]
     adams = [torch.optim.Adam(p, 1e-3, fused=True) for p in (model, list(critic.parameters()))]
-    data, eye = batches(images, batch), torch.eye(CODE, device=device)
+    data, eye = batches(images, batch), torch.eye(LATENT_DIM, device=device)
 
-    def draw(n: int) -> Tensor:
+    def sample_noise(n: int) -> Tensor:
         h = torch.randn(m, n, noise, device=device)
         for i, weight in enumerate(basis):
             h = torch.bmm(nn.functional.elu(h) if i else h, weight)
         h = torch.tanh(h.float())
-        return (h + 0.5 * torch.randn_like(h)).transpose(0, 1)  # the bounded basis, drawn as it is written
+        return (h + 0.5 * torch.randn_like(h)).transpose(0, 1)  # the bounded basis, sampled naively
 
     def loop(steps: int) -> None:
         for _ in range(steps):
             x = next(data).flatten(1)
             with torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext():
-                out = encoder(x).float().view(batch, 1 + m, CODE)
+                out = encoder(x).float().view(batch, 1 + m, LATENT_DIM)
                 offset, a = out[:, 0], nn.functional.elu(out[:, 1:] - 5) + 1
-                v = draw(batch)
+                v = sample_noise(batch)
                 z = offset + (a * v).sum(1)
                 with torch.no_grad():
-                    all_v = torch.cat([v, draw(draws - batch)])
+                    all_v = torch.cat([v, sample_noise(draws - batch)])
                     mean = offset + (a * all_v.mean(0)).sum(1)
                     centred = (all_v - all_v.mean(0)).transpose(0, 1)
                     cov = centred.transpose(1, 2).float() @ centred.float() / (draws - 1)
@@ -151,25 +154,25 @@ def bare_avb(images: Tensor, batch: int, bf16: bool) -> Loop:
     return loop
 
 
-def plain_loop(recipe: str, like: Trial, images: Tensor, bf16: bool) -> Loop:
-    """The README's loop around a method's losses, on networks like those of ``like``, with torch's fused Adam."""
+def plain_loop(recipe: str, like: StepBenchmark, images: Tensor, bf16: bool) -> Loop:
+    """Return the README's loop around a method's losses, on networks like those of ``like``, with fused Adam."""
     config, device, batch = resolve(recipe), images.device, like.step.options.batch_size
     method = METHODS.build(config.method)
     model = build_model(config.model, like.step.model.x_shape, method.critics)
     model = model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    moves = like.step.moves
+    updates = like.step.updates
     own = {player: method.parameters(model, player) for player in method.players}
     adams = {player: torch.optim.Adam(p, 1e-3, fused=True) for player, p in own.items()}
-    data = (like.preprocessing.apply(x) for x in drawn(images, batch))
+    data = (like.preprocess(x) for x in raw_batches(images, batch))
 
     def loop(steps: int) -> None:
-        for names in moves * steps:
+        for players in updates * steps:
             with torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext():
-                losses = method.losses(model, next(data), names)
-            for player in names:
+                losses = method.losses(model, next(data), players)
+            for player in players:
                 loss = losses[player].mean()
-                loss.backward(inputs=own[player], retain_graph=player != names[-1])
-            for player in names:
+                loss.backward(inputs=own[player], retain_graph=player != players[-1])
+            for player in players:
                 adams[player].step()
                 adams[player].zero_grad()
 
@@ -177,7 +180,7 @@ def plain_loop(recipe: str, like: Trial, images: Tensor, bf16: bool) -> Loop:
 
 
 def pythae_loop(kind: str, images: Tensor, batch: int) -> Loop | None:
-    """Epochs of pythae's own trainer, in its arithmetic (float32); None where it is not installed."""
+    """Return epochs of pythae's trainer in float32; None if pythae is not installed."""
     try:
         from pythae.data.datasets import BaseDataset
         from pythae.models import VAE, VAE_IAF, VAE_IAF_Config, VAEConfig
@@ -190,7 +193,7 @@ def pythae_loop(kind: str, images: Tensor, batch: int) -> Loop | None:
     class Encoder(BaseEncoder):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
-            self.net = mlp(784, *HIDDEN, 2 * CODE)
+            self.net = mlp(784, *HIDDEN, 2 * LATENT_DIM)
 
         def forward(self, x: Tensor) -> Any:
             mu, log_var = self.net(x.flatten(1)).chunk(2, 1)
@@ -199,12 +202,12 @@ def pythae_loop(kind: str, images: Tensor, batch: int) -> Loop | None:
     class Decoder(BaseDecoder):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
-            self.net = mlp(CODE, *DECODER, 784)
+            self.net = mlp(LATENT_DIM, *DECODER_HIDDEN, 784)
 
         def forward(self, z: Tensor) -> Any:
             return ModelOutput(reconstruction=torch.sigmoid(self.net(z)).reshape(-1, *SHAPE))
 
-    common = {"input_dim": SHAPE, "latent_dim": CODE}
+    common = {"input_dim": SHAPE, "latent_dim": LATENT_DIM}
     models = {
         "vae": lambda: VAE(VAEConfig(**common, reconstruction_loss="bce"), Encoder(), Decoder()),
         "iaf": lambda: VAE_IAF(
