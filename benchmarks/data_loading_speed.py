@@ -4,8 +4,8 @@
     python benchmarks/data_loading_speed.py --device cuda --workers 8
 
 Color images of 64 × 64 pixels as PNG files, read by worker processes; the same images resident in memory; and the
-images per second of a training step of asvae-images-conv. Streaming is the bottleneck only if the first is below the last.
-Written to results/speed-streaming.json and results/speed-streaming.md.
+images per second of a training step of asvae-images-conv. Streaming is the bottleneck only if the first is below the
+last. Written to results/speed-streaming.json and results/speed-streaming.md.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@
     python benchmarks/sampling_speed.py --device cuda --images 512
 
 Both have random weights, which do not affect the speed, and the recipes' sizes. The paper (Pu et al. 2017) reports
-0.01 s per image for AS-VAE and 52 s for PixelCNN++. Written to results/speed-sampling.json and results/speed-sampling.md.
+0.01 s per image for AS-VAE and 52 s for PixelCNN++. Written to results/speed-sampling.json and
+results/speed-sampling.md.
 """
 
 from __future__ import annotations

@@ -47,9 +47,9 @@ RECIPES = ("vae-mnist-fc32", "avb-ac-mnist-fc32")
 # Bytes per second of the slowest link (assumed). In a ring all-reduce, each GPU sends 2 (n − 1)/n of the bytes.
 LINKS = {8: ("NVLink, one machine", 350e9), 64: ("8 machines, 400 Gb/s per GPU", 40e9)}
 NOTES = (
-    "Efficiency: time on one process divided by time on several, each with its own batch; processes on one machine share"
-    " memory and caches. The last two columns are estimates, not measurements: a ring all-reduce sends 2 (n − 1)/n of the"
-    " bytes over each GPU's link, assumed to carry "
+    "Efficiency: time on one process divided by time on several, each with its own batch; processes on one machine"
+    " share memory and caches. The last two columns are estimates, not measurements: a ring all-reduce sends"
+    " 2 (n − 1)/n of the bytes over each GPU's link, assumed to carry "
     + " and ".join(f"{rate / 1e9:.0f} GB/s ({text})" for text, rate in LINKS.values())
     + ", without overlap with computation."
 )

@@ -115,10 +115,10 @@ def page(records: list[Record]) -> str:
     lines = page_head("Training throughput", __doc__)
     lines += [
         "Images per second. *Fastest* is advae's fastest backend. The peak is that of products of square matrices"
-        " (1024, on a GPU 8192) in the same precision, measured in the same turns. The hand-written loops of vae and avb are in"
-        " benchmarks/training_baselines.py; the others are the README's loop around the method's own losses. pythae"
-        " computes in float32, from images that are binarized once; its flow has the same width and depth but no context"
-        " of the image.",
+        " (1024, on a GPU 8192) in the same precision, measured in the same turns. The hand-written loops of"
+        " vae and avb are in benchmarks/training_baselines.py; the others are the README's loop around the method's own"
+        " losses. pythae computes in float32, from images that are binarized once; its flow has the same width and"
+        " depth but no context of the image.",
     ]
     for device in sorted({r["device"] for r in records}):
         rows = sorted(

@@ -88,6 +88,7 @@ def run_checks(seconds: float) -> Iterator[CheckResult]:
         _check_bf16,
         _check_matmul,
         _check_threads,
+        _check_allocator,
         _check_recipes,
         _check_compiler,
     ):
@@ -144,6 +145,14 @@ def _check_matmul() -> CheckResult:
     from advae.cpu_matmul import matmul_library
 
     return CheckResult("matmul", True, f"compiled fp32 training steps on the CPU use {matmul_library()}")
+
+
+def _check_allocator() -> CheckResult:
+    """Check for allocator settings that keep freed memory in the process (docs/speed.md)."""
+    names = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "LD_PRELOAD")
+    settings = " ".join(f"{name}={os.environ[name]}" for name in names if os.environ.get(name))
+    advice = "default; MALLOC_TRIM_THRESHOLD_=2147483647 MALLOC_MMAP_MAX_=0 can make training on a CPU faster"
+    return CheckResult("allocator", True, settings or advice)
 
 
 def _check_threads() -> CheckResult:
