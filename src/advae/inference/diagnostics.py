@@ -153,7 +153,14 @@ def diagnose_stein(posterior: Posterior) -> EvaluationResult:
     ]
     estimates = [
         _diagnostic(
-            posterior, "KSD²", t.value, fit=i, metric="ksd", stderr=t.stderr, n=NUM_STEIN_SAMPLES, p=t.p
+            posterior,
+            "KSD²",
+            t.value,
+            fit=i,
+            metric="ksd",
+            stderr=t.stderr,
+            n=NUM_STEIN_SAMPLES,
+            p=round(t.p, 4),
         )
         for i, t in enumerate(tests)
     ]

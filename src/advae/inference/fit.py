@@ -78,7 +78,9 @@ class VariationalFit:
         reseed(mix_seeds(seed, 0), target.device)
         starts = INITIAL_SD * torch.randn(fits, d, dtype=torch.float32).to(*placement)
         self.affine = AffineMap.translation(starts)
-        with default_torch_modes():  # for the networks only: the log joint may rely on the caller's default dtype
+        with (
+            default_torch_modes()
+        ):  # for the networks only: the log joint may rely on the caller's default dtype
             self.q = ModuleEnsemble(make_family(options, d), fits).to(*placement)
         nonfinite_flag = torch.zeros((), dtype=torch.float32, device=target.device)
         train_options = self._train_options

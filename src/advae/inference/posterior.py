@@ -16,8 +16,6 @@ from advae.inference.diagnostics import run_diagnostics
 from advae.inference.evidence import DEFAULT_AIS, estimate_log_evidence, num_transitions
 from advae.inference.export import make_groups, to_arviz
 from advae.inference.fit import VariationalFit
-from advae.inference.infer_options import InferOptions
-from advae.inference.target import Target
 from advae.metrics.mcmc_diagnostics import split_rhat
 from advae.progress import StageProgress
 from advae.random import mix_seeds, seeded
@@ -41,6 +39,10 @@ class Posterior:
         log_likelihood: maps constrained parameters by name to ``log p(y_i | θ) [S, N]``, for ArviZ; or None.
 
     Attributes:
+        target: the target density.
+        options: of the fit.
+        seed: of all random numbers.
+        fits: number of fits.
         history: ELBO of every fit during training, as ``(step, [F] nats)``.
         seconds: training time.
         reference: samples by Hamiltonian Monte Carlo for comparison, if any.
@@ -49,32 +51,13 @@ class Posterior:
 
     def __init__(self, fit: VariationalFit, log_likelihood: LogLikelihood | None = None) -> None:
         self._fit, self.log_likelihood = fit, log_likelihood
+        self.target, self.options, self.seed, self.fits = fit.target, fit.options, fit.seed, fit.options.fits
         self.history: list[tuple[int, list[float]]] = []
         self.seconds = 0.0
         self.reference: HMCDraws | None = None
         self.baselines: dict[str, Posterior] = {}
         self._evidence: Estimate | None = None
         self._diagnostics: EvaluationResult | None = None
-
-    @property
-    def target(self) -> Target:
-        """The target density."""
-        return self._fit.target
-
-    @property
-    def options(self) -> InferOptions:
-        """Options of the fit."""
-        return self._fit.options
-
-    @property
-    def seed(self) -> int:
-        """Seed of all random numbers."""
-        return self._fit.seed
-
-    @property
-    def fits(self) -> int:
-        """Number of fits."""
-        return self._fit.options.fits
 
     def __repr__(self) -> str:
         names = ", ".join(self.target.space.names)
