@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -10,7 +9,7 @@ import torch
 
 import advae
 from advae.errors import ConfigError
-from advae.inference.infer_options import RENAMED, InferOptions
+from advae.inference.infer_options import InferOptions
 
 
 @pytest.mark.parametrize(
@@ -34,11 +33,6 @@ from advae.inference.infer_options import RENAMED, InferOptions
 def test_invalid_options(given: dict[str, Any], key_word: str) -> None:
     with pytest.raises(ConfigError, match=key_word):
         advae.infer(lambda a, **data: -(a**2), {"a": ()}, quiet=True, **given)
-
-
-def test_renamed_options_exist() -> None:
-    names = {field.name for field in fields(InferOptions)}
-    assert set(RENAMED.values()) <= names and not names & set(RENAMED)
 
 
 def test_options_survive_a_round_trip() -> None:

@@ -10,15 +10,6 @@ from advae.errors import ConfigError, nearest
 Family = Literal["implicit", "noise-basis", "mean-field", "full-rank", "flow"]
 FAMILIES: tuple[str, ...] = get_args(Family)
 
-RENAMED = {
-    "batch": "samples_per_step",
-    "rate": "lr",
-    "critic_rate": "critic_lr",
-    "noise": "noise_dim",
-    "temper": "initial_power",
-    "minibatch": "minibatch_size",
-}
-
 
 @dataclass(frozen=True)
 class InferOptions:
@@ -98,6 +89,5 @@ class InferOptions:
         names = [field.name for field in fields(cls)]
         for name in options:
             if name not in names:
-                hint = f"did you mean {RENAMED[name]!r}?" if name in RENAMED else nearest(name, names)
-                raise ConfigError(f"Inference has no option {name!r}.", fix=hint)
+                raise ConfigError(f"Inference has no option {name!r}.", fix=nearest(name, names))
         return cls(**options)
