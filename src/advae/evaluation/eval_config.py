@@ -91,9 +91,9 @@ def _estimators() -> Iterable[str]:
 
 
 def _sample_metrics() -> Iterable[str]:
-    from advae.evaluation.samples.sample_metrics import METRICS
+    from advae.evaluation.samples.base import sample_metric_names
 
-    return METRICS
+    return sample_metric_names()
 
 
 def _diagnostics() -> Iterable[str]:

@@ -38,7 +38,7 @@ from advae.evaluation.likelihood.adversarial_elbo import adversarial_elbo
 from advae.evaluation.likelihood.base import ESTIMATORS, LikelihoodEstimator, estimator_names, no_encoder
 from advae.evaluation.reconstruction import evaluate_reconstruction
 from advae.evaluation.resumable import LOCAL, Runner, model_fingerprint, no_progress
-from advae.evaluation.samples.sample_metrics import evaluate_samples, prepared
+from advae.evaluation.samples.sample_metrics import check_and_load_features, evaluate_samples
 from advae.model import LatentModel
 from advae.progress import StageProgress
 from advae.random import seeded
@@ -88,7 +88,7 @@ def evaluate(
     model.eval()
     eval_data = EvalData(match_training_preprocessing(model, data), split, seed, limit)
     eval_data.check_min_size()
-    with default_torch_modes(next(model.parameters()).dtype), seeded(seed, model.device):
+    with default_torch_modes(model.dtype), seeded(seed, model.device):
         unsupported = unsupported_metrics(model, eval_data)
         estimators = [
             ESTIMATORS.find(name).from_config(config)
@@ -99,8 +99,13 @@ def evaluate(
             estimator.check(model)
         features = None
         if config.samples:
-            features = prepared(
-                eval_data, config.feature_extractor, config.num_samples, device=model.device, runner=runner
+            features = check_and_load_features(
+                eval_data,
+                config.samples,
+                config.feature_extractor,
+                config.num_samples,
+                device=model.device,
+                runner=runner,
             )
 
         result = EvaluationResult((), capability_notes(model, likelihood=config.likelihood != ()))
@@ -116,14 +121,14 @@ def evaluate(
             )
         if "critics" in diagnostics:
             result.add(evaluate_critics(model, eval_data, log_prob=log_prob, runner=runner))
-        if features is not None:
+        if config.samples:
             result.add(
                 evaluate_samples(
                     model,
                     eval_data,
                     metrics=config.samples,
                     features=features,
-                    generated=config.num_samples,
+                    num_samples=config.num_samples,
                     seed=seed,
                     runner=runner,
                 )

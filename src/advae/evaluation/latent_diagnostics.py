@@ -18,7 +18,13 @@ from advae.errors import ConfigError, NotFiniteError
 from advae.evaluation.estimate import Estimate, EvaluationResult, Kind, Remark, from_per_example
 from advae.evaluation.eval_data import Batch, EvalData
 from advae.evaluation.resumable import LOCAL, Runner
-from advae.metrics.two_sample import FEWEST, SWAPS, blocks, c2st, mmd
+from advae.metrics.two_sample import (
+    MIN_CLASSIFIER_SAMPLES,
+    NUM_PERMUTATIONS,
+    classifier_test,
+    mmd_test,
+    num_blocks,
+)
 from advae.model import LatentModel
 from advae.random import mix_seeds, seeded
 
@@ -140,9 +146,9 @@ def _compare_with_prior(
     z = z[torch.arange(n) * len(z) // n]
     with seeded(mix_seeds(seed, 0), model.device):
         prior = model.prior.sample((n,))
-    with runner.stage("latents against the prior", blocks(n)) as tick:
-        distance = mmd(z.to(prior.device), prior, seed=mix_seeds(seed, 1), tick=tick)
-    p, p_stderr = distance.p, math.sqrt(distance.p * (1 - distance.p) / SWAPS)
+    with runner.stage("latents against the prior", num_blocks(n)) as tick:
+        distance = mmd_test(z.to(prior.device), prior, seed=mix_seeds(seed, 1), tick=tick)
+    p, p_stderr = distance.p, math.sqrt(distance.p * (1 - distance.p) / NUM_PERMUTATIONS)
     protocol = data.protocol(latents=n, prior_samples=n, samples_seed=seed)
     kernel = {"kernel": "5 Gaussians of variance d/2 to 8d", "stderr": "under equality, by permutations"}
     result = EvaluationResult(
@@ -165,14 +171,14 @@ def _compare_with_prior(
                 "diagnostic",
                 "",
                 n,
-                {**protocol, "test": "MMD²", "permutations": SWAPS},
+                {**protocol, "test": "MMD²", "permutations": NUM_PERMUTATIONS},
                 "posterior",
                 metric="mmd-p-value",
             ),
         ]
     )
-    if n >= FEWEST:
-        accuracy, num_test = c2st(z, prior, seed=mix_seeds(seed, 2))
+    if n >= MIN_CLASSIFIER_SAMPLES:
+        accuracy, num_test = classifier_test(z, prior, seed=mix_seeds(seed, 2))
         stderr = math.sqrt(accuracy * (1 - accuracy) / num_test)
         classifier = {
             "classifier": "perceptron, one hidden layer of 64",

@@ -24,7 +24,17 @@ from advae.evaluation.estimate import (
 from advae.evaluation.eval_data import Batch, EvalData, likelihood_description, scoring_distribution
 from advae.evaluation.pca import PCA, fit_pca
 from advae.evaluation.resumable import LOCAL, Runner
-from advae.metrics.image_similarity import BEST, K1, K2, PEAK, SIGMA, psnr, squared_error, ssim, window_width
+from advae.metrics.image_similarity import (
+    K1,
+    K2,
+    MAX_PSNR,
+    PEAK,
+    WINDOW_SIGMA,
+    mean_squared_error,
+    psnr,
+    ssim,
+    window_width,
+)
 from advae.model import LatentModel
 
 LATENT = "a sample from q(z|x)"
@@ -72,7 +82,7 @@ def _per_example_values(model: LatentModel, data: EvalData, pca: PCA, runner: Ru
     is_image = is_gray and len(data.data.x_shape) == 3
 
     def compare(a: Tensor, b: Tensor) -> dict[str, Tensor]:
-        values = {"mse": squared_error(a, b)}
+        values = {"mse": mean_squared_error(a, b)}
         if is_gray:
             values["psnr"] = psnr(values["mse"])
         if is_image:
@@ -108,10 +118,10 @@ def _comparisons(
     protocol = data.protocol(**latent, per="pixel")
     result = EvaluationResult([_rmse(data, f"rmse{suffix}", values["mse"], kind, protocol, variant)])
     if "psnr" in values:
-        result.append(mean("psnr", "dB", peak=PEAK, mean="of each image's PSNR", **{"at most": BEST}))
+        result.append(mean("psnr", "dB", peak=PEAK, mean="of each image's PSNR", **{"at most": MAX_PSNR}))
     if "ssim" in values:
         width = window_width(data.data.x_shape)
-        window = {"window": f"{width} × {width}, Gaussian of {SIGMA}", "borders": "left out"}
+        window = {"window": f"{width} × {width}, Gaussian of {WINDOW_SIGMA}", "borders": "left out"}
         result.append(mean("ssim", "", **window, K1=K1, K2=K2, L=PEAK))
     return result
 

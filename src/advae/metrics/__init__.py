@@ -1,1 +1,1 @@
-"""Formulas of metrics, tensors in and numbers out: no model, no data set, no file."""
+"""Formulas of metrics on tensors, independent of models, data sets and files."""

@@ -1,15 +1,15 @@
-"""The bootstrap over images: what a figure would have been, had other images been drawn.
+"""Bootstrap over images by half-subsamples.
 
-A replicate is the figure of a random half of the images, drawn without replacement (the m out of n bootstrap without
-replacement: Bickel, Götze and van Zwet 1997). For a mean, halves spread about their mean exactly as means of all m
-images spread about the truth: their variance is ``S²/h − S²/m``, which is ``S²/m`` at h = m/2. The ordinary bootstrap
-draws images twice, and an image beside its copy is what these metrics cannot bear: it is its own nearest neighbour, and
-180 images of which 66 are copies have the covariance of 114.
+A replicate is the metric of a random half of the images, drawn without replacement (the m out of n bootstrap without
+replacement: Bickel, Götze and van Zwet 1997). For a mean, halves vary around their mean exactly as means of all m
+images vary around the true mean: their variance is ``S²/h − S²/m``, which is ``S²/m`` at h = m/2. The ordinary
+bootstrap repeats images, which these metrics do not tolerate: a repeated image is its own nearest neighbor, and 180
+images of which 66 are repeated have the covariance of 114.
 
-Many figures depend on the number of images, so halves lie above or below the whole. That is no noise: the standard
-error and the interval are made of the halves' deviations *from their own mean*, the interval's reflected at the figure
-(the basic, or pivotal, interval). It is one for what the figure is on average with this number of images, which is what
-figures of as many images are to be compared by.
+Many metrics depend on the number of images, so halves have a bias. It is not noise: standard error and interval are
+computed from the deviations of the halves *from their own mean*, and the interval is reflected at the value (the
+basic, or pivotal, interval). It is an interval for the mean of the metric at this number of images, which is what
+metrics of the same number of images are compared by.
 """
 
 from __future__ import annotations
@@ -22,66 +22,67 @@ from torch import Tensor
 
 from advae.errors import ConfigError
 
-FEWEST = 20  # replicates: below, a standard error is itself known to worse than 16 %
-QUANTILES = 40  # replicates from which on the 2.5 % points lie inside the sample
-STUDENT = 2.1  # the 97.5 % point of Student's t with 19 degrees of freedom, for an interval from fewer
+MIN_REPLICATES = 20  # below, a standard error is itself known to worse than 16 %
+MIN_REPLICATES_FOR_QUANTILES = 40  # from here on the 2.5 % quantiles are inside the sample
+STUDENT_T_QUANTILE = 2.1  # 97.5 % quantile with 19 degrees of freedom, for an interval from fewer replicates
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A figure and what it was under the bootstrap.
+class BootstrapEstimate:
+    """A metric and its bootstrap replicates.
 
     Attributes:
-        value: the figure.
-        replicates: ``[R]``.
-        range: the least and the greatest value that it can have.
+        value: the metric of all images.
+        replicates: the metric of each half, ``[R]``.
+        limits: the smallest and largest possible value.
     """
 
     value: float
     replicates: Tensor
-    range: tuple[float, float] = (-math.inf, math.inf)
+    limits: tuple[float, float] = (-math.inf, math.inf)
 
     @property
     def stderr(self) -> float:
-        """The standard deviation of the replicates."""
+        """Standard deviation of the replicates."""
         return float(self.replicates.double().std())
 
     @property
-    def excess(self) -> float:
-        """How far the halves lie above the whole: to first order, the bias that the number of images gives it."""
+    def excess_of_halves(self) -> float:
+        """Mean of the replicates minus the value: to first order, the bias due to the number of images."""
         return float(self.replicates.double().mean()) - self.value
 
     @property
     def interval(self) -> tuple[float, float]:
-        """A 95 % interval."""
-        r = self.replicates.double()
-        if len(r) < QUANTILES:
-            below = above = STUDENT * self.stderr
+        """95 % confidence interval."""
+        replicates = self.replicates.double()
+        if len(replicates) < MIN_REPLICATES_FOR_QUANTILES:
+            below = above = STUDENT_T_QUANTILE * self.stderr
         else:
-            low, high = torch.quantile(r, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-            below, above = high - float(r.mean()), float(r.mean()) - low
-        return max(self.range[0], self.value - below), min(self.range[1], self.value + above)
+            levels = torch.tensor([0.025, 0.975], dtype=torch.float64)
+            low, high = torch.quantile(replicates, levels).tolist()
+            below, above = high - float(replicates.mean()), float(replicates.mean()) - low
+        return max(self.limits[0], self.value - below), min(self.limits[1], self.value + above)
+
+    @classmethod
+    def from_values(cls, values: Tensor, low: float = -math.inf, high: float = math.inf) -> BootstrapEstimate:
+        """Return the estimate from ``values [R + 1]`` under the weights of :func:`with_full_sample`."""
+        return cls(float(values[0]), values[1:], (low, high))
 
 
 def check_replicates(replicates: int) -> None:
-    """Raise ConfigError if there are too few for a standard error."""
-    if replicates < FEWEST:
-        raise ConfigError(
-            "the bootstrap has too few replicates", given=replicates, expected=f"{FEWEST} or more"
-        )
+    """Raise ConfigError if there are too few replicates for a standard error."""
+    if replicates < MIN_REPLICATES:
+        expected = f"{MIN_REPLICATES} or more"
+        raise ConfigError("The bootstrap has too few replicates.", given=replicates, expected=expected)
 
 
-def halves(m: int, replicates: int, seed: int) -> Tensor:
-    """Random halves of ``m`` images, 1 where an image is in, float64 ``[R, m]``; every row sums to m // 2."""
-    order = torch.rand(replicates, m, generator=torch.Generator().manual_seed(seed)).argsort(1)
+def half_subsamples(m: int, replicates: int, seed: int) -> Tensor:
+    """Return random halves of ``m`` images as weights 0 or 1, float64 ``[R, m]``; every row sums to m // 2."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.rand(replicates, m, generator=generator, dtype=torch.float32).argsort(1)
     return (order < m // 2).double()
 
 
-def with_whole(drawn: Tensor) -> Tensor:
-    """All images, above the halves ``[R, m]``: ``[R + 1, m]``."""
-    return torch.cat([torch.ones_like(drawn[:1]), drawn])
-
-
-def figure(values: Tensor, low: float = -math.inf, high: float = math.inf) -> Figure:
-    """The figure from its ``values [R + 1]`` under :func:`with_whole`."""
-    return Figure(float(values[0]), values[1:], (low, high))
+def with_full_sample(halves: Tensor) -> Tensor:
+    """Prepend weights of 1 for all images to the halves ``[R, m]``: ``[R + 1, m]``."""
+    return torch.cat([torch.ones_like(halves[:1]), halves])

@@ -1,13 +1,13 @@
-"""Sample metrics of neighbourhoods in feature space: precision, recall, density and coverage.
+"""Precision, recall, density and coverage, from nearest neighbors in feature space.
 
-    x, y     features of reference and of judged images                        [n, D], [m, D]
-    B_k(x)   the ball about x that reaches to its k-th nearest other image of the same set
+    x, y     features of reference and of generated images                     [n, D], [m, D]
+    B_k(x)   the ball around x that reaches to its k-th nearest neighbor in the same set
 
-    precision   share of y inside some B_3(x)         recall     share of x inside some B_3(y)
-    density     balls B_5(x) about a y, over 5        coverage   share of x with a y in B_5(x)
+    precision   fraction of y inside some B_3(x)         recall     fraction of x inside some B_3(y)
+    density     mean number of B_5(x) around a y, / 5    coverage   fraction of x with a y inside B_5(x)
 
-Precision and recall: Kynkäänniemi et al. 2019; density and coverage: Naeem et al. 2020. Distances are computed some
-rows at a time, in float64: nothing of size n × m × D is ever held.
+Precision and recall: Kynkäänniemi et al. 2019; density and coverage: Naeem et al. 2020. Distances are computed in
+chunks, in float64: nothing of size n × m × D is in memory.
 """
 
 from __future__ import annotations
@@ -17,84 +17,95 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from advae.metrics.bootstrap import FEWEST, Figure, figure, with_whole
+from advae.metrics.bootstrap import MIN_REPLICATES, BootstrapEstimate, with_full_sample
 
-ROWS = 512  # of a matrix of distances at a time: 40 MB against 10,000 columns
-NEIGHBOUR, WIDER = 3, 5  # k as published: of precision and recall, of density and coverage
-INSIDE = (
-    1 - 1e-9
-)  # of a squared radius: the image that a ball reaches to stays outside, whatever the rounding
-KNOWN = 24  # nearest images of each: fewer than 3 of them are in a half once in 50,000 times
-COMPARISONS = (
-    2_000_000_000  # of recall's replicates, some seconds: of 10,000 images a side there are then only 20
+DISTANCE_CHUNK_SIZE = 512  # rows of a distance matrix at a time: 40 MB with 10,000 columns
+K_PRECISION_RECALL, K_DENSITY_COVERAGE = 3, 5  # as published
+# Factor of a squared radius: the neighbor that a ball reaches to is outside, whatever the rounding.
+STRICTLY_INSIDE = 1 - 1e-9
+NUM_KNOWN_NEIGHBORS = 24  # per image: a half contains fewer than 3 of them once in 50,000 times
+MAX_RECALL_COMPARISONS = (
+    2_000_000_000  # some seconds; limits recall to 20 replicates for 10,000 images per set
 )
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """``‖a_i − b_j‖²`` of ``a [n, D]`` and ``b [m, D]`` as ``‖a‖² + ‖b‖² − 2 aᵀb``: ``[n, m]``, for float64."""
+    """Return ``‖a_i − b_j‖²`` of float64 ``a [n, D]`` and ``b [m, D]`` as ``‖a‖² + ‖b‖² − 2 aᵀb``: ``[n, m]``."""
     return (a.square().sum(1, keepdim=True) + b.square().sum(1) - 2 * a @ b.T).clamp_min(0)
 
 
-def rows(n: int) -> Iterator[slice]:
-    """``ROWS`` of n at a time."""
-    return (slice(start, min(start + ROWS, n)) for start in range(0, n, ROWS))
+def distance_chunks(n: int) -> Iterator[slice]:
+    """Yield slices of n rows."""
+    starts = range(0, n, DISTANCE_CHUNK_SIZE)
+    return (slice(start, min(start + DISTANCE_CHUNK_SIZE, n)) for start in starts)
 
 
-def centred(x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-    """All in float64 about the mean of the first, where distances lose the least to rounding."""
+def center(x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    """Subtract the mean of the first from all, in float64: distances then lose the fewest digits."""
     mean = x.double().mean(0)
-    return tuple(each.double() - mean for each in (x, *others))
+    return tuple(tensor.double() - mean for tensor in (x, *others))
 
 
-def neighbours(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Squared distances from ``x [n, D]`` to the k nearest other images, in their order, and which: ``[n, k]`` each."""
-    found = []
-    for part in rows(len(x)):
-        d = squared_distances(x[part], x)
-        d.diagonal(part.start).fill_(torch.inf)
-        found.append(d.topk(min(k, len(x) - 1), largest=False))
-    return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
+def nearest_neighbors(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return squared distances from ``x [n, D]`` to the k nearest others in order, and indices: ``[n, k]`` each."""
+    nearest = []
+    for chunk in distance_chunks(len(x)):
+        d = squared_distances(x[chunk], x)
+        d.diagonal(chunk.start).fill_(torch.inf)
+        nearest.append(d.topk(min(k, len(x) - 1), largest=False))
+    return torch.cat([n.values for n in nearest]), torch.cat([n.indices for n in nearest])
 
 
-def radii_in_halves(distances: Tensor, places: Tensor, drawn: Tensor) -> Tensor:
-    """Squared radii of the balls ``B_3`` within each half, -1 where an image is not in it: ``[R, m]``.
+def radii_in_halves(distances: Tensor, indices: Tensor, halves: Tensor) -> Tensor:
+    """Return squared radii of the balls ``B_3`` within each half, -1 for images outside it: ``[R, m]``.
 
     Args:
-        distances, places: :func:`neighbours` of all.
-        drawn: 1 where an image is in, ``[R, m]``.
+        distances, indices: :func:`nearest_neighbors` among all images.
+        halves: 1 for images in the half, ``[R, m]``.
     """
-    inside = drawn.bool()
-    third = inside[:, places].cumsum(2) >= NEIGHBOUR  # [R, m, KNOWN]
-    rank = torch.where(third.any(2), third.int().argmax(2), places.shape[1] - 1)
-    radii = distances.gather(1, rank.T).T * INSIDE
+    inside = halves.bool()
+    is_third_or_later = inside[:, indices].cumsum(2) >= K_PRECISION_RECALL  # [R, m, NUM_KNOWN_NEIGHBORS]
+    last = indices.shape[1] - 1
+    rank = torch.where(is_third_or_later.any(2), is_third_or_later.int().argmax(2), last)
+    radii = distances.gather(1, rank.T).T * STRICTLY_INSIDE
     return torch.where(inside, radii, -1.0)
 
 
-def prdc(x: Tensor, y: Tensor, drawn: Tensor) -> dict[str, Figure]:
-    """Precision, recall, density and coverage of ``y [m, D]`` against ``x [n, D]``, by name.
+def prdc(x: Tensor, y: Tensor, halves: Tensor) -> dict[str, BootstrapEstimate]:
+    """Return precision, recall, density and coverage of ``y [m, D]`` against ``x [n, D]``, by name.
 
     Args:
-        x: of as many reference images as there are judged ones, for the figures depend on both numbers.
-        y: of the judged images.
-        drawn: ``[R, m]``, for the bootstrap.
+        x: features of reference images; n should be m, as the metrics depend on both.
+        y: features of generated images.
+        halves: ``[R, m]`` of y, for the bootstrap.
     """
-    x, y = centred(x, y)
-    of_x, (of_y, near_y) = neighbours(x, WIDER)[0] * INSIDE, neighbours(y, KNOWN)
-    w, few = with_whole(drawn), max(FEWEST, min(len(drawn), COMPARISONS // (len(x) * len(y))))
-    radii = torch.cat([of_y[:, NEIGHBOUR - 1][None] * INSIDE, radii_in_halves(of_y, near_y, drawn[:few])])
-    precise, dense = torch.empty(len(y)).double(), torch.empty(len(y)).double()
-    recalled, covered = torch.zeros(len(radii), len(x)).bool(), torch.zeros(len(w), len(x))
-    for part in rows(len(y)):
-        d = squared_distances(y[part], x)
-        in_wide = d < of_x[:, WIDER - 1]
-        precise[part] = (d < of_x[:, NEIGHBOUR - 1]).any(1).double()
-        dense[part] = in_wide.sum(1).double() / WIDER
-        covered += w[:, part].float() @ in_wide.float()  # whole numbers below 2²⁴: exact
-        for seen, radius in zip(recalled, radii[:, part], strict=True):
-            seen |= (d < radius.unsqueeze(1)).any(0)
+    x, y = center(x, y)
+    radii_x = nearest_neighbors(x, K_DENSITY_COVERAGE)[0] * STRICTLY_INSIDE
+    distances_y, indices_y = nearest_neighbors(y, NUM_KNOWN_NEIGHBORS)
+    w = with_full_sample(halves)
+    num_recall = max(MIN_REPLICATES, min(len(halves), MAX_RECALL_COMPARISONS // (len(x) * len(y))))
+    radii_y = torch.cat(
+        [
+            distances_y[:, K_PRECISION_RECALL - 1][None] * STRICTLY_INSIDE,
+            radii_in_halves(distances_y, indices_y, halves[:num_recall]),
+        ]
+    )
+    in_some_ball = torch.empty(len(y), dtype=torch.float64)
+    num_balls = torch.empty(len(y), dtype=torch.float64)
+    recalled = torch.zeros(len(radii_y), len(x), dtype=torch.bool)
+    num_covering = torch.zeros(len(w), len(x), dtype=torch.float32)  # whole numbers below 2²⁴: exact
+    for chunk in distance_chunks(len(y)):
+        d = squared_distances(y[chunk], x)
+        in_large_ball = d < radii_x[:, K_DENSITY_COVERAGE - 1]
+        in_some_ball[chunk] = (d < radii_x[:, K_PRECISION_RECALL - 1]).any(1).double()
+        num_balls[chunk] = in_large_ball.sum(1).double() / K_DENSITY_COVERAGE
+        num_covering += w[:, chunk].float() @ in_large_ball.float()
+        for row, radius in zip(recalled, radii_y[:, chunk], strict=True):
+            row |= (d < radius.unsqueeze(1)).any(0)
+    size = w.sum(1)
     return {
-        "precision": figure(w @ precise / w.sum(1), 0.0, 1.0),
-        "recall": figure(recalled.double().mean(1), 0.0, 1.0),
-        "density": figure(w @ dense / w.sum(1), 0.0),
-        "coverage": figure((covered > 0).double().mean(1), 0.0, 1.0),
+        "precision": BootstrapEstimate.from_values(w @ in_some_ball / size, 0.0, 1.0),
+        "recall": BootstrapEstimate.from_values(recalled.double().mean(1), 0.0, 1.0),
+        "density": BootstrapEstimate.from_values(w @ num_balls / size, 0.0),
+        "coverage": BootstrapEstimate.from_values((num_covering > 0).double().mean(1), 0.0, 1.0),
     }

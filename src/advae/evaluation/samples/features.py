@@ -1,8 +1,10 @@
-"""Named feature networks: what sample metrics see an image as. The name is part of every metric's name.
+"""Feature extractors: the networks in whose features sample metrics compare images.
 
-classifier              a small network trained on the labels of the data set (evaluation/classifier.py)
-inception               the network of the published Fréchet distances (evaluation/inception.py)
+classifier              a small network trained on the labels of the data (classifier.py)
+inception               the network of published Fréchet distances (inception.py)
 PATH.safetensors        the same, with its weights from this file
+
+The name is part of every metric's name: metrics in features of different networks are not comparable.
 """
 
 from __future__ import annotations
@@ -22,84 +24,85 @@ from torch import Tensor
 
 from advae.data import Dataset
 from advae.errors import ConfigError, nearest
-from advae.evaluation.estimate import Estimate, Estimates, Remark
-from advae.evaluation.resumable import ALONE, Work, fingerprint
-from advae.evaluation.samples.classifier import Trained, classifier
-from advae.evaluation.samples.inception import AT_ONCE, Inception, read_inception
+from advae.evaluation.estimate import Criterion, Estimate, EvaluationResult, Remark
+from advae.evaluation.resumable import LOCAL, Runner, model_fingerprint
+from advae.evaluation.samples.classifier import TrainedClassifier, load_or_train_classifier
+from advae.evaluation.samples.inception import BATCH_SIZE, Inception, read_inception
 from advae.io import write_atomically
-from advae.model import refuse_pickles
+from advae.serialization import check_no_pickle
 
-NETWORKS = ("classifier", "inception")
-KEPT = "inception.safetensors"  # in the cache folder
-SURE, POOR = (
-    0.9,
-    0.5,
-)  # accuracy above chance (1 is perfect): below the first worth saying, below the second a warning
+EXTRACTOR_NAMES = ("classifier", "inception")
+CACHED_INCEPTION = "inception.safetensors"  # in the cache folder
+# Accuracy above chance, as a fraction of the possible: limits of a remark and of a warning.
+RELIABLE_SKILL, POOR_SKILL = 0.9, 0.5
 
 
 @dataclass(frozen=True)
-class Features:
-    """A feature network.
+class FeatureExtractor:
+    """A network whose features sample metrics use.
 
     Attributes:
-        name: as it stands in brackets: "digits-classifier".
-        compute: images ``[B, C, H, W]`` on 0 … 255 to features ``[B, D]`` and logits ``[B, K]``.
-        protocol: what identifies it, JSON.
-        found: what is known of it: a classifier's accuracy, with remarks.
+        name: for people: "digits-classifier".
+        compute: maps images ``[B, C, H, W]`` in gray levels to features ``[B, D]`` and logits ``[B, K]``.
+        protocol: what identifies it, as JSON values.
+        estimates: what is known about it: a classifier's accuracy, with remarks.
     """
 
     name: str
     compute: Callable[[Tensor], tuple[Tensor, Tensor]]
     protocol: dict[str, Any]
-    found: Estimates = field(default_factory=Estimates)
+    estimates: EvaluationResult = field(default_factory=EvaluationResult)
 
 
-def feature_network(
-    features: str,
+def load_feature_extractor(
+    name: str,
     data: Dataset,
     *,
     cache: str | os.PathLike[str] | None = None,
     device: torch.device | str = "cpu",
-    work: Work = ALONE,
-) -> Features:
-    """The network that ``features`` names, for these data.
+    runner: Runner = LOCAL,
+) -> FeatureExtractor:
+    """Return the feature extractor for these data.
 
     Args:
-        features: "classifier", "inception" or the path of a safetensors file with Inception weights.
+        name: "classifier", "inception" or the path of a safetensors file with Inception weights.
         data: images.
-        cache: folder for what is trained or converted; by default ``$ADVAE_CACHE``, ``$XDG_CACHE_HOME/advae`` or
+        cache: folder for trained and converted networks; by default ``$ADVAE_CACHE``, ``$XDG_CACHE_HOME/advae`` or
             ``~/.cache/advae``.
         device: where it runs.
-        work: how training is shown.
+        runner: shows the progress of training.
 
     Raises:
-        ConfigError: no such network, or none for these data.
-        CheckpointError: weights that cannot be used.
+        ConfigError: the name is unknown, or the network does not suit the data.
+        CheckpointError: the weights cannot be used.
     """
     if len(data.x_shape) != 3:
         raise ConfigError(
-            "sample metrics over a feature network need images",
+            "Feature extractors need images.",
             given=f"examples of shape {list(data.x_shape)}",
             expected="[C, H, W]",
         )
     folder = cache_folder(cache)
-    if features == "classifier":
-        return _of_classifier(data, classifier(data, folder, device, work))
-    _check_channels(data)
-    if features == "inception":
-        return _of_inception(_kept_inception(folder / KEPT), device)
-    path = Path(features).expanduser()
-    refuse_pickles(path)
-    if path.suffix != ".safetensors":
+    if name == "classifier":
+        return _classifier_extractor(data, load_or_train_classifier(data, folder, device, runner))
+    if data.x_shape[0] not in (1, 3):
         raise ConfigError(
-            f"there is no feature network {features!r}",
-            remedy=f"{nearest(features, NETWORKS)}, or the path of a .safetensors file",
+            "The Inception network needs gray or RGB images.",
+            given=f"{data.x_shape[0]} channels",
+            fix="--feature-extractor classifier, if the data have labels",
         )
-    return _of_inception(read_inception(path), device)
+    if name == "inception":
+        return _inception_extractor(_cached_inception(folder / CACHED_INCEPTION), device)
+    path = Path(name).expanduser()
+    check_no_pickle(path)
+    if path.suffix != ".safetensors":
+        fix = f"{nearest(name, EXTRACTOR_NAMES)}, or the path of a .safetensors file"
+        raise ConfigError(f"Unknown feature extractor {name!r}.", fix=fix)
+    return _inception_extractor(read_inception(path), device)
 
 
 def cache_folder(cache: str | os.PathLike[str] | None = None) -> Path:
-    """Where trained and converted networks are kept."""
+    """Return the folder for trained and converted networks."""
     if cache is not None:
         return Path(cache)
     if os.environ.get("ADVAE_CACHE"):
@@ -107,89 +110,86 @@ def cache_folder(cache: str | os.PathLike[str] | None = None) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "advae"
 
 
-def _of_classifier(data: Dataset, trained: Trained) -> Features:
+def _classifier_extractor(data: Dataset, trained: TrainedClassifier) -> FeatureExtractor:
     name = f"{data.name}-classifier"
-    error = (trained.accuracy * (1 - trained.accuracy) / trained.n) ** 0.5
-    protocol = {"network": name, "weights": fingerprint(trained.network)[:16]}
+    protocol = {"network": name, "weights": model_fingerprint(trained.network)[:16]}
     accuracy = Estimate(
         f"accuracy[{name}]",
         trained.accuracy,
-        error,
+        (trained.accuracy * (1 - trained.accuracy) / trained.n) ** 0.5,
         "diagnostic",
         "",
         trained.n,
         {"data": data.name, "checksum": data.checksum, "split": trained.split, **protocol},
         "samples",
+        metric="classifier-accuracy",
+        variant=name,
     )
-    return Features(name, trained.network, protocol, Estimates([accuracy], _remarks(name, trained)))
+    estimates = EvaluationResult([accuracy], _classifier_remarks(name, trained))
+    return FeatureExtractor(name, trained.network, protocol, estimates)
 
 
-def _remarks(name: str, trained: Trained) -> list[Remark]:
-    """What its accuracy means for what it judges."""
-    remarks = []
+def _classifier_remarks(name: str, trained: TrainedClassifier) -> list[Remark]:
+    """Return what the classifier's accuracy means for the metrics, if it is low."""
+    about, remarks = f"accuracy[{name}]", []
     skill = (trained.accuracy - trained.chance) / max(1 - trained.chance, 1e-9)
-    if skill < SURE:
-        poor = skill < POOR
-        meaning = (
-            "no inception score under it means anything, and the other metrics see little of what the classes are"
-            if poor
-            else "the inception score under it is blurred by its errors"
+    if skill < RELIABLE_SKILL:
+        is_poor = skill < POOR_SKILL
+        consequence = "the inception score is blurred by its errors"
+        if is_poor:
+            consequence = "the inception score is meaningless, and other metrics hardly depend on the classes"
+        text = (
+            f"The {name} has an accuracy of {trained.accuracy:.0%} on {trained.split} images: {consequence}."
         )
-        text = f"the {name} names {trained.accuracy:.0%} of {trained.split} images rightly: {meaning}"
-        remarks.append(Remark(f"accuracy[{name}]", text, poor))
-    if trained.kept is None:
-        text = f"the {name} could not be kept and is trained again each time: set ADVAE_CACHE to a folder"
-        remarks.append(Remark(f"accuracy[{name}]", text))
+        limit = POOR_SKILL if is_poor else RELIABLE_SKILL
+        criterion = Criterion.at_least("accuracy above chance", skill, limit)
+        remarks.append(Remark(about, text, is_poor, (criterion,)))
+    if trained.folder is None:
+        text = (
+            f"The {name} could not be stored and is trained in every evaluation: set ADVAE_CACHE to a folder."
+        )
+        remarks.append(Remark(about, text))
     return remarks
 
 
-def _check_channels(data: Dataset) -> None:
-    if data.x_shape[0] not in (1, 3):
-        raise ConfigError(
-            "the Inception network sees grey or RGB images",
-            given=f"{data.x_shape[0]} channels",
-            remedy="--features classifier, where the data have labels",
-        )
-
-
-def _of_inception(network: Inception, device: torch.device | str) -> Features:
+def _inception_extractor(network: Inception, device: torch.device | str) -> FeatureExtractor:
     network = network.to(device)
 
-    def compute(grey: Tensor) -> tuple[Tensor, Tensor]:
-        rgb = grey.float().expand(-1, 3, -1, -1)  # a grey image in all three channels
-        found = [network(part) for part in rgb.split(AT_ONCE)]
-        return torch.cat([f for f, _ in found]), torch.cat([logits for _, logits in found])
+    def compute(gray: Tensor) -> tuple[Tensor, Tensor]:
+        rgb = gray.float().expand(-1, 3, -1, -1)  # a gray image in all three channels
+        outputs = [network(batch) for batch in rgb.split(BATCH_SIZE)]
+        return torch.cat([features for features, _ in outputs]), torch.cat([logits for _, logits in outputs])
 
     protocol = {
         "network": "inception-2015-12-05",
-        "weights": fingerprint(network)[:16],
+        "weights": model_fingerprint(network)[:16],
         "resize": "bilinear to 299, TensorFlow 1",
     }
-    return Features("inception", compute, protocol)
+    return FeatureExtractor("inception", compute, protocol)
 
 
-def _kept_inception(path: Path) -> Inception:
-    """The network with the weights kept in the cache, put there by torch-fidelity if they are not there yet."""
+def _cached_inception(path: Path) -> Inception:
+    """Return the network with weights from the cache, converted from torch-fidelity's if they are missing."""
     if path.is_file():
         return read_inception(path)
     if find_spec("torch_fidelity") is None:
         raise ConfigError(
-            "the weights of the Inception network are not here",
+            "The weights of the Inception network are missing.",
             given=path,
-            remedy="pip install 'advae[fidelity]', which fetches them; or --features PATH.safetensors"
-            " (docs/metrics.md says how to convert them)",
+            fix="pip install 'advae[fidelity]', which downloads them; or --feature-extractor PATH.safetensors"
+            " (docs/metrics.md explains the conversion)",
         )
-    with _only_weights():
-        theirs = import_module("torch_fidelity").FeatureExtractorInceptionV3("inception", ["2048"])
-    weights = {name: tensor.contiguous() for name, tensor in theirs.state_dict().items()}
+    with _weights_only():
+        fidelity = import_module("torch_fidelity").FeatureExtractorInceptionV3("inception", ["2048"])
+    weights = {name: tensor.contiguous() for name, tensor in fidelity.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, save(weights))
     return read_inception(path)
 
 
 @contextmanager
-def _only_weights() -> Iterator[None]:
-    """Let torch read tensors and nothing else, whatever the library asks for: its file is a pickle."""
+def _weights_only() -> Iterator[None]:
+    """Make torch.load read tensors only, whatever torch-fidelity requests: its file is a pickle."""
     name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
     before = os.environ.get(name)
     os.environ[name] = "1"

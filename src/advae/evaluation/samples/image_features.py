@@ -1,4 +1,4 @@
-"""Images as a feature network sees them: stored or sampled, on 8 bits, some at a time, shared out and kept."""
+"""8-bit images, real or sampled from a model, and their features."""
 
 from __future__ import annotations
 
@@ -9,97 +9,104 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advae.data import Dataset, Split, mix
+from advae.data import Dataset, Split
 from advae.errors import NotFiniteError
-from advae.evaluation.resumable import Slot, Ticks, Work
-from advae.evaluation.samples.features import Features
+from advae.evaluation.resumable import PartialResult, Runner, Ticks
+from advae.evaluation.samples.features import FeatureExtractor
 from advae.model import LatentModel
+from advae.random import mix_seeds
 
-PART = 256  # images at a time; also how many samples are drawn under one seed
+BATCH_SIZE = 256  # images read or sampled at a time; the samples of a batch depend on its seed
 
 
 @dataclass(frozen=True)
-class Images:
-    """Images that are made or read when they are wanted.
+class ImageSource:
+    """Images that are read or sampled when needed.
 
     Attributes:
-        what: for people: "test images".
-        n: how many.
-        part: those from ``start`` on, a multiple of PART, up to ``stop``: uint8 ``[stop − start, C, H, W]``.
-        key: what they depend on, JSON.
+        description: for people: "test images".
+        n: number of images.
+        read: returns those from ``start``, a multiple of BATCH_SIZE, to ``stop``: uint8 ``[stop − start, C, H, W]``.
+        key: what the images depend on, as JSON values.
     """
 
-    what: str
+    description: str
     n: int
-    part: Callable[[int, int], Tensor]
+    read: Callable[[int, int], Tensor]
     key: dict[str, Any]
 
-    def at(self, places: Tensor) -> Tensor:
-        """The images at ``places [k]``: uint8 ``[k, C, H, W]``."""
-        found = []
-        for place in places.tolist():
-            start = place // PART * PART
-            found.append(self.part(start, min(start + PART, self.n))[place - start].cpu())
-        return torch.stack(found)
+    def get(self, indices: Tensor) -> Tensor:
+        """Return the images at ``indices [k]``: uint8 ``[k, C, H, W]``."""
+        images = []
+        for index in indices.tolist():
+            start = index // BATCH_SIZE * BATCH_SIZE
+            images.append(self.read(start, min(start + BATCH_SIZE, self.n))[index - start].cpu())
+        return torch.stack(images)
 
 
-def eight_bit(grey: Tensor) -> Tensor:
-    """Grey levels clamped to 0 … 255 and rounded, uint8: what published metrics see are files of images."""
-    return grey.clamp(0, 255).round().to(torch.uint8)
+def to_8_bit(gray: Tensor) -> Tensor:
+    """Clamp gray levels to 0 … 255 and round them to uint8, like image files that published metrics are based on."""
+    return gray.clamp(0, 255).round().to(torch.uint8)
 
 
-def stored(data: Dataset, split: Split, limit: int, seed: int, first: int | None = None) -> Images:
-    """Images of a split: all, or ``limit`` of them drawn without replacement; with ``first``, of the first so many."""
-    total = len(split) if first is None else first
-    places = torch.arange(total)
-    if total > limit:
-        chosen = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:limit]
-        places = chosen.sort().values
+def real_images(
+    data: Dataset, split: Split, max_images: int, seed: int, limit: int | None = None
+) -> ImageSource:
+    """Return all images of a split, or a random subset of ``max_images``; with ``limit``, of its first images."""
+    total = len(split) if limit is None else limit
+    indices = torch.arange(total)
+    is_subset = total > max_images
+    if is_subset:
+        order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
+        indices = order[:max_images].sort().values
 
-    def part(start: int, stop: int) -> Tensor:
-        return eight_bit(data.protocol.raw_grey(split.raw(places[start:stop])))
+    def read(start: int, stop: int) -> Tensor:
+        return to_8_bit(data.preprocessing.raw_to_gray(split.raw(indices[start:stop])))
 
     key = {
         "data": data.checksum,
         "split": split.name,
-        "seed": seed if total > limit else None,
-        "n": len(places),
+        "seed": seed if is_subset else None,
+        "n": len(indices),
+        "preprocessing": data.preprocessing.describe(),
     }
-    return Images(f"{split.name} images", len(places), part, {**key, "protocol": data.protocol.describe()})
+    return ImageSource(f"{split.name} images", len(indices), read, key)
 
 
-def sampled(model: LatentModel, data: Dataset, n: int, seed: int) -> Images:
-    """``n`` samples of the model: means of p(x|z), as samples are usually shown.
+def model_samples(model: LatentModel, data: Dataset, n: int, seed: int) -> ImageSource:
+    """Return ``n`` samples of the model: means of p(x|z), as samples are usually shown.
 
-    Draws from p(x|z) where it has no mean to be known, and where the stored images are draws themselves, of black and
-    white pixels; draws from p(x) of a model without codes.
+    They are samples from p(x|z) where its mean is unknown, and where the stored images are binarized; and samples from
+    p(x) of a model without latents.
     """
-    binary = data.protocol.describe()["name"] == "binarise-static"
-    mean = model.latent > 0 and model.decoder_has_density() and not binary
+    is_binary = data.preprocessing.describe()["name"] == "binarize-static"
+    mean = model.latent_dim > 0 and model.decoder_has_density() and not is_binary
 
-    def part(start: int, stop: int) -> Tensor:
-        x = model.sample(stop - start, seed=mix(seed, start), mean=mean, batch=PART)
+    def read(start: int, stop: int) -> Tensor:
+        x = model.sample(stop - start, seed=mix_seeds(seed, start), mean=mean, batch_size=BATCH_SIZE)
         if not bool(torch.isfinite(x).all()):
-            raise NotFiniteError("the model's samples are not finite", remedy="look at its training curves")
-        return eight_bit(data.protocol.to_grey(x))
+            raise NotFiniteError("The model's samples are not finite.", fix="check its training curves")
+        return to_8_bit(data.preprocessing.to_gray(x))
 
-    coded = f"{'means of' if mean else 'draws from'} p(x|z) at codes from the prior"
-    what = coded if model.latent else "draws from p(x)"
-    key = {"sampled": n, "seed": seed, "mean": mean, "protocol": data.protocol.describe()}
-    return Images(what, n, part, key)
+    description = f"{'means of' if mean else 'samples from'} p(x|z), z from the prior"
+    if not model.latent_dim:
+        description = "samples from p(x)"
+    key = {"samples": n, "seed": seed, "mean": mean, "preprocessing": data.preprocessing.describe()}
+    return ImageSource(description, n, read, key)
 
 
-def features_of(
-    network: Features, images: Images, device: torch.device | str, work: Work
+def extract_features(
+    extractor: FeatureExtractor, images: ImageSource, device: torch.device | str, runner: Runner
 ) -> tuple[Tensor, Tensor]:
-    """Features ``[n, D]`` and logits ``[n, K]`` of images, on the CPU; shared out over processes and kept by part."""
+    """Return features ``[n, D]`` and logits ``[n, K]`` of images, on the CPU; resumable and distributed."""
 
     @torch.no_grad()
-    def compute(start: int, slot: Slot, tick: Ticks) -> dict[str, Tensor]:
-        grey = images.part(start, min(start + PART, images.n)).to(device)
-        features, logits = network.compute(grey.float())
+    def compute(start: int, partial: PartialResult, tick: Ticks) -> dict[str, Tensor]:
+        gray = images.read(start, min(start + BATCH_SIZE, images.n)).to(device, torch.float32)
+        features, logits = extractor.compute(gray)
         return {"features": features.float(), "logits": logits.float()}
 
-    key = {**network.protocol, **images.key, "part": PART}
-    found = work.each(f"{network.name}: {images.what}", range(0, images.n, PART), compute, key)
-    return found["features"], found["logits"]
+    key = {**extractor.protocol, **images.key, "batch_size": BATCH_SIZE}
+    label = f"{extractor.name}: {images.description}"
+    result = runner.map(label, range(0, images.n, BATCH_SIZE), compute, key)
+    return result["features"], result["logits"]

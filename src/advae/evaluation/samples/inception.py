@@ -1,9 +1,10 @@
-"""The Inception network of the published Fréchet distances: `inception-2015-12-05`, as TensorFlow 1 ran it.
+"""Inception network of published Fréchet distances: `inception-2015-12-05` in TensorFlow 1.
 
-It differs from the Inception v3 of image libraries: 1,008 outputs; averages that leave the padding out; a maximum where
-the last block should have an average; an epsilon of 0.001 in batch normalisation; and a resize to 299 × 299 that takes
-the output pixel i from the input at ``i · in / out``, without the half-pixel shift, and without smoothing
-(Heusel et al. 2017 and their released graph; the names of the weights are those of its usual conversion to PyTorch).
+It differs from the Inception v3 of image libraries: 1,008 outputs; average pooling that ignores the padding; max
+pooling instead of average pooling in the last block; an epsilon of 0.001 in batch normalization; and a resize to
+299 × 299 that takes the output pixel i from the input at ``i · in / out``, without the half-pixel shift and without
+smoothing (Heusel et al. 2017 and their released graph; the names of the weights are those of its usual conversion to
+PyTorch). Blocks are named as in the paper (Szegedy et al. 2016).
 """
 
 from __future__ import annotations
@@ -17,18 +18,20 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from advae.errors import CheckpointError
-from advae.model import refuse_pickles
+from advae.serialization import check_no_pickle
 
-SIDE, FEATURES, CLASSES = 299, 2048, 1008
-AT_ONCE = 32  # images: 1 GB of maps
+INPUT_SIZE = 299  # pixels
+NUM_FEATURES, NUM_CLASSES = 2048, 1008
+BATCH_SIZE = 32  # images: 1 GB of feature maps
+MAX_MESSAGE_LENGTH = 300  # characters of PyTorch's list of mismatched weights
 
 Size = int | tuple[int, int]
-Path_ = tuple[str | tuple[str, ...], ...]  # convolutions after each other; in brackets, beside each other
-Pool = Literal["mean", "max", "shrink"]
+Branch = tuple[str | tuple[str, ...], ...]  # convolutions in sequence; a nested tuple is applied in parallel
+Pool = Literal["mean", "max", "reduce"]
 
 
 class Convolution(nn.Module):
-    """Convolution, batch normalisation, ReLU; padded to keep the size unless told otherwise."""
+    """Convolution, batch normalization, ReLU; padded to keep the size unless ``pad`` is False."""
 
     def __init__(self, inputs: int, outputs: int, size: Size = 1, stride: int = 1, pad: bool = True) -> None:
         super().__init__()
@@ -42,31 +45,35 @@ class Convolution(nn.Module):
 
 
 class Mixed(nn.Module):
-    """Paths of convolutions beside each other, and one that pools.
+    """Branches of convolutions in parallel, and one that pools.
 
     Args:
-        convolutions: by the names that their weights have.
-        paths: which follow which.
-        pool: "mean" or "max" of 3 × 3, then the convolution ``branch_pool``; "shrink" is a maximum of stride 2 alone.
+        convolutions: by the names of their weights.
+        branches: names of the convolutions of each branch.
+        pool: "mean" or "max" of 3 × 3, then the convolution ``branch_pool``; "reduce" is a maximum with stride 2 alone.
     """
 
-    def __init__(self, convolutions: dict[str, Convolution], paths: tuple[Path_, ...], pool: Pool) -> None:
+    def __init__(
+        self, convolutions: dict[str, Convolution], branches: tuple[Branch, ...], pool: Pool
+    ) -> None:
         super().__init__()
         for name, convolution in convolutions.items():
             self.add_module(name, convolution)
-        self.paths, self.pool = paths, pool
+        self.branches, self.pool = branches, pool
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([*(self._along(path, x) for path in self.paths), self._pooled(x)], 1)
+        return torch.cat(
+            [*(self._apply_branch(branch, x) for branch in self.branches), self._apply_pool(x)], 1
+        )
 
-    def _along(self, path: Path_, x: Tensor) -> Tensor:
-        for step in path:
-            beside = (step,) if isinstance(step, str) else step
-            x = torch.cat([self.get_submodule(name)(x) for name in beside], 1)
+    def _apply_branch(self, branch: Branch, x: Tensor) -> Tensor:
+        for stage in branch:
+            parallel = (stage,) if isinstance(stage, str) else stage
+            x = torch.cat([self.get_submodule(name)(x) for name in parallel], 1)
         return x
 
-    def _pooled(self, x: Tensor) -> Tensor:
-        if self.pool == "shrink":
+    def _apply_pool(self, x: Tensor) -> Tensor:
+        if self.pool == "reduce":
             return nn.functional.max_pool2d(x, 3, 2)
         if self.pool == "max":
             return self.get_submodule("branch_pool")(nn.functional.max_pool2d(x, 3, 1, 1))
@@ -74,60 +81,60 @@ class Mixed(nn.Module):
         return self.get_submodule("branch_pool")(mean)
 
 
-def block_35(inputs: int, pooled: int) -> Mixed:
-    """On maps of 35 × 35: 1 × 1, 5 × 5, twice 3 × 3."""
-    parts = {
+def inception_a(inputs: int, pool_outputs: int) -> Mixed:
+    """Return a block for 35 × 35: 1 × 1, 5 × 5, and 3 × 3 twice."""
+    convolutions = {
         "branch1x1": Convolution(inputs, 64),
         "branch5x5_1": Convolution(inputs, 48),
         "branch5x5_2": Convolution(48, 64, 5),
         "branch3x3dbl_1": Convolution(inputs, 64),
         "branch3x3dbl_2": Convolution(64, 96, 3),
         "branch3x3dbl_3": Convolution(96, 96, 3),
-        "branch_pool": Convolution(inputs, pooled),
+        "branch_pool": Convolution(inputs, pool_outputs),
     }
-    paths = (
+    branches = (
         ("branch1x1",),
         ("branch5x5_1", "branch5x5_2"),
         ("branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"),
     )
-    return Mixed(parts, paths, "mean")
+    return Mixed(convolutions, branches, "mean")
 
 
-def shrink_35(inputs: int) -> Mixed:
-    """From 35 × 35 to 17 × 17."""
-    parts = {
+def reduction_a(inputs: int) -> Mixed:
+    """Return the reduction from 35 × 35 to 17 × 17."""
+    convolutions = {
         "branch3x3": Convolution(inputs, 384, 3, 2, pad=False),
         "branch3x3dbl_1": Convolution(inputs, 64),
         "branch3x3dbl_2": Convolution(64, 96, 3),
         "branch3x3dbl_3": Convolution(96, 96, 3, 2, pad=False),
     }
-    paths = (("branch3x3",), ("branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"))
-    return Mixed(parts, paths, "shrink")
+    branches = (("branch3x3",), ("branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"))
+    return Mixed(convolutions, branches, "reduce")
 
 
-def block_17(inputs: int, c: int) -> Mixed:
-    """On maps of 17 × 17: 1 × 1, and 7 × 7 as 1 × 7 and 7 × 1, once and twice."""
-    wide, tall = (1, 7), (7, 1)
-    parts = {
+def inception_b(inputs: int, c: int) -> Mixed:
+    """Return a block for 17 × 17: 1 × 1, and 7 × 7 factored into 1 × 7 and 7 × 1, once and twice."""
+    row, column = (1, 7), (7, 1)
+    convolutions = {
         "branch1x1": Convolution(inputs, 192),
         "branch7x7_1": Convolution(inputs, c),
-        "branch7x7_2": Convolution(c, c, wide),
-        "branch7x7_3": Convolution(c, 192, tall),
+        "branch7x7_2": Convolution(c, c, row),
+        "branch7x7_3": Convolution(c, 192, column),
         "branch7x7dbl_1": Convolution(inputs, c),
-        "branch7x7dbl_2": Convolution(c, c, tall),
-        "branch7x7dbl_3": Convolution(c, c, wide),
-        "branch7x7dbl_4": Convolution(c, c, tall),
-        "branch7x7dbl_5": Convolution(c, 192, wide),
+        "branch7x7dbl_2": Convolution(c, c, column),
+        "branch7x7dbl_3": Convolution(c, c, row),
+        "branch7x7dbl_4": Convolution(c, c, column),
+        "branch7x7dbl_5": Convolution(c, 192, row),
         "branch_pool": Convolution(inputs, 192),
     }
-    once = tuple(f"branch7x7_{i}" for i in (1, 2, 3))
-    twice = tuple(f"branch7x7dbl_{i}" for i in (1, 2, 3, 4, 5))
-    return Mixed(parts, (("branch1x1",), once, twice), "mean")
+    single = tuple(f"branch7x7_{i}" for i in (1, 2, 3))
+    double = tuple(f"branch7x7dbl_{i}" for i in (1, 2, 3, 4, 5))
+    return Mixed(convolutions, (("branch1x1",), single, double), "mean")
 
 
-def shrink_17(inputs: int) -> Mixed:
-    """From 17 × 17 to 8 × 8."""
-    parts = {
+def reduction_b(inputs: int) -> Mixed:
+    """Return the reduction from 17 × 17 to 8 × 8."""
+    convolutions = {
         "branch3x3_1": Convolution(inputs, 192),
         "branch3x3_2": Convolution(192, 320, 3, 2, pad=False),
         "branch7x7x3_1": Convolution(inputs, 192),
@@ -135,13 +142,13 @@ def shrink_17(inputs: int) -> Mixed:
         "branch7x7x3_3": Convolution(192, 192, (7, 1)),
         "branch7x7x3_4": Convolution(192, 192, 3, 2, pad=False),
     }
-    paths = (("branch3x3_1", "branch3x3_2"), tuple(f"branch7x7x3_{i}" for i in (1, 2, 3, 4)))
-    return Mixed(parts, paths, "shrink")
+    branches = (("branch3x3_1", "branch3x3_2"), tuple(f"branch7x7x3_{i}" for i in (1, 2, 3, 4)))
+    return Mixed(convolutions, branches, "reduce")
 
 
-def block_8(inputs: int, pool: Pool) -> Mixed:
-    """On maps of 8 × 8: the last convolutions stand beside each other."""
-    parts = {
+def inception_c(inputs: int, pool: Pool) -> Mixed:
+    """Return a block for 8 × 8, whose branches end in parallel convolutions."""
+    convolutions = {
         "branch1x1": Convolution(inputs, 320),
         "branch3x3_1": Convolution(inputs, 384),
         "branch3x3_2a": Convolution(384, 384, (1, 3)),
@@ -152,16 +159,16 @@ def block_8(inputs: int, pool: Pool) -> Mixed:
         "branch3x3dbl_3b": Convolution(384, 384, (3, 1)),
         "branch_pool": Convolution(inputs, 192),
     }
-    paths: tuple[Path_, ...] = (
+    branches: tuple[Branch, ...] = (
         ("branch1x1",),
         ("branch3x3_1", ("branch3x3_2a", "branch3x3_2b")),
         ("branch3x3dbl_1", "branch3x3dbl_2", ("branch3x3dbl_3a", "branch3x3dbl_3b")),
     )
-    return Mixed(parts, paths, pool)
+    return Mixed(convolutions, branches, pool)
 
 
 class Inception(nn.Module):
-    """RGB images on 0 … 255 to features ``[B, 2048]`` and logits ``[B, 1008]``."""
+    """Maps RGB images in gray levels to features ``[B, 2048]`` and logits ``[B, 1008]``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -170,20 +177,24 @@ class Inception(nn.Module):
         self.Conv2d_2b_3x3 = Convolution(32, 64, 3)
         self.Conv2d_3b_1x1 = Convolution(64, 80)
         self.Conv2d_4a_3x3 = Convolution(80, 192, 3, pad=False)
-        self.Mixed_5b, self.Mixed_5c, self.Mixed_5d = block_35(192, 32), block_35(256, 64), block_35(288, 64)
-        self.Mixed_6a = shrink_35(288)
-        self.Mixed_6b, self.Mixed_6c = block_17(768, 128), block_17(768, 160)
-        self.Mixed_6d, self.Mixed_6e = block_17(768, 160), block_17(768, 192)
-        self.Mixed_7a = shrink_17(768)
+        self.Mixed_5b, self.Mixed_5c, self.Mixed_5d = (
+            inception_a(192, 32),
+            inception_a(256, 64),
+            inception_a(288, 64),
+        )
+        self.Mixed_6a = reduction_a(288)
+        self.Mixed_6b, self.Mixed_6c = inception_b(768, 128), inception_b(768, 160)
+        self.Mixed_6d, self.Mixed_6e = inception_b(768, 160), inception_b(768, 192)
+        self.Mixed_7a = reduction_b(768)
         self.Mixed_7b, self.Mixed_7c = (
-            block_8(1280, "mean"),
-            block_8(2048, "max"),
-        )  # sic: the graph has a maximum
-        self.fc = nn.Linear(FEATURES, CLASSES)
+            inception_c(1280, "mean"),
+            inception_c(2048, "max"),
+        )  # a maximum, as released
+        self.fc = nn.Linear(NUM_FEATURES, NUM_CLASSES)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """``images [B, 3, H, W]`` of any size; the logits leave the bias out, as published scores do."""
-        x = (resized(images, SIDE) - 128) / 128
+        """Map ``images [B, 3, H, W]`` of any size. The logits have no bias, as in published scores."""
+        x = (resize(images, INPUT_SIZE) - 128) / 128
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(nn.functional.max_pool2d(x, 3, 2)))
         x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(nn.functional.max_pool2d(x, 3, 2))))
@@ -192,39 +203,39 @@ class Inception(nn.Module):
         return features, features @ self.fc.weight.T
 
 
-def resized(images: Tensor, side: int) -> Tensor:
-    """``[B, C, H, W]`` to ``[B, C, side, side]``, bilinear as TensorFlow 1 did it: rows of pixels first."""
-    return _stretched(_stretched(images, 3, side), 2, side)
+def resize(images: Tensor, side: int) -> Tensor:
+    """Resize ``[B, C, H, W]`` to ``[B, C, side, side]``, bilinear as in TensorFlow 1: width, then height."""
+    return _resize_axis(_resize_axis(images, 3, side), 2, side)
 
 
-def _stretched(x: Tensor, axis: int, side: int) -> Tensor:
+def _resize_axis(x: Tensor, axis: int, side: int) -> Tensor:
     size = x.shape[axis]
-    place = torch.arange(side, device=x.device, dtype=torch.float32) * (size / side)
-    low = place.long()
+    position = torch.arange(side, device=x.device, dtype=torch.float32) * (size / side)
+    low = position.long()
     high = (low + 1).clamp_max(size - 1)
-    share = (place - low).to(x.dtype).reshape([-1 if i == axis else 1 for i in range(4)])
-    return torch.lerp(x.index_select(axis, low), x.index_select(axis, high), share)
+    weight = (position - low).to(x.dtype).reshape([-1 if i == axis else 1 for i in range(4)])
+    return torch.lerp(x.index_select(axis, low), x.index_select(axis, high), weight)
 
 
 def read_inception(path: Path) -> Inception:
-    """The network with the weights of a safetensors file, in evaluation mode.
+    """Return the network with the weights of a safetensors file, in evaluation mode.
 
     Raises:
-        CheckpointError: the file is missing, pickled, damaged, or holds another network's weights.
+        CheckpointError: the file is missing, pickled, corrupted, or has the weights of another network.
     """
-    refuse_pickles(path)
+    check_no_pickle(path)
     try:
         network = Inception()
         network.load_state_dict(load_file(path))
     except FileNotFoundError:
-        raise CheckpointError("there is no such file of weights", given=path) from None
+        raise CheckpointError("The file of Inception weights does not exist.", given=path) from None
     except (SafetensorError, OSError) as error:
-        raise CheckpointError("the Inception weights cannot be read", given=f"{path}: {error}") from None
+        raise CheckpointError("The Inception weights cannot be read.", given=f"{path}: {error}") from None
     except RuntimeError as error:
         raise CheckpointError(
-            "these are not the weights of the Inception network of published Fréchet distances",
-            given=f"{path}: {str(error)[:300]}",
-            expected=f"a state dict of pt_inception-2015-12-05, with {CLASSES} outputs",
-            remedy="an Inception v3 trained by somebody else gives other figures; see docs/metrics.md",
+            "The weights are not those of the Inception network of published Fréchet distances.",
+            given=f"{path}: {str(error)[:MAX_MESSAGE_LENGTH]}",
+            expected=f"a state dict of pt_inception-2015-12-05, with {NUM_CLASSES} outputs",
+            fix="other Inception v3 weights give other values; see docs/metrics.md",
         ) from None
     return network.eval().requires_grad_(False)
