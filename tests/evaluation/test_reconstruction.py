@@ -9,18 +9,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from sklearn.decomposition import PCA
+from sklearn.decomposition import PCA as SklearnPCA
 from torch import Size, Tensor, nn
 
 from advae.data import DataOptions, Dataset, load_data
-from advae.distributions.base import Distribution, SampledOnly
+from advae.distributions.base import Distribution, ImplicitDistribution
 from advae.distributions.normal import Normal
-from advae.errors import NoDensityError
-from advae.evaluation import pca as linear
-from advae.evaluation.eval_data import Observed
-from advae.evaluation.pca import Plane, principal_plane
-from advae.evaluation.reconstruction import reconstruction, reconstructions, rmse
-from advae.metrics.image_similarity import psnr, squared_error, ssim, window_width
+from advae.evaluation import pca as pca_module
+from advae.evaluation.eval_data import EvalData
+from advae.evaluation.pca import PCA, fit_pca
+from advae.evaluation.reconstruction import evaluate_reconstruction
+from advae.metrics.image_similarity import mean_squared_error, psnr, ssim, window_width
 from advae.model import LatentModel
 from evaluation.toy import NOISE, N, data_of, toy_model
 
@@ -28,14 +27,14 @@ CPU = torch.device("cpu")
 C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 
-def digits(protocol: str = "dequantise", storage: str = "auto") -> Dataset:
-    return load_data(DataOptions(source="digits", protocol=protocol, storage=storage))
+def digits(protocol: str = "dequantize", storage: str = "auto") -> Dataset:
+    return load_data(DataOptions(source="digits", preprocessing=protocol, storage=storage))
 
 
-def grey_of(data: Dataset, split: str = "train") -> Tensor:
+def gray_of(data: Dataset, split: str = "train") -> Tensor:
     """All stored images of a split, ``[N, n]``."""
     held = getattr(data, split)
-    return data.protocol.raw_grey(held.raw(range(len(held)))).double().flatten(1)
+    return data.preprocessing.raw_to_gray(held.raw(range(len(held)))).double().flatten(1)
 
 
 # --- how alike two images are -------------------------------------------------------------------------------
@@ -51,7 +50,7 @@ def ssim_by_loops(a: np.ndarray, b: np.ndarray, width: int) -> float:
         ]
     )
     weights /= weights.sum()
-    found = []
+    result = []
     for top in range(a.shape[0] - width + 1):
         for left in range(a.shape[1] - width + 1):
             p = a[top : top + width, left : left + width]
@@ -60,8 +59,8 @@ def ssim_by_loops(a: np.ndarray, b: np.ndarray, width: int) -> float:
             var_p, var_q = (weights * (p - mean_p) ** 2).sum(), (weights * (q - mean_q) ** 2).sum()
             cross = (weights * (p - mean_p) * (q - mean_q)).sum()
             above = (2 * mean_p * mean_q + C1) * (2 * cross + C2)
-            found.append(above / ((mean_p**2 + mean_q**2 + C1) * (var_p + var_q + C2)))
-    return float(np.mean(found))
+            result.append(above / ((mean_p**2 + mean_q**2 + C1) * (var_p + var_q + C2)))
+    return float(np.mean(result))
 
 
 @pytest.mark.parametrize(("shape", "width"), [((3, 13, 16), 11), ((1, 8, 8), 7), ((2, 9, 20), 9)])
@@ -84,94 +83,94 @@ def test_structural_similarity_is_the_mean_over_windows(shape: tuple[int, ...], 
 def test_structural_similarity_at_its_ends() -> None:
     a = 255 * torch.rand(2, 3, 12, 12)
     torch.testing.assert_close(ssim(a, a), torch.ones(2, dtype=torch.float64))
-    assert (ssim(a, 255 - a) < 0).all()  # the negative of an image of noise about the middle grey
+    assert (ssim(a, 255 - a) < 0).all()  # the negative of an image of noise about the middle gray
     flat = ssim(torch.full((1, 1, 12, 12), 100.0), torch.full((1, 1, 12, 12), 150.0))
     assert flat.item() == pytest.approx((2 * 100 * 150 + C1) / (100**2 + 150**2 + C1))
 
 
 def test_signal_to_noise_by_hand() -> None:
-    """An error of 10 grey levels everywhere, and of 255 on a quarter of the pixels."""
+    """An error of 10 gray levels everywhere, and of 255 on a quarter of the pixels."""
     a = torch.zeros(2, 1, 2, 2)
     b = torch.stack([torch.full((1, 2, 2), 10.0), torch.tensor([[[255.0, 0], [0, 0]]])])
     by_hand = [20 * math.log10(255 / 10), 10 * math.log10(4)]
-    assert psnr(squared_error(a, b)).tolist() == pytest.approx(by_hand)
-    assert psnr(squared_error(a, a)).tolist() == [100, 100]  # finite
+    assert psnr(mean_squared_error(a, b)).tolist() == pytest.approx(by_hand)
+    assert psnr(mean_squared_error(a, a)).tolist() == [100, 100]  # finite
 
 
 # --- principal components -----------------------------------------------------------------------------------
 
 
-def test_the_plane_is_that_of_scikit_learn() -> None:
+def test_principal_components_are_those_of_scikit_learn() -> None:
     data = digits()
-    train, test = grey_of(data), grey_of(data, "test")
-    theirs = PCA(10, svd_solver="full").fit(train.numpy())
+    train, test = gray_of(data), gray_of(data, "test")
+    theirs = SklearnPCA(10, svd_solver="full").fit(train.numpy())
     back = theirs.inverse_transform(theirs.transform(test.numpy()))
-    plane = principal_plane(data, 10, CPU)
+    pca = fit_pca(data, 10, CPU)
     # The gap between the 10th and the 11th eigenvalue is a fifth of the 10th: the vectors are as good as float64 is.
-    torch.testing.assert_close(plane.project(test), torch.from_numpy(back), atol=1e-8, rtol=0)
+    torch.testing.assert_close(pca.reconstruct(test), torch.from_numpy(back), atol=1e-8, rtol=0)
     ratio = len(train) / (len(train) - 1)
-    assert (plane.variances * ratio).tolist() == pytest.approx(theirs.explained_variance_.tolist())
+    assert (pca.variances * ratio).tolist() == pytest.approx(theirs.explained_variance_.tolist())
 
 
-@pytest.mark.parametrize("exact", [linear.EXACT, 0])
+@pytest.mark.parametrize("exact", [pca_module.MAX_COVARIANCE_DIMS, 0])
 def test_the_error_on_the_training_images_is_the_variance_left_out(
     exact: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(linear, "EXACT", exact)
+    monkeypatch.setattr(pca_module, "MAX_COVARIANCE_DIMS", exact)
     data = digits()
-    train = grey_of(data)
-    plane = principal_plane(data, 10, CPU)
+    train = gray_of(data)
+    pca = fit_pca(data, 10, CPU)
     values = torch.linalg.eigvalsh(torch.cov(train.T, correction=0)).flip(0)
-    error = squared_error(plane.project(train), train).mean().item() * train.shape[1]
+    error = mean_squared_error(pca.reconstruct(train), train).mean().item() * train.shape[1]
     kept = values[:10].sum().item()
     # What is missing shrinks by (λ_27 / λ_10)² a round, 26 directions being iterated: to less than half. So less is
     # missing than the last round took, which is 1e-3 of what it had left.
     assert (values[26] / values[9]) ** 2 < 0.5
     left = values[10:].sum().item()
-    tolerance = 1e-9 * kept if exact else linear.SETTLED * left
+    tolerance = 1e-9 * kept if exact else pca_module.RELATIVE_TOL * left
     assert error == pytest.approx(left, abs=tolerance)
-    assert plane.variances.sum().item() == pytest.approx(kept, abs=tolerance)
-    torch.testing.assert_close(plane.basis @ plane.basis.T, torch.eye(10, dtype=torch.float64))
-    assert plane.method == ("covariance matrix" if exact else "subspace iteration")
+    assert pca.variances.sum().item() == pytest.approx(kept, abs=tolerance)
+    torch.testing.assert_close(pca.basis @ pca.basis.T, torch.eye(10, dtype=torch.float64))
+    assert pca.method == ("covariance matrix" if exact else "subspace iteration")
 
 
-def test_the_plane_of_the_same_data_is_not_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_components_of_the_same_data_are_cached(monkeypatch: pytest.MonkeyPatch) -> None:
     data = digits()
-    plane = principal_plane(data, 4, CPU)
-    assert principal_plane(data, 4, CPU) is plane
-    other = principal_plane(data, 5, CPU)
-    assert len(other.basis) == 5 and principal_plane(digits(), 5, CPU) is not other
+    pca = fit_pca(data, 4, CPU)
+    assert fit_pca(data, 4, CPU) is pca
+    other = fit_pca(data, 5, CPU)
+    assert len(other.basis) == 5 and fit_pca(digits(), 5, CPU) is not other
 
 
 def test_no_other_plane_of_as_many_dimensions_is_nearer() -> None:
     data = digits()
-    train = grey_of(data)
-    plane = principal_plane(data, 5, CPU)
-    best = squared_error(plane.project(train), train).mean()
+    train = gray_of(data)
+    pca = fit_pca(data, 5, CPU)
+    best = mean_squared_error(pca.reconstruct(train), train).mean()
     for size in (0.01, 0.1, 1.0, 100.0):
         for _ in range(10):
-            turned = torch.linalg.qr((plane.basis + size * torch.randn_like(plane.basis)).T).Q.T
-            other = Plane(plane.mean, turned, plane.variances, plane.images, "")
-            assert squared_error(other.project(train), train).mean() > best
-    moved = replace(plane, mean=plane.mean + 0.1 * torch.randn_like(plane.mean))
-    assert squared_error(moved.project(train), train).mean() > best
+            turned = torch.linalg.qr((pca.basis + size * torch.randn_like(pca.basis)).T).Q.T
+            other = PCA(pca.mean, turned, pca.variances, pca.num_images, "")
+            assert mean_squared_error(other.reconstruct(train), train).mean() > best
+    moved = replace(pca, mean=pca.mean + 0.1 * torch.randn_like(pca.mean))
+    assert mean_squared_error(moved.reconstruct(train), train).mean() > best
 
 
 def test_how_images_are_read_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    plane = principal_plane(digits(), 6, CPU)
-    monkeypatch.setattr(linear, "CHUNK", 100)
-    again = principal_plane(digits(storage="stream"), 6, CPU)
-    torch.testing.assert_close(again.variances, plane.variances)
-    torch.testing.assert_close(again.basis.T @ again.basis, plane.basis.T @ plane.basis)
+    pca = fit_pca(digits(), 6, CPU)
+    monkeypatch.setattr(pca_module, "IMAGES_PER_CHUNK", 100)
+    again = fit_pca(digits(storage="stream"), 6, CPU)
+    torch.testing.assert_close(again.variances, pca.variances)
+    torch.testing.assert_close(again.basis.T @ again.basis, pca.basis.T @ pca.basis)
 
 
 def test_a_part_of_many_images_is_taken_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     data = digits()
-    monkeypatch.setattr(linear, "HELD", 64 * 97)  # bytes: 97 images of 64
-    plane = principal_plane(data, 3, CPU)
+    monkeypatch.setattr(pca_module, "MAX_BYTES", 64 * 97)  # bytes: 97 images of 64
+    pca = fit_pca(data, 3, CPU)
     places = [i * len(data.train) // 97 for i in range(97)]
-    assert plane.images == 97
-    torch.testing.assert_close(plane.mean, grey_of(data)[places].mean(0))
+    assert pca.num_images == 97
+    torch.testing.assert_close(pca.mean, gray_of(data)[places].mean(0))
 
 
 # --- the figures --------------------------------------------------------------------------------------------
@@ -189,7 +188,7 @@ class Copy(nn.Module):
         return Normal(inputs.reshape(-1, *self.event), self.log_scale)
 
 
-class Hidden(SampledOnly):
+class Hidden(ImplicitDistribution):
     """A distribution that hides its density."""
 
     def __init__(self, inner: Distribution) -> None:
@@ -212,84 +211,83 @@ class Through(nn.Module):
 
 def copier(shape: tuple[int, ...], code: float = 1e-6, image: float = 0.1) -> LatentModel:
     d = Size(shape).numel()
-    return LatentModel(Copy(code, (d,)), Copy(image, shape), x_shape=shape, latent=d)
+    return LatentModel(Copy(code, (d,)), Copy(image, shape), x_shape=shape, latent_dim=d)
 
 
-def test_binarised_images_are_compared_with_the_stored_ones() -> None:
-    """A model that gives its observation back is as far off as binarising is; the components are not."""
-    data = digits("binarise-dynamic")
-    observed = Observed(data)
-    part = next(observed.parts(CPU))
+def test_binarized_images_are_compared_with_the_stored_ones() -> None:
+    """A model that gives its observation back is as far off as binarizing is; the components are not."""
+    data = digits("binarize-dynamic")
+    eval_data = EvalData(data)
+    part = next(eval_data.batches(CPU))
     x, raw = part.x, part.raw
     off = (255 * x - raw.float()).double()
     squares = off.square().flatten(1).mean(1)
-    found = reconstructions(copier(data.x_shape), observed)
-    # Codes have a noise of 1e-6 of 255 grey levels.
-    assert found.named("rmse").value == pytest.approx(off.square().mean().sqrt().item(), rel=1e-5)
-    assert found.named("rmse").each["value"].tolist() == pytest.approx(squares.sqrt().tolist(), rel=1e-5)
+    result = evaluate_reconstruction(copier(data.x_shape), eval_data)
+    # Codes have a noise of 1e-6 of 255 gray levels.
+    assert result.find("rmse").value == pytest.approx(off.square().mean().sqrt().item(), rel=1e-5)
+    assert result.find("rmse").per_example["value"].tolist() == pytest.approx(
+        squares.sqrt().tolist(), rel=1e-5
+    )
     by_hand = squares.std().item() / math.sqrt(len(raw)) / (2 * squares.mean().sqrt().item())
-    assert found.named("rmse").stderr == pytest.approx(by_hand, rel=1e-4)
+    assert result.find("rmse").stderr == pytest.approx(by_hand, rel=1e-4)
     by_loops = [
         ssim_by_loops(255 * a[0].double().numpy(), b[0].double().numpy(), 7)
         for a, b in zip(x, raw, strict=True)
     ]
-    assert found.named("SSIM").each["value"].tolist() == pytest.approx(by_loops, abs=1e-4)
+    assert result.find("SSIM").per_example["value"].tolist() == pytest.approx(by_loops, abs=1e-4)
     ratio = -10 * torch.log10(squares / 255**2)
-    assert found.named("PSNR").value == pytest.approx(ratio.mean().item(), rel=1e-5)
-    assert found.named("PSNR").stderr == pytest.approx(ratio.std().item() / math.sqrt(len(raw)), rel=1e-5)
-    assert found.named("rmse (PCA-64)").value < 1e-6  # the stored images themselves, by 64 of 64 components
-    assert "exactly" in found.remarks[0].text
+    assert result.find("PSNR").value == pytest.approx(ratio.mean().item(), rel=1e-5)
+    assert result.find("PSNR").stderr == pytest.approx(ratio.std().item() / math.sqrt(len(raw)), rel=1e-5)
+    assert result.find("rmse (PCA-64)").value < 1e-6  # the stored images themselves, by 64 of 64 components
+    assert result.remarks[0].about == "rmse (PCA-64)"
 
 
-def test_every_figure_says_what_it_is_and_comes_with_its_yardstick() -> None:
+def test_every_figure_says_what_it_is_and_comes_with_its_baseline() -> None:
     data = digits()
     torch.manual_seed(0)
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), Copy(0.5, (4,)))
     decoder = nn.Sequential(nn.Linear(4, 64), Copy(0.1, data.x_shape))
-    model = LatentModel(encoder, decoder, x_shape=data.x_shape, latent=4)
-    found = reconstructions(model, Observed(data))
-    kinds = {e.name: (e.kind, e.unit) for e in found}
+    model = LatentModel(encoder, decoder, x_shape=data.x_shape, latent_dim=4)
+    result = evaluate_reconstruction(model, EvalData(data))
+    kinds = {e.name: (e.kind, e.unit) for e in result}
     assert kinds == {
-        "rmse": ("error", "grey levels"),
+        "rmse": ("error", "gray levels"),
         "PSNR": ("score", "dB"),
         "SSIM": ("score", ""),
         "reconstruction": ("error", "nats"),
-        "rmse (PCA-4)": ("yardstick", "grey levels"),
-        "PSNR (PCA-4)": ("yardstick", "dB"),
-        "SSIM (PCA-4)": ("yardstick", ""),
+        "rmse (PCA-4)": ("baseline", "gray levels"),
+        "PSNR (PCA-4)": ("baseline", "dB"),
+        "SSIM (PCA-4)": ("baseline", ""),
     }
-    for e in found:
+    for e in result:
         assert e.section == "reconstruction"
-        assert e.each["value"].shape == (len(data.test),)
+        assert e.per_example["value"].shape == (len(data.test),)
         assert e.stderr > 0
-        assert {"data", "checksum", "split", "observation", "seed", "code"} <= set(e.protocol)
-    assert found.named("SSIM").protocol["window"].startswith("7 × 7")
-    assert not found.remarks
-    # The same codes whichever function asks, for one seed: one pass, or one each.
-    assert rmse(model, Observed(data)).value == found.named("rmse").value
-    assert reconstruction(model, Observed(data)).value == found.named("reconstruction").value
-    test, train = grey_of(data, "test").numpy(), grey_of(data).numpy()
-    theirs = PCA(4, svd_solver="full").fit(train)
+        assert {"data", "checksum", "split", "preprocessing", "seed", "latent"} <= set(e.protocol)
+    assert result.find("SSIM").protocol["window"].startswith("7 × 7")
+    assert not result.remarks
+    test, train = gray_of(data, "test").numpy(), gray_of(data).numpy()
+    theirs = SklearnPCA(4, svd_solver="full").fit(train)
     off = theirs.inverse_transform(theirs.transform(test)) - test
-    assert found.named("rmse (PCA-4)").value == pytest.approx(math.sqrt((off**2).mean()))
+    assert result.find("rmse (PCA-4)").value == pytest.approx(math.sqrt((off**2).mean()))
 
 
 def test_vectors_have_no_signal_to_noise_and_nats_are_their_closed_form() -> None:
     model = toy_model(width=1.5)
     data = data_of(model)
-    found = reconstructions(model, Observed(data))
-    assert [e.name for e in found] == ["rmse", "reconstruction", "rmse (PCA-2)"]
-    assert found.named("rmse").unit == found.named("rmse (PCA-2)").unit == "data units"
+    result = evaluate_reconstruction(model, EvalData(data))
+    assert [e.name for e in result] == ["rmse", "reconstruction", "rmse (PCA-2)"]
+    assert result.find("rmse").unit == result.find("rmse (PCA-2)").unit == "data units"
     x = data.test.raw(range(len(data.test)))
     W, q = model.decoder.W.detach(), model.encode(x)  # type: ignore[union-attr]
     noise = (q.moments()[1] * W.square().sum(0)).sum(1)  # tr(W Cov(z|x) Wᵀ), diagonal
     squared = (x - q.mean @ W.T).square().sum(1) + noise
     exact = squared / (2 * NOISE**2) + N * (math.log(NOISE) + 0.5 * math.log(2 * math.pi))
     # What a draw adds: the per-image differences have mean zero; five of their standard errors.
-    gap = found.named("reconstruction").each["value"] - exact
+    gap = result.find("reconstruction").per_example["value"] - exact
     assert abs(gap.mean()) < 5 * gap.std() / math.sqrt(len(gap))
     assert 5 * gap.std() / math.sqrt(len(gap)) < 0.1 * exact.mean().abs()
-    gap = found.named("rmse").each["value"].square() * N - squared
+    gap = result.find("rmse").per_example["value"].square() * N - squared
     assert abs(gap.mean()) < 5 * gap.std() / math.sqrt(len(gap))
 
 
@@ -297,9 +295,7 @@ def test_an_implicit_decoder_has_no_nats_but_everything_else() -> None:
     data = digits()
     plain = copier(data.x_shape)
     decoder = Through(plain.decoder, Hidden)
-    model = LatentModel(plain.encoder, decoder, x_shape=data.x_shape, latent=64)
-    names = [e.name for e in reconstructions(model, Observed(data))]
+    model = LatentModel(plain.encoder, decoder, x_shape=data.x_shape, latent_dim=64)
+    names = [e.name for e in evaluate_reconstruction(model, EvalData(data))]
     assert "reconstruction" not in names
     assert {"rmse", "PSNR", "SSIM"} <= set(names)
-    with pytest.raises(NoDensityError, match="rmse"):
-        reconstruction(model, Observed(data))

@@ -253,8 +253,7 @@ class Annealing(LikelihoodEstimator):
                 given=f"init = {self.annealing.init}",
                 fix="begin from the prior: init = prior",
             )
-        dtype = next(model.parameters()).dtype
-        example = torch.zeros(2, *model.x_shape, device=model.device, dtype=dtype)
+        example = torch.zeros(2, *model.x_shape, device=model.device, dtype=model.dtype)
         whitening(model, example, self.annealing.init)
 
 

@@ -47,8 +47,7 @@ def has_closed_form(model: LatentModel, data: EvalData) -> bool:
 @torch.no_grad()
 def marginal(model: LatentModel) -> LowRankMultivariateNormal:
     """Return ``p(x)`` over flattened observations ``[n]`` in float64, from the decoder at z = 0 and unit vectors."""
-    like = next(model.parameters())
-    unit_vectors = torch.eye(model.latent_dim, dtype=like.dtype, device=like.device)
+    unit_vectors = torch.eye(model.latent_dim, dtype=model.dtype, device=model.device)
     p = model.decode(torch.cat([torch.zeros_like(unit_vectors[:1]), unit_vectors]))
     mean, variance = (moment.double().flatten(1) for moment in p.moments())
     return LowRankMultivariateNormal(mean[0], (mean[1:] - mean[0]).T, variance[0], validate_args=False)

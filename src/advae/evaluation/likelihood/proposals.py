@@ -35,15 +35,10 @@ def encoder_proposal(model: LatentModel) -> str:
     """Return how the encoder scores its samples: "encoder" (by its density), "auxiliary", or "" (not at all)."""
     if not model.has_encoder:
         return ""
-    q = model.encode(_example(model))
+    q = model.encode(torch.zeros(2, *model.x_shape, device=model.device, dtype=model.dtype))
     if q.has_log_prob:
         return "encoder"
     return "auxiliary" if q.has_sample_log_prob else ""
-
-
-def _example(model: LatentModel) -> Tensor:
-    dtype = next(model.parameters()).dtype
-    return torch.zeros(2, *model.x_shape, device=model.device, dtype=dtype)
 
 
 def resolve_proposal(model: LatentModel, proposal: Proposal) -> str:

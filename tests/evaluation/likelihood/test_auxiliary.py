@@ -13,8 +13,9 @@ import advae
 from advae.data import DataOptions
 from advae.distributions.auxiliary import AuxiliaryHead
 from advae.errors import ConfigError, NoDensityError
-from advae.evaluation.eval_data import Observed
-from advae.evaluation.likelihood.ais import Annealing, ais
+from advae.evaluation.eval_config import AISConfig
+from advae.evaluation.eval_data import EvalData
+from advae.evaluation.likelihood.ais import ais
 from advae.evaluation.likelihood.bounds import elbo
 from advae.methods import METHODS
 from advae.methods.vae import VAE
@@ -26,16 +27,16 @@ from advae.run import Run
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Five steps of the shipped recipe."""
     path = tmp_path_factory.mktemp("auxiliary") / "run"
-    options = {"train.steps": 5, "train.batch": 32, "data.limit": 128, "train.samples_every": 0}
+    options = {"train.steps": 5, "train.batch_size": 32, "data.limit": 128, "train.samples_every": 0}
     return advae.train("vae-aux-digits", options=options, out=path, quiet=True)
 
 
 def test_trained_saved_loaded_and_judged(trained: Run, tmp_path: Path) -> None:
     model, data = trained.model(), advae.load_data(DataOptions(**trained.config["data"]))
-    found = advae.evaluate(model, data, likelihood=("elbo", "iwae"), checks=("posterior",), limit=20)
-    bounds = [found.named("elbo"), found.named("iwae-64")]
+    result = advae.evaluate(model, data, likelihood=("elbo", "iwae"), diagnostics=("posterior",), limit=20)
+    bounds = [result.find("elbo"), result.find("iwae-64")]
     assert bounds[0].value < bounds[1].value
-    gap = found.named("inference gap")
+    gap = result.find("inference gap")
     for estimate in (*bounds, gap):
         assert estimate.kind == "lower bound" and estimate.protocol["proposal"] == "auxiliary"
     model.save_pretrained(tmp_path / "model")
@@ -51,17 +52,17 @@ def test_trained_saved_loaded_and_judged(trained: Run, tmp_path: Path) -> None:
 def test_annealing_takes_it_for_implicit(trained: Run) -> None:
     """From a normal fitted to its draws, never from its score, which is no density at a given code."""
     model, data = trained.model(), advae.load_data(DataOptions(**trained.config["data"]))
-    options = Annealing(chains=2, temperatures=4, leapfrogs=1)
-    assert math.isfinite(ais(model, Observed(data, limit=3), options).value)
-    with pytest.raises(NoDensityError, match="annealing cannot start"):
-        ais(model, Observed(data, limit=3), replace(options, start="encoder"))
+    options = AISConfig(chains=2, temperatures=4, leapfrog_steps=1)
+    assert math.isfinite(ais(model, EvalData(data, limit=3), options).value)
+    with pytest.raises(NoDensityError, match="implicit"):
+        ais(model, EvalData(data, limit=3), replace(options, init="encoder"))
 
 
 def test_a_fitted_normal_may_be_asked_for(trained: Run) -> None:
     model, data = trained.model(), advae.load_data(DataOptions(**trained.config["data"]))
-    fitted = elbo(model, Observed(data, limit=3), 2, "full")
+    fitted = elbo(model, EvalData(data, limit=3), 2, "full")
     assert (fitted.name, fitted.protocol["proposal"]) == ("elbo[full-normal]", "full")
-    assert elbo(model, Observed(data, limit=3), 2, "encoder").protocol["proposal"] == "auxiliary"
+    assert elbo(model, EvalData(data, limit=3), 2, "encoder").protocol["proposal"] == "auxiliary"
 
 
 def test_methods_that_could_not_use_it_say_so() -> None:
@@ -71,15 +72,15 @@ def test_methods_that_could_not_use_it_say_so() -> None:
 
     def refused(method: str, message: str, **options: str) -> None:
         made = METHODS.build({"name": method, **options})
-        spec = {"latent": 2, **parts, "likelihood": normal, "posterior": own}
+        spec = {"latent_dim": 2, **parts, "likelihood": normal, "posterior": own}
         with pytest.raises(ConfigError, match=message):
             made.check(build_model(spec, (5,), made.critics))
 
-    refused("asvae", "needs a posterior with a density")
-    refused("avb", "reverse model would not be trained")
+    refused("asvae", "density")
+    refused("avb", "reverse")
     refused("vae", "monte-carlo")
-    implicit = {"latent": 2, **parts, "likelihood": normal, "posterior": {"name": "implicit"}}
-    with pytest.raises(ConfigError, match="scores its own draws"):
+    implicit = {"latent_dim": 2, **parts, "likelihood": normal, "posterior": {"name": "implicit"}}
+    with pytest.raises(ConfigError, match="density"):
         VAE(kl="monte-carlo").check(build_model(implicit, (5,)))
     with pytest.raises(ConfigError, match="context"):
         AuxiliaryHead((2,), context=0)

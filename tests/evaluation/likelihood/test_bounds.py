@@ -10,15 +10,15 @@ import torch
 from scipy.stats import norm
 from torch import Tensor, nn
 
-from advae.data import Dataset, Split, make_protocol
-from advae.distributions.discretized_normal import DiscretisedNormalHead
+from advae.data import Dataset, Split, make_preprocessing
+from advae.distributions.discretized_normal import DiscretizedNormalHead
 from advae.distributions.normal import NormalHead
 from advae.errors import ConfigError, NoDensityError
 from advae.evaluation.estimate import Estimate
-from advae.evaluation.eval_data import Observed
+from advae.evaluation.eval_data import EvalData
 from advae.evaluation.evaluate import evaluate
 from advae.evaluation.likelihood.bounds import elbo, iwae, log_weights
-from advae.evaluation.likelihood.exact import exact, has_exact
+from advae.evaluation.likelihood.exact import exact, has_closed_form
 from advae.model import Conditional, LatentModel, build_model
 from evaluation import toy
 from evaluation.toy import IMAGES, data_of, toy_model
@@ -26,11 +26,11 @@ from evaluation.toy import IMAGES, data_of, toy_model
 SIZES = [(2, 20), (2, 50), (10, 20), (10, 50)]
 
 
-def below(estimate: Estimate, model: LatentModel, observed: Observed) -> tuple[float, float]:
+def below(estimate: Estimate, model: LatentModel, eval_data: EvalData) -> tuple[float, float]:
     """How far an estimate lies from the exact log p(x), by differences image by image, and its error."""
-    x = observed.data.protocol.observe(observed.data.test.raw(range(observed.count)))
-    differences = estimate.each["value"].double() - toy.exact(model, x).double()
-    return differences.mean().item(), differences.std().item() / math.sqrt(observed.count)
+    x = eval_data.data.preprocessing.apply(eval_data.data.test.raw(range(eval_data.count)))
+    differences = estimate.per_example["value"].double() - toy.exact(model, x).double()
+    return differences.mean().item(), differences.std().item() / math.sqrt(eval_data.count)
 
 
 def gaussian_kl(cov_q: Tensor, cov_p: Tensor) -> float:
@@ -48,9 +48,9 @@ def test_bounds_rise_from_the_elbo_to_the_evidence(d: int, n: int) -> None:
     """ELBO ≤ IWAE-K, rising in K, ≤ exact: each within 3 standard errors of a difference; and the ELBO's distance
     is the KL of the encoder from the posterior, which is known, within 4."""
     model = toy_model(1.5, d, n)
-    observed = Observed(data_of(model))
-    steps = [elbo(model, observed, 64), *(iwae(model, observed, k) for k in (5, 50, 500))]
-    distances = [below(step, model, observed) for step in steps]
+    eval_data = EvalData(data_of(model))
+    steps = [elbo(model, eval_data, 64), *(iwae(model, eval_data, k) for k in (5, 50, 500))]
+    distances = [below(step, model, eval_data) for step in steps]
     cov = model.encoder.cov  # type: ignore[union-attr]
     gap = gaussian_kl(1.5**2 * torch.diag(cov.diagonal()), cov)  # type: ignore[arg-type]
     assert gap > 0.3  # else the order would show little
@@ -71,28 +71,28 @@ def test_proposals_fitted_to_an_implicit_encoder(d: int) -> None:
     next. Diagonal: it is that of diag Σ from Σ, besides 1/m for each of its 2 d moments. 4 standard errors each.
     """
     model = toy_model(1.0, d, 20, implicit=True)
-    observed = Observed(data_of(model))
+    eval_data = EvalData(data_of(model))
     cov = model.encoder.cov  # type: ignore[union-attr]
-    full, diagonal = (elbo(model, observed, 64, proposal) for proposal in ("full", "diagonal"))  # type: ignore[arg-type]
+    full, diagonal = (elbo(model, eval_data, 64, proposal) for proposal in ("full", "diagonal"))  # type: ignore[arg-type]
     assert (full.name, diagonal.name) == ("elbo[full-normal]", "elbo[diagonal-normal]")
     for bound, gap, slack in (
         (full, d * (d + 3) / 8000, d * (d + 3) / 40000),
         (diagonal, gaussian_kl(torch.diag(cov.diagonal()), cov), 2 * d / 2000),  # type: ignore[arg-type]
     ):
-        distance, error = below(bound, model, observed)
+        distance, error = below(bound, model, eval_data)
         assert distance == pytest.approx(-gap, abs=slack + 4 * error)
-    tight, error = below(iwae(model, observed, 100), model, observed)
+    tight, error = below(iwae(model, eval_data, 100), model, eval_data)
     assert abs(tight) < 3 * error + d * (d + 3) / 8000
-    with pytest.raises(NoDensityError, match="implicit"):
-        elbo(model, observed, proposal="encoder")
-    with pytest.raises(ConfigError, match="did you mean 'full'"):
-        elbo(model, observed, proposal="ful")  # type: ignore[arg-type]
+    with pytest.raises(NoDensityError):
+        elbo(model, eval_data, proposal="encoder")
+    with pytest.raises(ConfigError, match="full"):
+        elbo(model, eval_data, proposal="ful")  # type: ignore[arg-type]
 
 
-def test_importance_weights_honour_k_exactly() -> None:
+def test_the_number_of_importance_weights_is_exact() -> None:
     """Chunks of draws do not change how many there are."""
     model = toy_model(1.5)
-    assert log_weights(model, torch.randn(7, 5), 13, False, batch=20).shape == (
+    assert log_weights(model, torch.randn(7, 5), 13, False, batch_size=20).shape == (
         13,
         7,
     )  # 2 draws of 7 at a time
@@ -101,7 +101,7 @@ def test_importance_weights_honour_k_exactly() -> None:
 # --- exact --------------------------------------------------------------------------------------------------
 
 LINEAR = {
-    "latent": 2,
+    "latent_dim": 2,
     "encoder": {"name": "mlp", "hidden": [8]},
     "posterior": {"name": "normal"},
     "decoder": {"name": "mlp", "hidden": []},
@@ -111,28 +111,29 @@ LINEAR = {
 
 def vectors(n: int) -> Dataset:
     split = Split("test", torch.randn(50, n))
-    return Dataset("v", "v", (n,), split, split, split, make_protocol("standardise", split), "0")
+    return Dataset("v", "v", (n,), split, split, split, make_preprocessing("standardize", split), "0")
 
 
 def test_the_exact_likelihood_of_an_affine_decoder() -> None:
     """Against N(b, W Wᵀ + σ² I) written out, in float64: equal to rounding; and IWAE stays below it."""
     model = build_model(LINEAR, (5,))
-    observed = Observed(vectors(5))
-    assert has_exact(model, observed)
+    eval_data = EvalData(vectors(5))
+    assert has_closed_form(model, eval_data)
     layer = model.decoder.network.body[0]  # type: ignore[union-attr,index]
     torch.nn.init.normal_(layer.bias)  # type: ignore[union-attr,arg-type]
     W, b = layer.weight.detach().double(), layer.bias.detach().double()  # type: ignore[union-attr]
     cov = W @ W.T + 0.25 * torch.eye(5, dtype=torch.float64)
-    x = observed.data.protocol.observe(observed.data.test.raw(range(50))).double()
+    x = eval_data.data.preprocessing.apply(eval_data.data.test.raw(range(50))).double()
     by_hand = torch.distributions.MultivariateNormal(b, cov).log_prob(x)
-    found = exact(model, observed)
+    result = exact(model, eval_data)
     torch.testing.assert_close(
-        found.each["value"], by_hand, rtol=1e-5, atol=1e-5
+        result.per_example["value"], by_hand, rtol=1e-5, atol=1e-5
     )  # float32 weights and scale
-    assert found.kind == "exact"
-    both = evaluate(model, observed.data, importance=200)
-    bound, truth = both.named("iwae-200"), both.named("exact log-likelihood")
-    assert bound.value < truth.value + 3 * (truth.each["value"] - bound.each["value"]).std().item() / 50**0.5
+    assert result.kind == "exact"
+    both = evaluate(model, eval_data.data, iwae_samples=200)
+    bound, truth = both.find("iwae-200"), both.find("exact log-likelihood")
+    differences = truth.per_example["value"] - bound.per_example["value"]
+    assert bound.value < truth.value + 3 * differences.std().item() / 50**0.5
 
 
 @pytest.mark.parametrize(
@@ -145,8 +146,8 @@ def test_the_exact_likelihood_of_an_affine_decoder() -> None:
 )
 def test_other_decoders_have_no_closed_form(change: dict[str, object]) -> None:
     model = build_model(LINEAR | change, (5,))
-    with pytest.raises(NoDensityError, match="closed form"):
-        exact(model, Observed(vectors(5)))
+    with pytest.raises(NoDensityError):
+        exact(model, EvalData(vectors(5)))
 
 
 # --- bits per dimension -------------------------------------------------------------------------------------
@@ -178,19 +179,20 @@ def test_bits_per_dimension_of_a_known_discrete_distribution_are_its_entropy() -
     entropy = torch.special.entr(probabilities).sum().item() / (16 * math.log(2))
     levels = torch.multinomial(probabilities.reshape(16, 256), 2000, replacement=True)
     split = Split("test", levels.T.reshape(2000, 1, 4, 4).to(torch.uint8))
-    data = Dataset("d", "d", (1, 4, 4), split, split, split, make_protocol("dequantise", split), "0")
+    data = Dataset("d", "d", (1, 4, 4), split, split, split, make_preprocessing("dequantize", split), "0")
 
-    decoder = DiscretisedNormalHead((1, 4, 4), min_scale=1e-4)
+    decoder = DiscretizedNormalHead((1, 4, 4), min_scale=1e-4)
     raw = torch.stack([mean, _raw(scale, decoder)]).float()
     encoder = Conditional(Constant(torch.zeros(2, 2)), NormalHead((2,)))  # the prior: the ELBO is log p(x)
-    model = LatentModel(encoder, Conditional(Constant(raw), decoder), x_shape=(1, 4, 4), latent=2)
-    found = evaluate(model, data, checks=(), draws=1, importance=1)
-    bits = found.named("elbo (bits/dim)")
+    model = LatentModel(encoder, Conditional(Constant(raw), decoder), x_shape=(1, 4, 4), latent_dim=2)
+    result = evaluate(model, data, diagnostics=(), elbo_samples=1, iwae_samples=1)
+    bits = result.find("elbo (bits/dim)")
     assert bits.stderr < 0.02
     assert bits.value == pytest.approx(entropy, abs=4 * bits.stderr)
     assert bits.kind == "upper bound"
 
 
-def _raw(scale: Tensor, head: DiscretisedNormalHead) -> Tensor:
+def _raw(scale: Tensor, head: DiscretizedNormalHead) -> Tensor:
     """What the network must give for a standard deviation: the inverse of the head's soft floor."""
-    return head.floor + torch.log(torch.expm1(scale.log() - head.floor)) - head.start
+    floor = head.min_log_scale
+    return floor + torch.log(torch.expm1(scale.log() - floor)) - head.initial_log_scale

@@ -11,39 +11,31 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from advae import inductor as compiling
+from advae import inductor
 from advae.errors import ConfigError, NoDensityError
-from advae.evaluation.eval_data import CHUNK, Observed
-from advae.evaluation.likelihood import log_density_grad as gradient
-from advae.evaluation.likelihood.ais import (
-    Annealing,
-    Joint,
-    Start,
-    ais,
-    bdmc,
-    frozen,
-    gap_remark,
-    paths,
-    simulated,
-)
-from advae.evaluation.likelihood.annealing import Path, anneal, temperatures, tuned_steps
-from advae.evaluation.likelihood.hmc import State, leapfrog, transition
-from advae.evaluation.likelihood.log_density_grad import Gradient, with_gradient
+from advae.evaluation.eval_config import AISConfig, AISInit
+from advae.evaluation.eval_data import CHUNK_SIZE, EvalData
+from advae.evaluation.likelihood import log_density_grad
+from advae.evaluation.likelihood.ais import Annealer, MakePath, ais, without_grad
+from advae.evaluation.likelihood.annealing import AnnealingPath, anneal, make_temperatures, tune_step_sizes
+from advae.evaluation.likelihood.bdmc import bdmc, gap_remark, generate
+from advae.evaluation.likelihood.hmc import HMCState, leapfrog, transition
+from advae.evaluation.likelihood.log_density_grad import LogDensityGrad, value_and_grad
 from advae.model import LatentModel
 from evaluation.toy import NOISE, data_of, exact, toy_model, weights
 
 pytestmark = pytest.mark.usefixtures("double")
 
 
-def gaussian(z: Tensor) -> State:
-    """``N(0, diag(1, 4))`` in two dimensions, unnormalised."""
+def gaussian(z: Tensor) -> HMCState:
+    """``N(0, diag(1, 4))`` in two dimensions, unnormalized."""
     variance = torch.tensor([1.0, 4.0])
-    return State(z, -0.5 * (z.square() / variance).sum(-1), -z / variance)
+    return HMCState(z, -0.5 * (z.square() / variance).sum(-1), -z / variance)
 
 
-def quartic(z: Tensor) -> State:
+def quartic(z: Tensor) -> HMCState:
     """``exp(−Σ z⁴/4)``: not quadratic, so that the leapfrog's error is its usual one."""
-    return State(z, -0.25 * z.pow(4).sum(-1), -z.pow(3))
+    return HMCState(z, -0.25 * z.pow(4).sum(-1), -z.pow(3))
 
 
 def test_leapfrog_is_reversible() -> None:
@@ -92,46 +84,46 @@ def test_a_transition_leaves_its_target_invariant() -> None:
 
 @pytest.mark.parametrize("schedule", ["sigmoid", "linear"])
 def test_temperatures_rise_from_zero_to_one(schedule: str) -> None:
-    betas = temperatures(50, schedule)  # type: ignore[arg-type]
+    betas = make_temperatures(50, schedule)  # type: ignore[arg-type]
     assert betas[0] == 0 and betas[-1] == pytest.approx(1) and len(betas) == 51
     assert all(a < b for a, b in pairwise(betas))
 
 
 def bimodal(z: Tensor) -> Tensor:
-    """``5 · (0.3 N(−2, ½²) + 0.7 N(2, ½²))`` in each of two coordinates' product: normaliser 25."""
+    """``5 · (0.3 N(−2, ½²) + 0.7 N(2, ½²))`` in each of two coordinates' product: normalizer 25."""
     parts = torch.stack([math.log(w) - 2 * (z - m).square() for w, m in ((0.3, -2.0), (0.7, 2.0))])
     one = torch.logsumexp(parts, 0) - math.log(0.5 * math.sqrt(2 * math.pi)) + math.log(5)
     return one.sum(-1)
 
 
-def between(target: Callable[[Tensor], Tensor], chains: int, scale: float) -> Path:
+def path_to(target: Callable[[Tensor], Tensor], chains: int, scale: float) -> AnnealingPath:
     """From ``N(0, scale² I)`` in two dimensions to ``target``."""
-    return Path(torch.zeros(chains, 2), torch.full((chains, 2), scale), target)
+    return AnnealingPath(torch.zeros(chains, 2), torch.full((chains, 2), scale), target)
 
 
-def test_the_normaliser_of_a_bimodal_target() -> None:
+def test_the_normalizer_of_a_bimodal_target() -> None:
     """Its weights are unbiased: over 200 × 64 chains, within 4 standard errors of 25."""
     images, chains = 200, 64
-    path, betas = between(bimodal, images * chains, 2.0), temperatures(60, "sigmoid")
+    path, betas = path_to(bimodal, images * chains, 2.0), make_temperatures(60, "sigmoid")
     step = torch.full((images * chains, 1), 0.15)  # fixed: within the narrower mode's ½ / 2
-    log_w, accept = anneal(path, path.first(), betas, lambda beta: step, 10)
+    log_w, accept = anneal(path, path.sample_initial(), betas, lambda beta: step, 10)
     weights = log_w.reshape(chains, images).exp().mean(0)
     error = weights.std().item() / math.sqrt(images)
     assert error < 0.3 and accept.mean().item() < 1  # sharp enough to see an error of a few per cent
     assert weights.mean().item() == pytest.approx(25, abs=4 * error)
 
 
-def test_downwards_from_exact_draws_the_inverse_weights_are_unbiased() -> None:
-    """From exact draws of a normal target of normaliser 3: the mean of 1/w within 4 standard errors of 1/3."""
+def test_reverse_weights_from_exact_samples_are_unbiased() -> None:
+    """From exact draws of a normal target of normalizer 3: the mean of 1/w within 4 standard errors of 1/3."""
     chains = 4000
     target_scale = torch.tensor([0.5, 1.5])
 
     def target(z: Tensor) -> Tensor:
         return torch.distributions.Normal(0.3, target_scale).log_prob(z).sum(-1) + math.log(3)
 
-    path, step = between(target, chains, 1.2), torch.full((chains, 1), 0.3)
-    u = path.u(0.3 + target_scale * torch.randn(chains, 2))
-    log_w, _ = anneal(path, u, temperatures(30, "linear")[::-1], lambda beta: step, 5)
+    path, step = path_to(target, chains, 1.2), torch.full((chains, 1), 0.3)
+    u = path.whiten(0.3 + target_scale * torch.randn(chains, 2))
+    log_w, _ = anneal(path, u, make_temperatures(30, "linear")[::-1], lambda beta: step, 5)
     inverse = log_w.exp()
     error = inverse.std().item() / math.sqrt(chains)
     assert error < 0.01
@@ -146,9 +138,9 @@ def model() -> LatentModel:
     return toy_model(width=1.5)
 
 
-@pytest.mark.parametrize("start", ["prior", "encoder", "diagonal", "full"])
+@pytest.mark.parametrize("init", ["prior", "encoder", "diagonal", "full"])
 @pytest.mark.parametrize(("d", "n"), SIZES)
-def test_the_evidence_of_a_linear_gaussian_model(d: int, n: int, start: Start) -> None:
+def test_the_evidence_of_a_linear_gaussian_model(d: int, n: int, init: AISInit) -> None:
     """Within 3 standard errors of the exact log p(x), by differences image by image, from each start.
 
     The bias of a log of a mean is half the variance of the mean's relative error, which the effective sample size
@@ -156,16 +148,19 @@ def test_the_evidence_of_a_linear_gaussian_model(d: int, n: int, start: Start) -
     for the next order.
     """
     model = toy_model(1.5, d, n)
-    observed = Observed(data_of(model), limit=40)
-    x = observed.data.protocol.observe(observed.data.test.raw(range(40)))
-    estimate = ais(model, observed, Annealing(chains=16, temperatures=120, start=start))
-    differences = estimate.each["value"] - exact(model, x)
-    bias = -0.5 * (1 / estimate.each["ess"] - 1 / 16).mean().item()
+    data = EvalData(data_of(model), limit=40)
+    x = data.data.preprocessing.apply(data.data.test.raw(range(40)))
+    estimate = ais(model, data, AISConfig(chains=16, temperatures=120, init=init))
+    differences = estimate.per_example["value"] - exact(model, x)
+    bias = -0.5 * (1 / estimate.per_example["ess"] - 1 / 16).mean().item()
     error = differences.std().item() / math.sqrt(40)
-    assert error < (0.2 if start == "prior" else 0.1)  # sharp enough to see a third of a nat
+    assert error < (0.2 if init == "prior" else 0.1)  # sharp enough to see a third of a nat
     assert differences.mean().item() == pytest.approx(bias, abs=3 * error + 0.1 * abs(bias))
     assert estimate.kind == "lower bound" and estimate.protocol["temperatures"] == 120
-    assert bool((estimate.each["acceptance"] > 0.4).all()) and estimate.each["ess"].mean().item() > 4
+    assert (
+        bool((estimate.per_example["acceptance"] > 0.4).all())
+        and estimate.per_example["ess"].mean().item() > 4
+    )
 
 
 @pytest.fixture
@@ -177,19 +172,22 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[GraphModule]:
         graphs.append(graph)
         return graph
 
-    monkeypatch.setattr(compiling, "inductor", backend)
-    monkeypatch.setattr(gradient, "PAYS", 0.0)
+    monkeypatch.setattr(inductor, "compile_graph", backend)
+    monkeypatch.setattr(log_density_grad, "MIN_FLOP_TO_COMPILE", 0.0)
     return graphs
 
 
-@pytest.mark.parametrize("start", ["prior", "full"])
-def test_a_recorded_gradient_gives_the_same_figure(start: Start, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize("init", ["prior", "full"])
+def test_a_traced_gradient_gives_the_same_estimate(init: AISInit, request: pytest.FixtureRequest) -> None:
     """To the bit, for images in two parts of different sizes; from a diagonal factor and from a whole triangle."""
     model = toy_model(1.0, 10, 20, implicit=True)
-    observed, options = Observed(data_of(model), limit=CHUNK + 4), Annealing(2, 5, start=start, leapfrogs=2)
-    eager = ais(model, observed, options).each
+    data, options = (
+        EvalData(data_of(model), limit=CHUNK_SIZE + 4),
+        AISConfig(2, 5, init=init, leapfrog_steps=2),
+    )
+    eager = ais(model, data, options).per_example
     graphs = request.getfixturevalue("recorded")
-    again = ais(model, observed, options).each
+    again = ais(model, data, options).per_example
     assert len(graphs) == 4  # of the pilot and of the run, for both sizes
     for name, value in eager.items():
         assert torch.equal(again[name], value), name
@@ -197,16 +195,16 @@ def test_a_recorded_gradient_gives_the_same_figure(start: Start, request: pytest
 
 @pytest.mark.slow
 def test_a_compiled_gradient_is_the_gradient(model: LatentModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gradient, "PAYS", 0.0)
-    joint, x = Joint(frozen(model), False), torch.randn(4, 5)
-    path = paths(joint, x, "diagonal", 1)(3, 10)
-    u = path.first()
-    torch.testing.assert_close(path.gradient(u), with_gradient(path.log_end, u))  # type: ignore[misc]
-    assert [program is not None for program in joint.gradient._programs.values()] == [True]
+    monkeypatch.setattr(log_density_grad, "MIN_FLOP_TO_COMPILE", 0.0)
+    annealer = Annealer(model, EvalData(data_of(model)), AISConfig(init="diagonal"))
+    path = annealer.make_path(torch.randn(4, 5))(3, 10)
+    u = path.sample_initial()
+    torch.testing.assert_close(path.final_and_grad(u), value_and_grad(path.log_final, u))  # type: ignore[misc]
+    assert [compiled is not None for compiled in annealer._final._compiled.values()] == [True]
 
 
 @pytest.mark.parametrize("kind", ["decides", "changes", "bakes in"])
-def test_what_cannot_be_recorded_stays_eager(kind: str, recorded: list[GraphModule]) -> None:
+def test_what_cannot_be_traced_stays_eager(kind: str, recorded: list[GraphModule]) -> None:
     """A density that decides by a value, one that is another at every call, one that hides a value from the record."""
     calls = iter(range(100))
 
@@ -216,56 +214,60 @@ def test_what_cannot_be_recorded_stays_eager(kind: str, recorded: list[GraphModu
         hidden = float(u.detach().numpy().mean()) if kind == "bakes in" else 0.0
         return -u.square().sum(-1) + (next(calls) if kind == "changes" else hidden)
 
-    found, u = Gradient(density), torch.randn(3, 2)
-    grad = found(u, times=10)[1]
+    grad_fn, u = LogDensityGrad(density), torch.randn(3, 2)
+    grad = grad_fn(u, num_evals=10)[1]
     torch.testing.assert_close(grad, -2 * u)
-    assert list(found._programs.values()) == [None]
+    assert list(grad_fn._compiled.values()) == [None]
     assert len(recorded) == (0 if kind == "decides" else 1)
 
 
-def test_every_kind_of_input_is_recorded_for_itself(recorded: list[GraphModule]) -> None:
-    found = Gradient(lambda u, shift: -(u - shift).square().sum(-1))
+def test_each_shape_and_dtype_is_compiled_separately(recorded: list[GraphModule]) -> None:
+    grad_fn = LogDensityGrad(lambda u, shift: -(u - shift).square().sum(-1))
     for u in (torch.randn(3, 2), torch.randn(3, 2).float(), torch.randn(2, 3).t(), torch.randn(4, 2)):
         shift = torch.ones_like(u)
         for _ in range(2):
-            value, grad = found(u, shift, times=1)
+            value, grad = grad_fn(u, shift, num_evals=1)
         torch.testing.assert_close(grad, -2 * (u - shift))
         assert value.dtype == u.dtype
     assert len(recorded) == 4
 
 
-def test_whether_it_is_compiled_depends_on_counted_work_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compilation_is_decided_by_counted_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """3 × 2 numbers by a 2 × 2 matrix are 24 FLOP, as many again backwards."""
-    asked: list[int] = []
-    for times, pays in ((99, False), (100, True)):
-        monkeypatch.setattr(gradient, "PAYS", 48 * 100)
-        matrix = torch.eye(2)
-        monkeypatch.setattr(gradient, "compiled", lambda f, given, asked=asked: asked.append(1) or f)
-        Gradient(lambda u, m=matrix: (u @ m).sum(-1))(torch.randn(3, 2), times=times)
-        assert bool(asked) == pays
+    compiled: list[int] = []
+
+    def compile_function(function: Callable[..., object], inputs: object) -> Callable[..., object]:
+        compiled.append(1)
+        return function
+
+    monkeypatch.setattr(log_density_grad, "MIN_FLOP_TO_COMPILE", 48 * 100)
+    monkeypatch.setattr(log_density_grad, "compile_function", compile_function)
+    matrix = torch.eye(2)
+    for num_evals, pays in ((99, False), (100, True)):
+        LogDensityGrad(lambda u: (u @ matrix).sum(-1))(torch.randn(3, 2), num_evals=num_evals)
+        assert bool(compiled) == pays
 
 
-def test_a_short_annealing_is_not_compiled(
+def test_short_annealing_is_not_compiled(
     recorded: list[GraphModule], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gradient, "PAYS", 1e12)
-    found = Gradient(lambda u: -u.square().sum(-1))
-    found(torch.randn(3, 2), times=100)
+    monkeypatch.setattr(log_density_grad, "MIN_FLOP_TO_COMPILE", 1e12)
+    LogDensityGrad(lambda u: -u.square().sum(-1))(torch.randn(3, 2), num_evals=100)
     assert not recorded
 
 
 def test_the_evidence_of_a_model_with_an_implicit_encoder() -> None:
     """From a normal fitted to draws from the exact posterior the weights are all but equal; 3 standard errors."""
     model = toy_model(1.0, 10, 20, implicit=True)
-    observed = Observed(data_of(model), limit=40)
-    x = observed.data.protocol.observe(observed.data.test.raw(range(40)))
-    estimate = ais(model, observed, Annealing(chains=8, temperatures=10))
-    assert estimate.protocol["start"] == "full"
-    differences = estimate.each["value"] - exact(model, x)
+    data = EvalData(data_of(model), limit=40)
+    x = data.data.preprocessing.apply(data.data.test.raw(range(40)))
+    estimate = ais(model, data, AISConfig(chains=8, temperatures=10))
+    assert estimate.protocol["init"] == "full"
+    differences = estimate.per_example["value"] - exact(model, x)
     assert differences.mean().abs().item() < 3 * differences.std().item() / math.sqrt(40) + 1e-3
-    assert bool((estimate.each["ess"] > 7.5).all())
-    with pytest.raises(NoDensityError, match="implicit encoder"):
-        ais(model, observed, Annealing(chains=1, temperatures=1, start="encoder"))
+    assert bool((estimate.per_example["ess"] > 7.5).all())
+    with pytest.raises(NoDensityError):
+        ais(model, data, AISConfig(chains=1, temperatures=1, init="encoder"))
 
 
 def test_effective_sample_size_of_a_proposal_of_known_quality() -> None:
@@ -281,49 +283,49 @@ def test_effective_sample_size_of_a_proposal_of_known_quality() -> None:
         return torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(-1)
 
     for scale, share, tolerance in ((1.0, 1.0, 1e-12), (math.sqrt(2), 0.75, 0.01)):
-        path = between(normal, images * chains, scale)
-        log_w, _ = anneal(path, path.first(), [0.0, 1.0], lambda beta: torch.empty(0), 1)
+        path = path_to(normal, images * chains, scale)
+        log_w, _ = anneal(path, path.sample_initial(), [0.0, 1.0], lambda beta: torch.empty(0), 1)
         log_w = log_w.reshape(chains, images)
         ess = torch.exp(2 * torch.logsumexp(log_w, 0) - torch.logsumexp(2 * log_w, 0))
         assert (ess / chains).mean().item() == pytest.approx(share, rel=tolerance)
 
 
 @pytest.mark.parametrize(("d", "n"), SIZES)
-def test_both_sides_of_bidirectional_monte_carlo(d: int, n: int) -> None:
+def test_both_bounds_of_bidirectional_monte_carlo(d: int, n: int) -> None:
     """Below and above the exact log p(x), within 3 standard errors, and no more than a tenth of a nat apart."""
     model = toy_model(1.5, d, n)
-    observed = Observed(data_of(model), limit=30)
-    found = bdmc(model, observed, Annealing(chains=16, temperatures=200))
-    lower, upper, gap = (found.named(f"bdmc {side}") for side in ("lower", "upper", "gap"))
-    _, x = simulated(frozen(model), 30, False, _first_seed())
+    data = EvalData(data_of(model), limit=30)
+    result = bdmc(model, data, AISConfig(chains=16, temperatures=200))
+    lower, upper, gap = (result.find(f"bdmc {side}") for side in ("lower", "upper", "gap"))
+    _, x = generate(without_grad(model), 30, False, _first_seed())
     for side, sign in ((lower, 1), (upper, -1)):
-        error = (side.each["value"] - exact(model, x)) * sign
+        error = (side.per_example["value"] - exact(model, x)) * sign
         assert error.mean().item() <= 3 * error.std().item() / math.sqrt(30)
     assert gap.value == pytest.approx(upper.value - lower.value)
     assert -3 * gap.stderr < gap.value < 0.1
-    assert not found.remarks[0].warning
+    assert not result.remarks[0].warning
 
 
 def _first_seed() -> int:
     """Of the images that are made for the part at 0 under seed 0."""
-    from advae.data import mix
+    from advae.random import mix_seeds
 
-    return mix(0, 0, 2)
+    return mix_seeds(0, 0, 2)
 
 
-def test_a_wide_gap_is_a_warning(model: LatentModel) -> None:
+def test_a_large_gap_is_a_warning(model: LatentModel) -> None:
     """Two temperatures from the prior to a sharp posterior: the two sides lie nats apart, and it is said."""
     sharp = toy_model(1.5, 10, 50)
-    options = Annealing(chains=2, temperatures=2, start="prior", leapfrogs=1)
-    found = bdmc(sharp, Observed(data_of(sharp), limit=20), options)
-    assert found.named("bdmc gap").value > 1
-    assert found.remarks[0].warning and "too low" in found.remarks[0].text
-    assert found.remarks == [gap_remark(found.named("bdmc gap"))]
+    options = AISConfig(chains=2, temperatures=2, init="prior", leapfrog_steps=1)
+    result = bdmc(sharp, EvalData(data_of(sharp), limit=20), options)
+    assert result.find("bdmc gap").value > 1
+    assert result.remarks[0].warning and "too low" in result.remarks[0].text
+    assert result.remarks == [gap_remark(result.find("bdmc gap"))]
 
 
-def test_simulated_images_come_from_the_model(model: LatentModel) -> None:
+def test_generated_examples_come_from_the_model(model: LatentModel) -> None:
     """Their covariance is W Wᵀ + σ² I: over 40,000 images, within 5 % of its norm (its error is about 1 %)."""
-    z, x = simulated(model, 40_000, False, seed=1)
+    z, x = generate(model, 40_000, False, seed=1)
     W = weights(model)
     expected = W @ W.T + NOISE**2 * torch.eye(len(W))
     assert (torch.cov(x.T) - expected).norm().item() < 0.05 * expected.norm().item()
@@ -341,12 +343,12 @@ def test_the_gradients_along_the_path() -> None:
         return -(z - 1).pow(4).sum(-1)
 
     for path in (
-        Path(mean, factor, bimodal),
-        Path(mean, factor.diagonal(dim1=1, dim2=2).abs(), bimodal),
-        Path(mean, factor, bimodal, start, lambda: mean),
+        AnnealingPath(mean, factor, bimodal),
+        AnnealingPath(mean, factor.diagonal(dim1=1, dim2=2).abs(), bimodal),
+        AnnealingPath(mean, factor, bimodal, start, lambda: mean),
     ):
         here = path.state(u, 0.3)
-        torch.testing.assert_close(path.u(path.z(u)), u)
+        torch.testing.assert_close(path.whiten(path.to_latents(u)), u)
         for i in range(2):
             nudge = h * torch.eye(2)[i]
             up, down = path.state(u + nudge, 0.3), path.state(u - nudge, 0.3)
@@ -355,59 +357,64 @@ def test_the_gradients_along_the_path() -> None:
                 torch.testing.assert_close(getattr(here, grad)[:, i], slope, rtol=1e-6, atol=1e-6)
 
 
-def test_whitening_keeps_the_normaliser() -> None:
-    """One leap of importance sampling through a triangle L: the mean weight of a normalised target is 1."""
+def test_whitening_keeps_the_normalizer() -> None:
+    """One leap of importance sampling through a triangle L: the mean weight of a normalized target is 1."""
     chains = 20_000
     factor = torch.tensor([[1.5, 0.0], [0.7, 1.2]]).expand(chains, 2, 2)
 
     def normal(z: Tensor) -> Tensor:
         return torch.distributions.Normal(0.2, 0.8).log_prob(z).sum(-1)
 
-    path = Path(torch.zeros(chains, 2), factor, normal)
-    log_w, _ = anneal(path, path.first(), [0.0, 1.0], lambda beta: torch.empty(0), 1)
+    path = AnnealingPath(torch.zeros(chains, 2), factor, normal)
+    log_w, _ = anneal(path, path.sample_initial(), [0.0, 1.0], lambda beta: torch.empty(0), 1)
     error = log_w.exp().std().item() / math.sqrt(chains)
     assert error < 0.02 and log_w.exp().mean().item() == pytest.approx(1, abs=4 * error)
 
 
-def test_steps_are_tuned_for_each_image() -> None:
+def test_step_sizes_are_tuned_for_each_example() -> None:
     """A target ten times as narrow gets steps that are shorter by far; acceptance ends near what is asked."""
     narrow = torch.tensor([0.1, 1.0]).repeat(4).unsqueeze(-1)
 
     def target(z: Tensor) -> Tensor:
         return -0.5 * (z / narrow).square().sum(-1)
 
-    steps = tuned_steps(between(target, 8, 1.0), 2, "linear", 5)
+    steps = tune_step_sizes(path_to(target, 8, 1.0), 2, "linear", 5)
     assert steps.shape == (99, 2)
     assert steps[-1, 0].item() < 0.5 * steps[-1, 1].item()
 
 
-def test_starts_are_the_prior_or_the_moments_of_the_encoder(model: LatentModel) -> None:
+def make_path(model: LatentModel, x: Tensor, init: str) -> MakePath:
+    annealer = Annealer(model, EvalData(data_of(model)), AISConfig(init=init))  # type: ignore[arg-type]
+    return annealer.make_path(x)
+
+
+def test_initial_densities_are_the_prior_or_the_moments_of_the_encoder(model: LatentModel) -> None:
     x = torch.randn(4, 5)
-    prior, diagonal, full = (paths(Joint(model, False), x, s)(2, 1) for s in ("prior", "diagonal", "full"))  # type: ignore[arg-type]
+    prior, diagonal, full = (make_path(model, x, init)(2, 1) for init in ("prior", "diagonal", "full"))
     q = model.encode(x.repeat(2, 1))
     torch.testing.assert_close(diagonal.mean, q.mean)
-    torch.testing.assert_close(diagonal.factor.square(), q.moments()[1] + 1e-6)
-    assert torch.equal(full.factor, diagonal.factor)  # of a diagonal normal they are one
+    torch.testing.assert_close(diagonal.scale.square(), q.moments()[1] + 1e-6)
+    assert torch.equal(full.scale, diagonal.scale)  # of a diagonal normal they are one
     implicit = toy_model(1.0, implicit=True)
     torch.manual_seed(0)
-    full = paths(Joint(implicit, False), x, "full")(2, 1)
+    full = make_path(implicit, x, "full")(2, 1)
     torch.manual_seed(0)
     mean, cov = implicit.encode(x).moments(True)
     torch.testing.assert_close(full.mean, mean.repeat(2, 1))
-    torch.testing.assert_close(full.factor @ full.factor.mT, cov.repeat(2, 1, 1) + 1e-6 * torch.eye(2))
-    assert bool((prior.mean == 0).all()) and bool((prior.factor == 1).all())
+    torch.testing.assert_close(full.scale @ full.scale.mT, cov.repeat(2, 1, 1) + 1e-6 * torch.eye(2))
+    assert bool((prior.mean == 0).all()) and bool((prior.scale == 1).all())
 
 
-def test_the_model_is_left_as_it_was(model: LatentModel) -> None:
+def test_the_model_is_not_changed(model: LatentModel) -> None:
     """Annealing works on the same weights, and asks no gradient of them; the model given stays trainable."""
     model.train()
-    copied = frozen(model)
+    copied = without_grad(model)
     assert [p.data_ptr() for p in copied.parameters()] == [p.data_ptr() for p in model.parameters()]
     assert not any(p.requires_grad for p in copied.parameters()) and not copied.training
     assert all(p.requires_grad for p in model.parameters()) and model.training
 
 
-def test_impossible_options_are_said(model: LatentModel) -> None:
-    for options in ({"chains": 0}, {"temperatures": 0}, {"start": "priro"}, {"schedule": "sigmoidal"}):
+def test_invalid_options_are_refused(model: LatentModel) -> None:
+    for options in ({"chains": 0}, {"temperatures": 0}, {"init": "priro"}, {"schedule": "sigmoidal"}):
         with pytest.raises(ConfigError):
-            Annealing(**options)  # type: ignore[arg-type]
+            AISConfig(**options)  # type: ignore[arg-type]
