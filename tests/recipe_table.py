@@ -1,9 +1,9 @@
-"""What every shipped recipe amounts to, a line each, kept beside this file in recipes.txt.
+"""Summary of every built-in recipe, one line each, stored in recipes.txt.
 
-A change of a recipe, of what it is based on, of a network or of a default shows there as a changed line. When it
-was meant, or to record a new recipe:
+A change of a recipe, its bases, a network or a default changes a line there. After an intended change, or for a new
+recipe:
 
-    python tests/training/recipe_table.py
+    python tests/recipe_table.py
 """
 
 from __future__ import annotations
@@ -28,12 +28,14 @@ TABLE = Path(__file__).with_name("recipes.txt")
 
 
 @cache
-def built(name: str) -> LatentModel:
-    """The model of a recipe, at its full size, with one of its critics; without memory for weights, where possible."""
+def build(name: str) -> LatentModel:
+    """A recipe's model at full size with one of its critics, on the meta device if possible."""
     config = resolve(name)
-    searches = config.model["posterior"]["name"] == "iaf"  # for equal rows of its masks, which need values
+    searches = config.model["posterior"]["name"] == "iaf"  # its masks are compared by value
     with torch.device("cpu" if searches else "meta"):
-        return build_model(config.model, DATA_SHAPES[config.data.source], dict(list(roles(config).items())[:1]))
+        return build_model(
+            config.model, DATA_SHAPES[config.data.source], dict(list(roles(config).items())[:1])
+        )
 
 
 def roles(config: Config) -> dict[str, CriticInputs]:
@@ -42,49 +44,52 @@ def roles(config: Config) -> dict[str, CriticInputs]:
 
 
 def line(name: str) -> str:
-    """A recipe in a line: what it is made of, with numbers of weights, and how it is trained."""
+    """Summarize a recipe: components with numbers of weights, and training options."""
     config = resolve(name)
-    model, train = built(name), config.train
-    own = {key: stated(registry, config_at(config, key)) for key, registry, _ in component_slots()}
+    model, train = build(name), config.train
+    components = {key: describe(registry, config_at(config, key)) for key, registry, _ in component_slots()}
     parts = [
         name,
-        own["method"],
+        components["method"],
         f"{config.data.source} {config.data.preprocessing}",
         f"d = {config.model['latent_dim']}",
-        f"{own['model.encoder']} {weights(model.encoder):,} {own['model.posterior']}",
-        f"{own['model.decoder']} {weights(model.decoder):,} {own['model.likelihood']}",
-        *[f"{len(roles(config))} {own['model.critic']} {weights(c):,}" for c in model.critics.values()],
-        f"{train.steps} × {train.batch_size}, {train.precision}, {train.lr_schedule}, rate {train.lr:g},"
+        f"{components['model.encoder']} {weights(model.encoder):,} {components['model.posterior']}",
+        f"{components['model.decoder']} {weights(model.decoder):,} {components['model.likelihood']}",
+        *[
+            f"{len(roles(config))} {components['model.critic']} {weights(c):,}"
+            for c in model.critics.values()
+        ],
+        f"{train.steps} × {train.batch_size}, {train.precision}, {train.lr_schedule}, lr {train.lr:g},"
         f" β {train.beta1:g} {train.beta2:g}",
-        *[f"critics' {train.critic_lr:g}, {train.critic_beta1:g}" for _ in model.critics],
+        *[f"critic {train.critic_lr:g}, {train.critic_beta1:g}" for _ in model.critics],
     ]
     return " | ".join(parts)
 
 
 def config_at(config: Config, key: str) -> dict[str, Any]:
-    """The component of a slot: its name and options."""
+    """Name and options of the component in a slot."""
     return config.method if key == "method" else config.model[key.removeprefix("model.")]
 
 
-def stated(registry: Registry[Any], spec: dict[str, Any]) -> str:
-    """A component's name and those of its options that are not the default."""
+def describe(registry: Registry[Any], spec: dict[str, Any]) -> str:
+    """A component's name, and its options that differ from the defaults."""
     defaults = {key: p.default for key, p in signature(registry.find(spec["name"])).parameters.items()}
     other = [f"{k} {v}" for k, v in spec.items() if k != "name" and plain(v) != plain(defaults[k])]
     return f"{spec['name']} ({', '.join(other)})" if other else spec["name"]
 
 
 def plain(value: Any) -> Any:
-    """The value with lists for tuples."""
+    """The value with lists instead of tuples."""
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def size(name: str) -> int:
-    """How many weights a recipe has, of one critic."""
-    return weights(built(name))
+    """Number of weights of a recipe, with one critic."""
+    return weights(build(name))
 
 
 def weights(network: nn.Module) -> int:
-    """How many weights it has."""
+    """Number of weights."""
     return sum(p.numel() for p in network.parameters())
 
 

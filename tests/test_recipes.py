@@ -1,4 +1,4 @@
-"""Every recipe that ships: what it says, and that it trains, saves, loads and is judged, on noise of the right shape.
+"""Built-in recipes: their content, and that each trains, saves, loads and is evaluated on noise of the right shape.
 
 Data sets that do not ship are stood in for by noise of their shape. Networks too large for five quick steps keep
 every layer and a part of their width.
@@ -22,18 +22,18 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import advae
+import recipe_table
 from advae.config import Config, read_recipe, resolve
 from advae.methods import METHODS
 from advae.networks import NETWORKS
 from advae.run import Run
-from training import recipe_table
 
 SOURCES = {"mnist": "mnist", "cifar10": "cifar10", "imagenet64": "imagenet", "celeba": "celeba"}
 """What a recipe's name calls its data, and the source it means. Digits and a user's images begin as digits."""
 
 PAPERS = ("AVB table", "AS-VAE table")
 
-STEPS, BATCH, IMAGES, JUDGED = 5, 4, 24, 6
+STEPS, BATCH, IMAGES, NUM_EVALUATED = 5, 4, 24, 6
 SMALL, PIXELS = 4_000_000, 32 * 32  # weights and pixels of what trains at its full width
 SHARE = 16  # of a width that is left where it is not
 WIDTHS = ("channels", "features", "filters", "groups", "heads", "hidden", "length", "width", "z_hidden")
@@ -74,42 +74,42 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 @every_recipe
 def test_a_name_is_method_data_network(name: str) -> None:
     """Method (and variant), data, network; on the embedded digits the network may go without saying."""
-    made = config(name)
+    recipe = config(name)
     data = "|".join(["digits", "images", *SOURCES])
     parts = re.fullmatch(rf"(?P<method>[a-z-]+)-(?P<data>{data})(-(?P<net>[a-z]+[0-9]*))?", name)
     assert parts, "METHOD-DATA-NET, all in lower case"
     method, data, net = parts["method"], parts["data"], parts["net"]
-    assert method == made.method["name"] or method.startswith(f"{made.method['name']}-")
-    assert made.data.source == SOURCES.get(data, "digits")
+    assert method == recipe.method["name"] or method.startswith(f"{recipe.method['name']}-")
+    assert recipe.data.source == SOURCES.get(data, "digits")
     assert net or data == "digits"
 
 
 @every_recipe
-def test_it_says_what_it_trains_and_what_was_published(name: str) -> None:
+def test_description_and_published_value_are_its_own(name: str) -> None:
     """In its own words: neither is taken over from a base, which is another experiment."""
-    made, stated = config(name), own(name)
+    recipe, stated = config(name), own(name)
     assert stated.get("description") and not stated["description"].endswith(".")
-    assert made.published == stated.get("published", "")
-    if made.published:
-        assert made.published.startswith(PAPERS) and re.search(r"\d\.\d", made.published)
-        assert made.data.source != "digits"
+    assert recipe.published == stated.get("published", "")
+    if recipe.published:
+        assert recipe.published.startswith(PAPERS) and re.search(r"\d\.\d", recipe.published)
+        assert recipe.data.source != "digits"
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_it_states_only_what_differs_from_its_base(name: str) -> None:
+def test_recipe_states_only_what_differs_from_its_bases(name: str) -> None:
     """And what it states is what it resolves to: no option is lost, and every option is one that is read."""
-    told, resolved = leaves(own(name)), leaves(config(name).to_dict())
-    assert {key for key in told if key not in resolved} == set()
-    assert {key: value for key, value in told.items() if float_or(resolved[key]) != float_or(value)} == {}
+    stated, resolved = leaves(own(name)), leaves(config(name).to_dict())
+    assert {key for key in stated if key not in resolved} == set()
+    assert {key: value for key, value in stated.items() if float_or(resolved[key]) != float_or(value)} == {}
     if not (on := bases(name)):
         return
     before = leaves(read_recipe({"base": on}))
-    whole = {key for key in told if key.endswith(".name") and before.get(key) != told[key]}
-    chosen_anew = tuple(
+    whole = {key for key in stated if key.endswith(".name") and before.get(key) != stated[key]}
+    replaced_components = tuple(
         key.removesuffix("name") for key in whole
     )  # a component's options are all its own then
-    same = {key for key, value in told.items() if float_or(before.get(key)) == float_or(value)}
-    idle = {key for key in same if not key.startswith(chosen_anew) and not key.endswith(".name")}
+    same = {key for key, value in stated.items() if float_or(before.get(key)) == float_or(value)}
+    idle = {key for key in same if not key.startswith(replaced_components) and not key.endswith(".name")}
     assert idle == set(), f"{on} says so already"
 
 
@@ -122,12 +122,12 @@ def float_or(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", LINES)
-def test_what_it_amounts_to_is_what_was_written_down(name: str) -> None:
+def test_summary_is_unchanged(name: str) -> None:
     """Another line is a change of an experiment."""
     assert recipe_table.line(name) == LINES[name], f"if meant: python {recipe_table.__file__}"
 
 
-def test_no_line_is_left_of_a_recipe_that_is_gone() -> None:
+def test_summaries_are_of_existing_recipes() -> None:
     assert set(LINES) <= set(NAMES)
 
 
@@ -145,7 +145,9 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
     paths = {"digits": "digits"}
     for name in ("mnist", "cifar10"):
         paths[name] = str(root / f"{name}.npy")
-        np.save(paths[name], random.integers(0, 256, (IMAGES, *recipe_table.DATA_SHAPES[name]), dtype=np.uint8))
+        np.save(
+            paths[name], random.integers(0, 256, (IMAGES, *recipe_table.DATA_SHAPES[name]), dtype=np.uint8)
+        )
     for name in ("imagenet", "celeba"):
         (root / name).mkdir()
         for i in range(IMAGES):
@@ -156,13 +158,13 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
     patch.undo()
 
 
-def narrowed(made: Config) -> dict[str, Any]:
+def narrow(recipe: Config) -> dict[str, Any]:
     """Overrides that keep every layer of a recipe's networks and leave a sixteenth of its width."""
-    found: dict[str, Any] = {"model.latent_dim": share(made.model["latent_dim"])}
+    found: dict[str, Any] = {"model.latent_dim": share(recipe.model["latent_dim"])}
     for part in ("encoder", "posterior", "decoder", "critic"):
         for option in WIDTHS:
-            if made.model[part].get(option):
-                found[f"model.{part}.{option}"] = share(made.model[part][option])
+            if recipe.model[part].get(option):
+                found[f"model.{part}.{option}"] = share(recipe.model[part][option])
     return found
 
 
@@ -172,20 +174,20 @@ def share(width: Any) -> Any:
     )
 
 
-def shape(made: Config) -> tuple[int, ...]:
+def shape(recipe: Config) -> tuple[int, ...]:
     """Of the images that a recipe is tried on: its own, but where drawing 64 × 64 pixels in turn would take long."""
-    c, h, w = recipe_table.DATA_SHAPES[made.data.source]
-    in_turn = getattr(NETWORKS.find(made.model["decoder"]["name"]), "autoregressive", False)
+    c, h, w = recipe_table.DATA_SHAPES[recipe.data.source]
+    in_turn = getattr(NETWORKS.find(recipe.model["decoder"]["name"]), "autoregressive", False)
     return (c, SIDE, SIDE) if in_turn and h * w > PIXELS else (c, h, w)
 
 
 def options(name: str, sources: dict[str, str]) -> dict[str, Any]:
-    made = config(name)
-    small = recipe_table.size(name) <= SMALL and math.prod(shape(made)[1:]) <= PIXELS
-    resized = shape(made) != recipe_table.DATA_SHAPES[made.data.source]
+    recipe = config(name)
+    small = recipe_table.size(name) <= SMALL and math.prod(shape(recipe)[1:]) <= PIXELS
+    resized = shape(recipe) != recipe_table.DATA_SHAPES[recipe.data.source]
     return {
         "device": "cpu",
-        "data.source": sources[made.data.source],
+        "data.source": sources[recipe.data.source],
         "data.limit": IMAGES,
         "data.workers": 0,
         "train.steps": STEPS,
@@ -194,24 +196,28 @@ def options(name: str, sources: dict[str, str]) -> dict[str, Any]:
         "train.samples_every": 0,
         "train.validate_every": STEPS,
         **({"data.image_size": SIDE} if resized else {}),
-        **({} if small else narrowed(made)),
+        **({} if small else narrow(recipe)),
     }
 
 
 @every_recipe
-def test_it_trains_saves_loads_and_is_judged(name: str, sources: dict[str, str], tmp_path: Path) -> None:
+def test_recipe_trains_saves_loads_and_is_evaluated(
+    name: str, sources: dict[str, str], tmp_path: Path
+) -> None:
     run = advae.train(name, options=options(name, sources), out=tmp_path / "run", quiet=True)
     model = run.model()
     assert_everything_moved(run, len(list(model.parameters())))
-    average = {k.removeprefix("ema/"): v for k, v in state(run).items() if k.startswith("ema/")}
+    ema = {k.removeprefix("ema/"): v for k, v in state(run).items() if k.startswith("ema/")}
     assert model.x_shape == shape(config(name)) and not model.training
-    assert all(torch.equal(average[key], value) for key, value in model.state_dict().items())
+    assert all(torch.equal(ema[key], value) for key, value in model.state_dict().items())
     assert model.sample(2, seed=0).shape == (2, *model.x_shape)
 
     data = advae.load_data(advae.DataOptions(**run.config["data"]))
-    found = advae.evaluate(model, data, iwae_samples=4, elbo_samples=2, diagnostics=(), limit=JUDGED)
-    assert all(math.isfinite(e.value) for e in found)
-    assert len(found) > 0 or not (model.has_encoder or model.decoder_has_density())
+    estimates = advae.evaluate(
+        model, data, iwae_samples=4, elbo_samples=2, diagnostics=(), limit=NUM_EVALUATED
+    )
+    assert all(math.isfinite(e.value) for e in estimates)
+    assert len(estimates) > 0 or not (model.has_encoder or model.decoder_has_density())
 
 
 def state(run: Run) -> dict[str, torch.Tensor]:
