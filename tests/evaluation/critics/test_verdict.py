@@ -126,7 +126,7 @@ def test_criteria_are_a_table_in_json() -> None:
     """Name, value, threshold and whether it passed; the estimates and the sentence are next to it."""
     result = evaluate_critics(shifted(lambda x: x), replace(images(), limit=300)).to_dict()
     (remark,) = result["remarks"]
-    assert {"about", "text", "warning", "criteria"} == remark.keys() and result["estimates"]
+    assert {"about", "text", "warning", "criteria"} <= remark.keys() and result["estimates"]
     for row in remark["criteria"]:
         assert {"name", "value", "threshold", "passed", "limit"} == row.keys()
     assert {SATURATION, CALIBRATION, OVERFITTING, RATIOS, SIGN, MOMENTS} <= {

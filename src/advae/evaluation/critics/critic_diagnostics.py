@@ -212,8 +212,8 @@ def assess_log_ratio(
         return _critic_estimate(role, metric, values, kind, unit, {**protocol, **more})
 
     def number(metric: str, value: float, stderr: float, kind: Kind, unit: str = "", **more: Any) -> Estimate:
-        args = f"{metric}[{role}]", value, stderr, kind, unit, len(p), {**protocol, **more}, "critics"
-        return Estimate(*args, metric=metric, variant=role)
+        name, more = f"{metric}[{role}]", {**protocol, **more}
+        return Estimate(name, value, stderr, kind, unit, len(p), more, "critics", metric=metric, variant=role)
 
     evidence = CriticEvidence(
         name=critic_name(role, spec),
@@ -288,9 +288,11 @@ def _critic_estimate(
 
 
 def _train_accuracy(role: str, values: Tensor, protocol: Mapping[str, Any]) -> Estimate:
-    protocol, name = {**protocol, "split": "train"}, f"accuracy[{role}] on train"
-    args = values.mean(1), name, "diagnostic", "", protocol, "critics"
-    return from_per_example(*args, metric="accuracy", variant=f"{role}, training data")
+    protocol, variant = {**protocol, "split": "train"}, f"{role}, training data"
+    name = f"accuracy[{role}] on train"
+    return from_per_example(
+        values.mean(1), name, "diagnostic", "", protocol, "critics", metric="accuracy", variant=variant
+    )
 
 
 def _accuracy(role: str, values: Mapping[str, Tensor]) -> Tensor:

@@ -185,11 +185,11 @@ def prior_kl_references(
     values: Mapping[str, Tensor], claims: Tensor, log_prob: Estimate | None
 ) -> list[KLReference]:
     """Return all references for ``KL(q(z|x)‖p(z))``: by the encoder's density or moments, and by log p(x)."""
-    if "posterior_kl" in values:
-        args = values["posterior_kl"], claims, "encoder density", PRIOR_KL, "unbiased"
-    else:
-        args = values["posterior_moment_kl"], claims, "posterior moments", PRIOR_KL, "lower bound"
-    references = [reference_from_examples(*args)]
+    has_density = "posterior_kl" in values
+    bound = values["posterior_kl" if has_density else "posterior_moment_kl"]
+    name = "encoder density" if has_density else "posterior moments"
+    kind: Kind = "unbiased" if has_density else "lower bound"
+    references = [reference_from_examples(bound, claims, name, PRIOR_KL, kind)]
     if log_prob is not None:
         references.append(log_prob_bound(values["expected_log_likelihood"], claims, log_prob))
     return references
