@@ -105,10 +105,10 @@ def binned_kl(counts: Tensor) -> float:
 def kl_from_counts(counts: Tensor) -> dict[str, float]:
     """Return bounds ``low`` and ``high`` of ``KL(q ‖ p(z))``, from counts of samples of q ``[bins, bins]``.
 
-    The loss by cells of width h is of order h² where q/p is smooth in Φ(z), and of order h at a jump. So ``low``, by the
-    cells as they are, is too low by at most what the last halving of the width has gained, which ``high`` adds. ``order`` is
-    the gain of the previous halving divided by that of the last: 4 where smooth, 2 at jumps; below 2 the cells are too
-    wide.
+    The loss by cells of width h is of order h² where q/p is smooth in Φ(z), and of order h at a jump. So ``low``, by
+    the cells as they are, is too low by at most what the last halving of the width has gained, which ``high`` adds.
+    ``order`` is the gain of the previous halving divided by that of the last: 4 where smooth, 2 at jumps; below 2 the
+    cells are too wide.
     """
     coarse = merge_cells(counts)
     fine, half, quarter = (binned_kl(c) for c in (counts, coarse, merge_cells(coarse)))

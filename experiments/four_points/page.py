@@ -102,8 +102,8 @@ def make_page(results: Results, shown: int) -> str:
 
 PAGE = """# Four observations and a two-dimensional latent: do the posteriors tile the prior?
 
-Made by `experiments/four_points/run.py`, after the synthetic example of Mescheder, Nowozin and Geiger (2017). The data are the
-four one-hot vectors of length 4, a quarter each. No model can have more than log p(x) = −log 4 = {best} on
+Made by `experiments/four_points/run.py`, after the synthetic example of Mescheder, Nowozin and Geiger (2017). The data
+are the four one-hot vectors of length 4, a quarter each. No model can have more than log p(x) = −log 4 = {best} on
 average, and one that does has four disjoint posteriors that tile the prior. Four normals cannot.
 
 ![the four posteriors](toy.png)
@@ -132,8 +132,8 @@ The VAE's values are exact up to the grid. AVB's encoder is known by samples: fo
 512² cells of equal prior mass, with Grassberger's correction. Structure within cells is lost, so these KLs are too low;
 what the last halving of the cells' width gained is added, and the table has the conservative bounds: KLs *at most*, the
 ELBO *at least*. Both bounds differ by at most {wide} nats (order of convergence {orders}: 2 at jumps, 4 where smooth).
-The same method on samples of the VAE differs from the exact values by at most {off}. The reconstruction by samples has a
-standard error of {stderr}.
+The same method on samples of the VAE differs from the exact values by at most {off}. The reconstruction by samples has
+a standard error of {stderr}.
 
 *ELBO (critic)*: with the critic's own estimate of the KL, an adversarial estimate. Where the critic underestimates the
 KL it is too high: it exceeds log p(x) for {above} of {trained} seeds.
@@ -143,8 +143,8 @@ KL it is too high: it exceeds log p(x) for {above} of {trained} seeds.
 As in the paper: encoder and decoder of 3 × 64 ELU units, 64 noise dimensions for AVB's encoder, two critic updates per
 step, contrast with the prior, whose density is known to the critic. Different: the critic has 3 × 128 ELU units (five
 residual blocks of 256), learning rates are 1e-3 and 2e-3 with a half cosine (2e-5 and 1e-4), a batch has 64 copies of
-each observation (512 at random), and there are 8,000 steps, so that a run takes minutes; weights are averaged with decay
-0.999. The VAE has the same networks, learning rate, steps and batches. Settings were chosen with AVB's seed 0.
+each observation (512 at random), and there are 8,000 steps, so that a run takes minutes; weights are averaged with
+decay 0.999. The VAE has the same networks, learning rate, steps and batches. Settings were chosen with AVB's seed 0.
 """
 
 

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from advae.data import Dataset, Split, make_protocol
+from advae.data import Dataset, Split, make_preprocessing
 from advae.distributions import Distribution
-from advae.distributions.implicit import Implicit
+from advae.distributions.implicit import ImplicitSampler
 from advae.distributions.normal import Normal
 from advae.model import LatentModel
 
@@ -47,7 +47,9 @@ class Sampler(Encoder):
 
     def forward(self, x: Tensor) -> Distribution:
         mean, L = x @ self.A.T, self.width * torch.linalg.cholesky(self.cov)
-        return Implicit(lambda n: mean + torch.randn(n, *mean.shape) @ L.T, len(x), mean.shape[1:], 2000)
+        return ImplicitSampler(
+            lambda n: mean + torch.randn(n, *mean.shape) @ L.T, len(x), mean.shape[1:], 2000
+        )
 
 
 def toy_model(width: float, d: int = D, n: int = N, *, implicit: bool = False) -> LatentModel:
@@ -57,20 +59,20 @@ def toy_model(width: float, d: int = D, n: int = N, *, implicit: bool = False) -
     """
     decoder = Decoder(d, n).to(torch.get_default_dtype())
     encoder = (Sampler if implicit else Encoder)(decoder.W.detach(), width)
-    return LatentModel(encoder, decoder, x_shape=(n,), latent=d)
+    return LatentModel(encoder, decoder, x_shape=(n,), latent_dim=d)
 
 
 def data_of(model: LatentModel) -> Dataset:
-    """Real vectors drawn from the model itself, standardised by the identity."""
+    """Real vectors drawn from the model itself, standardized by the identity."""
     W = weights(model)
     n, d = W.shape
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(IMAGES, d, generator=generator)
     x = z @ W.T + NOISE * torch.randn(IMAGES, n, generator=generator)
     split = Split("test", x)
-    protocol = make_protocol("standardise", split)
-    protocol.mean, protocol.std = torch.zeros(n), torch.ones(n)  # type: ignore[attr-defined]
-    return Dataset("toy", "toy", (n,), split, split, split, protocol, "0")
+    preprocessing = make_preprocessing("standardize", split)
+    preprocessing.mean, preprocessing.std = torch.zeros(n), torch.ones(n)  # type: ignore[attr-defined]
+    return Dataset("toy", "toy", (n,), split, split, split, preprocessing, "0")
 
 
 def weights(model: LatentModel) -> Tensor:

@@ -19,12 +19,13 @@ NETWORKS = {
 }
 TRAIN = {
     "steps": STEPS,
-    "batch": 16,
+    "batch_size": 16,
     "log_every": 2,
     "validate_every": 6,
     "samples_every": 0,
     "checkpoint_every": 4,
 }
+ELBO_OR_CRITIC = [{"metric": "elbo", "variant": ""}, {"metric": "elbo", "variant": "critic"}]
 TIMES = ("seconds", "ms_per_step", "evaluation_seconds")
 
 
@@ -52,7 +53,7 @@ def table(**more: Any) -> dict[str, Any]:
     """A definition."""
     return {
         "title": "Two small rows",
-        "source": "Nobody (2017), table 0",
+        "source": "Smith (2017), table 0",
         "rows": [
             {
                 "label": "VAE",
@@ -66,17 +67,29 @@ def table(**more: Any) -> dict[str, Any]:
             },
         ],
         "columns": {
-            "elbo": {"title": "ELBO, nats", "ours": ["elbo", "elbo (critic)"], "needs": "likelihood"},
-            "nll": {"title": "NLL, nats", "ours": ["iwae-*"], "negated": True, "needs": "likelihood"},
-            "rmse": {"title": "RMSE", "ours": ["rmse"], "needs": "encoder", "baseline": ["rmse (PCA-*)"]},
-            "ais": {"title": "NLL by AIS", "ours": ["ais"], "negated": True, "needs": "likelihood"},
+            "elbo": {"title": "ELBO, nats", "ours": ELBO_OR_CRITIC, "unit": "nats", "needs": "likelihood"},
+            "nll": {
+                "title": "NLL, nats",
+                "ours": ["iwae"],
+                "unit": "nats",
+                "negated": True,
+                "needs": "likelihood",
+            },
+            "rmse": {"title": "RMSE", "ours": ["rmse"], "needs": "encoder", "baseline": True},
+            "ais": {
+                "title": "NLL by AIS",
+                "ours": ["ais"],
+                "unit": "nats",
+                "negated": True,
+                "needs": "likelihood",
+            },
         },
         "evaluation": [
-            {"likelihood": ["elbo", "iwae"], "importance": 4, "draws": 2, "checks": []},
-            {"likelihood": ["ais"], "chains": 2, "temperatures": 3, "limit": 4, "checks": []},
+            {"likelihood": ["elbo", "iwae"], "iwae_samples": 4, "elbo_samples": 2, "diagnostics": []},
+            {"likelihood": ["ais"], "chains": 2, "temperatures": 3, "limit": 4, "diagnostics": []},
         ],
         "references": ["vae-small"],
-        "notes": ["Nobody published this."],
+        "notes": ["This table was never published."],
         **more,
     }
 

@@ -217,6 +217,6 @@ def _load_data(table: Table, configs: Iterable[Config], log: Log) -> dict[DataOp
                 f"Data of table {table.name} cannot be read: {error.what}",
                 given=error.given or options.source,
                 expected=error.expected,
-                fix="give their path: --data.source PATH (several: --data.source NAME=PATH); see docs/data.md",
+                fix="give their path: --data.source PATH, or NAME=PATH for each data set (docs/reference/data.md)",
             ) from None
     return data
