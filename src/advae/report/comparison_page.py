@@ -39,23 +39,11 @@ def write_comparison(runs: Sequence[Run], out: Path, comparison: Comparison | No
     metrics = {name: run.metrics() for name, run in zip(comparison.runs, runs, strict=True)}
     figures: list[HtmlFigure] = []
     if samples:
-        figures.append(
-            embed_figure(
-                lambda theme: labeled_grids(samples, theme=theme),
-                "Samples.",
-                SAMPLES_CAPTION,
-                file=out / "compare-samples.png",
-            )
-        )
+        file = out / "compare-samples.png"
+        figures.append(embed_figure(file, "Samples.", SAMPLES_CAPTION, labeled_grids, samples))
     if any(collect_curves(lines) for lines in metrics.values()):
-        figures.append(
-            embed_figure(
-                lambda theme: overlaid_curves(metrics, theme=theme),
-                "Training curves.",
-                CURVES_CAPTION,
-                file=out / "compare-curves.png",
-            )
-        )
+        file = out / "compare-curves.png"
+        figures.append(embed_figure(file, "Training curves.", CURVES_CAPTION, overlaid_curves, metrics))
     page = render(
         "comparison.html",
         runs=comparison.runs,

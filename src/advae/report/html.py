@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from advae.io import write_atomically
-from advae.report.figures.style import DARK, LIGHT, Theme, to_png
+from advae.report.figures.style import DARK, LIGHT, to_png
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,11 @@ class HtmlFigure:
 
 
 def embed_figure(
-    plot: Callable[[Theme], Figure], title: str, caption: str, *, file: Path | None = None
+    file: Path, title: str, caption: str, plot: Callable[..., Figure], *args: Any, **options: Any
 ) -> HtmlFigure:
-    """Plot a figure in both themes; the light version is also written to ``file``."""
-    light, dark = plot(LIGHT), plot(DARK)
-    if file is not None:
-        write_atomically(file, to_png(light, LIGHT))
+    """Call ``plot(*args, theme=theme, **options)`` for both themes; the light version is also written to ``file``."""
+    light, dark = (plot(*args, theme=theme, **options) for theme in (LIGHT, DARK))
+    write_atomically(file, to_png(light, LIGHT))
     light_png, dark_png = to_png(light, LIGHT, transparent=True), to_png(dark, DARK, transparent=True)
     return HtmlFigure(_data_uri(light_png), _data_uri(dark_png), png_size(light_png)[0] // 2, title, caption)
 

@@ -154,30 +154,20 @@ def make_figures(summary: dict[str, Any], samples: PosteriorSamples, folder: Pat
     labels = list(summary["parameters"])
     hmc = "" if samples.reference is None else " Dark line, a long run of Hamiltonian Monte Carlo."
     first = f" The first {MAX_MARGINALS} of {len(labels)} parameters." if len(labels) > MAX_MARGINALS else ""
+    plotted = (samples.fits, labels, samples.baselines, samples.reference)
+    caption = f"{MARGINALS_CAPTION}{hmc}{first}"
     figures = {
-        "marginals": embed_figure(
-            lambda theme: marginals(samples.fits, labels, samples.baselines, samples.reference, theme=theme),
-            "Marginals.",
-            f"{MARGINALS_CAPTION}{hmc}{first}",
-            file=folder / "marginals.png",
-        )
+        "marginals": embed_figure(folder / "marginals.png", "Marginals.", caption, marginals, *plotted)
     }
     if len(labels) > 1:
-        figures["pairs"] = embed_figure(
-            lambda theme: pairs(samples.fits, labels, samples.baselines, samples.reference, theme=theme),
-            "Pairs.",
-            PAIRS_CAPTION,
-            file=folder / "pairs.png",
-        )
+        figures["pairs"] = embed_figure(folder / "pairs.png", "Pairs.", PAIRS_CAPTION, pairs, *plotted)
     if summary["history"]:
         steps = [step for step, _ in summary["history"]]
         values = np.array([bounds for _, bounds in summary["history"]], dtype=np.float64)
         evidence = (summary["log_evidence"]["value"], summary["log_evidence"]["stderr"])
         figures["bounds"] = embed_figure(
-            lambda theme: training_bounds(steps, values, evidence, theme=theme),
-            "ELBO per step.",
-            BOUND_CAPTION,
-            file=folder / "bounds.png",
+            *(folder / "bounds.png", "ELBO per step.", BOUND_CAPTION),
+            *(training_bounds, steps, values, evidence),
         )
     return figures
 

@@ -125,48 +125,42 @@ def make_figures(
         figures |= latent_figures(figure_data, figure_data.latents, data, folder)
     quantities = collect_curves(metrics)
     if quantities:
+        caption = CURVES_CAPTION + (CYCLE_ERRORS_CAPTION if "error/x" in quantities else "")
         figures["curves"] = embed_figure(
-            lambda theme: training_curves(metrics, theme=theme),
-            "Training curves.",
-            CURVES_CAPTION + (CYCLE_ERRORS_CAPTION if "error/x" in quantities else ""),
-            file=folder / "curves.png",
+            folder / "curves.png", "Training curves.", caption, training_curves, metrics
         )
     return figures
 
 
 def image_figures(figure_data: FigureData, folder: Path) -> dict[str, HtmlFigure]:
     """Return samples, and reconstructions and interpolations or, without an encoder, observations."""
+    split, originals = figure_data.split, figure_data.originals
+    caption = f"{figure_data.samples_description}; not selected."
     figures = {
-        "samples": embed_figure(
-            lambda theme: image_grid(figure_data.samples, theme=theme),
-            "Samples.",
-            f"{figure_data.samples_description}; not selected.",
-            file=folder / "samples.png",
-        )
+        "samples": embed_figure(folder / "samples.png", "Samples.", caption, image_grid, figure_data.samples)
     }
-    reconstructions, paths = figure_data.reconstructions, figure_data.paths
-    if reconstructions is None:
+    if figure_data.reconstructions is None:
+        caption = f"Preprocessed observations of the {split} split, for comparison; not selected."
         figures["observations"] = embed_figure(
-            lambda theme: image_grid(figure_data.originals, theme=theme),
-            "Observations.",
-            f"Preprocessed observations of the {figure_data.split} split, for comparison; not selected.",
-            file=folder / "observations.png",
+            folder / "observations.png", "Observations.", caption, image_grid, originals
         )
         return figures
-    figures["reconstructions"] = embed_figure(
-        lambda theme: reconstruction_pairs(figure_data.originals, reconstructions, theme=theme),
-        "Reconstructions.",
-        f"Preprocessed observations x of the {figure_data.split} split, and below each the mean of p(x|z) at its"
-        " latent; not selected.",
-        file=folder / "reconstructions.png",
+    caption = (
+        f"Preprocessed observations x of the {split} split, and below each the mean of p(x|z) at its latent; not"
+        " selected."
     )
-    if paths is not None:
+    figures["reconstructions"] = embed_figure(
+        *(folder / "reconstructions.png", "Reconstructions.", caption),
+        *(reconstruction_pairs, originals, figure_data.reconstructions),
+    )
+    if figure_data.paths is not None:
+        caption = (
+            f"Decoded paths between the latents of two observations of the {split} split, which are shown at the ends"
+            " of each row."
+        )
         figures["interpolations"] = embed_figure(
-            lambda theme: interpolation_rows(paths, figure_data.endpoints, theme=theme),
-            "Interpolations.",
-            f"Decoded paths between the latents of two observations of the {figure_data.split} split, which are shown"
-            " at the ends of each row.",
-            file=folder / "interpolations.png",
+            *(folder / "interpolations.png", "Interpolations.", caption),
+            *(interpolation_rows, figure_data.paths, figure_data.endpoints),
         )
     return figures
 
@@ -174,22 +168,21 @@ def image_figures(figure_data: FigureData, folder: Path) -> dict[str, HtmlFigure
 def vector_figures(figure_data: FigureData, folder: Path) -> dict[str, HtmlFigure]:
     """Return samples of data that are not images and, with an encoder, reconstructions."""
     description = figure_data.samples_description[:1].lower() + figure_data.samples_description[1:]
+    caption = (
+        f"Observations of the {figure_data.split} split and {description}: in two dimensions, and as densities of"
+        " single values (data filled, model outlined)."
+    )
     figures = {
         "samples": embed_figure(
-            lambda theme: vector_samples(figure_data.data, figure_data.samples, theme=theme),
-            "Samples.",
-            f"Observations of the {figure_data.split} split and {description}: in two dimensions, and as densities of"
-            " single values (data filled, model outlined).",
-            file=folder / "samples.png",
+            *(folder / "samples.png", "Samples.", caption),
+            *(vector_samples, figure_data.data, figure_data.samples),
         )
     }
-    reconstructions = figure_data.reconstructions
-    if reconstructions is not None:
+    if figure_data.reconstructions is not None:
+        caption = f"Reconstructed against original values, {figure_data.split} split; dashed, equality."
         figures["reconstructions"] = embed_figure(
-            lambda theme: vector_reconstructions(figure_data.originals, reconstructions, theme=theme),
-            "Reconstructions.",
-            f"Reconstructed against original values, {figure_data.split} split; dashed, equality.",
-            file=folder / "reconstructions.png",
+            *(folder / "reconstructions.png", "Reconstructions.", caption),
+            *(vector_reconstructions, figure_data.originals, figure_data.reconstructions),
         )
     return figures
 
@@ -199,35 +192,30 @@ def latent_figures(
 ) -> dict[str, HtmlFigure]:
     """Return the latents in two dimensions, the aggregated posterior against the prior, and true posteriors."""
     per_example, labels, posteriors = (
-        figure_data.latents_per_example,
-        figure_data.labels,
-        figure_data.posteriors,
-    )
+        figure_data.latents_per_example, figure_data.labels, figure_data.posteriors,
+    )  # fmt: skip
     samples = "One sample" if per_example == 1 else f"{per_example} samples"
     projection = "" if latents.shape[1] == 2 else ", projected on their principal directions"
     panels = "Right" if labels is None else "Left: colored by label, with names at the class medians. Right"
-    class_names = getattr(data, "class_names", None)
+    caption = (
+        f"{samples} from q(z|x) for each of {format_count(figure_data.num_encoded)} observations of the"
+        f" {figure_data.split} split{projection}. {panels}: {LATENTS_CAPTION}"
+    )
+    names = getattr(data, "class_names", None)
     figures = {
         "latents": embed_figure(
-            lambda theme: latent_scatter(latents, labels, names=class_names, theme=theme),
-            "Latents.",
-            f"{samples} from q(z|x) for each of {format_count(figure_data.num_encoded)} observations of the"
-            f" {figure_data.split} split{projection}. {panels}: {LATENTS_CAPTION}",
-            file=folder / "latents.png",
+            folder / "latents.png", "Latents.", caption, latent_scatter, latents, labels, names=names
         ),
         "prior": embed_figure(
-            lambda theme: aggregated_posterior(latents, theme=theme),
-            "Aggregated posterior and prior.",
-            PRIOR_CAPTION,
-            file=folder / "prior.png",
+            *(folder / "prior.png", "Aggregated posterior and prior.", PRIOR_CAPTION),
+            *(aggregated_posterior, latents),
         ),
     }
     if posteriors is not None:
+        caption = f"For the first {len(posteriors.axes)} of these observations: {POSTERIORS_CAPTION}"
         figures["posteriors"] = embed_figure(
-            lambda theme: posterior_panels(posteriors, theme=theme),
-            "True posteriors and the encoder’s.",
-            f"For the first {len(posteriors.axes)} of these observations: {POSTERIORS_CAPTION}",
-            file=folder / "posteriors.png",
+            *(folder / "posteriors.png", "True posteriors and the encoder’s.", caption),
+            *(posterior_panels, posteriors),
         )
     return figures
 

@@ -65,13 +65,11 @@ def inference_gap_figure(arrays: Arrays, estimate: Estimate, file: Path) -> Html
         return None
     values, protocol = arrays["value"], estimate.get("protocol") or {}
     log_prob, bound = protocol.get("log_prob", "log p(x)"), protocol.get("bound", "ELBO")
-    return embed_figure(
-        lambda theme: value_histogram(values, "log p(x) − ELBO, nats", theme=theme),
-        "Inference gap.",
+    caption = (
         f"log p(x) − ELBO of each image: {log_prob} minus {bound}, {format_count(len(values))} images. For an encoder"
-        f" that equals the true posterior the gap is zero.{GAP_CAVEATS.get(str(estimate.get('kind')), '')}",
-        file=file,
+        f" that equals the true posterior the gap is zero.{GAP_CAVEATS.get(str(estimate.get('kind')), '')}"
     )
+    return embed_figure(file, "Inference gap.", caption, value_histogram, values, "log p(x) − ELBO, nats")
 
 
 def ais_figure(arrays: Arrays, estimate: Estimate, file: Path) -> HtmlFigure | None:
@@ -80,26 +78,24 @@ def ais_figure(arrays: Arrays, estimate: Estimate, file: Path) -> HtmlFigure | N
         return None
     chains = (estimate.get("protocol") or {}).get("chains")
     of_chains = f" of the {format_count(chains)} chains" if chains else " of the chains"
-    return embed_figure(
-        lambda theme: ais_histograms(arrays["ess"], arrays["acceptance"], chains, theme=theme),
-        "Annealed importance sampling, per image.",
+    caption = (
         f"Left: effective sample size{of_chains} of an image; near 1, a single chain dominates and the bound may be"
-        " loose. Right: acceptance rate of the HMC transitions; near 0, the chains did not move.",
-        file=file,
+        " loose. Right: acceptance rate of the HMC transitions; near 0, the chains did not move."
     )
+    title = "Annealed importance sampling, per image."
+    return embed_figure(file, title, caption, ais_histograms, arrays["ess"], arrays["acceptance"], chains)
 
 
 def memorization_figure(arrays: Arrays, estimate: Estimate, file: Path) -> HtmlFigure | None:
     """Return the figure of the samples closest to training images."""
     if not _have_images(arrays, "samples", "nearest"):
         return None
-    return embed_figure(
-        lambda theme: nearest_neighbors(arrays["samples"], arrays["nearest"], theme=theme),
-        "Nearest training images.",
+    caption = (
         "The samples closest to training images, with the nearest training image below each. Near-identical pairs"
-        " would indicate memorization.",
-        file=file,
+        " would indicate memorization."
     )
+    pairs = arrays["samples"], arrays["nearest"]
+    return embed_figure(file, "Nearest training images.", caption, nearest_neighbors, *pairs)
 
 
 FIGURES: dict[str, Callable[[Arrays, Estimate, Path], HtmlFigure | None]] = {
