@@ -23,7 +23,7 @@ from advae.evaluation.likelihood.bounds import elbo, iwae, log_weights
 from advae.methods.vae import VAE
 from advae.model import Conditional, LatentModel
 from evaluation import toy
-from evaluation.test_bounds import below, gaussian_kl
+from evaluation.likelihood.test_bounds import below, gaussian_kl
 from evaluation.toy import D, data_of, toy_model
 from truth.sampling import assert_close, assert_sharp, batch_means, gradient
 from truth.test_flow_posteriors import log_joint
@@ -212,8 +212,8 @@ def test_bound_is_below_the_elbo_by_the_kl_of_the_reverse_model() -> None:
 def test_importance_weights_are_unbiased_for_the_evidence() -> None:
     """Also with a wrong r, E[p(x, z)/q̂] = p(x) for each image, within 5 standard errors.
 
-    r is narrower than the exact one, so that weights have a variance. IWAE rises to log p(x): at K it is about Var[w]/2K
-    below (Taylor).
+    r is narrower than the exact one, so that weights have a variance. IWAE rises to log p(x): at K it is about
+    Var[w]/2K below (Taylor).
     """
     model = with_marginal(WIDTH, SHIFT, STRETCH)
     observed = EvalData(data_of(model), limit=50)

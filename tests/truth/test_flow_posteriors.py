@@ -140,7 +140,7 @@ def test_importance_weights_match_the_inverse_of_the_flow(trained: Run) -> None:
 def test_annealing_starts_from_a_flow(trained: Run) -> None:
     """Its density is differentiated in the latent, with frozen weights."""
     model, data = trained.model(), advae.load_data(DataOptions(**trained.config["data"]))
-    options = AISConfig(chains=2, temperatures=4, start="encoder", leapfrogs=1)
+    options = AISConfig(chains=2, temperatures=4, init="encoder", leapfrog_steps=1)
     assert math.isfinite(ais(model, EvalData(data, limit=3), options).value)
 
 

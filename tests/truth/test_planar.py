@@ -29,8 +29,8 @@ def extreme_parameters() -> tuple[Tensor, Tensor]:
 def test_every_layer_is_invertible(dtype: torch.dtype) -> None:
     """wᵀû > −1 for any output of the network, and the returned wᵀû is that of the returned û.
 
-    To rounding: n + 2 roundings of numbers as large as |w||û| and wᵀu; without the constraint wᵀû would be below −1 by a
-    number of order one. The value that the density uses is above the margin in both precisions.
+    To rounding: n + 2 roundings of numbers as large as |w||û| and wᵀu; without the constraint wᵀû would be below −1 by
+    a number of order one. The value that the density uses is above the margin in both precisions.
     """
     u, w = (v.to(dtype) for v in extreme_parameters())
     u_hat, a = constrain_u(u, w)

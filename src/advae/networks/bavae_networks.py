@@ -131,7 +131,8 @@ class BAVAECritic(FeatureCritic):
         dropout: float = 0.0,
         gain: float = 1.0,
     ) -> None:
-        features, num_features = nn.Flatten(), 0
+        features: nn.Module = nn.Flatten()
+        num_features = 0
         if math.prod(x_shape):
             features, num_features = conv_pairs(image_shape(x_shape, "critic"), channels, activation, norm)
         super().__init__(features, num_features, z_shape, z_hidden, hidden, activation, norm, dropout, gain)

@@ -6,7 +6,8 @@
 
 Down- and upsampling are convolutions of stride 2 as in Radford et al. (2015). Each P_l is a learned matrix that
 projects the noise or the latent onto the whole map of its scale, so that it enters every scale and not only the first.
-Residual blocks: h ← act(h + conv(act(conv(h)))) (He et al. 2015). What the paper leaves open is listed in docs/papers/avb.md.
+Residual blocks: h ← act(h + conv(act(conv(h)))) (He et al. 2015). Choices that the paper leaves open:
+docs/papers/avb.md.
 """
 
 from __future__ import annotations
