@@ -9,8 +9,8 @@ training: batches, binarization, all players, gradient norms, checks, metrics an
 and on a GPU as a CUDA graph. The hand-written loops have no checks, metrics and averages. All take turns in one
 process; medians are written to results/speed-training.json and, from it, results/speed-training.md.
 
-On a CPU, glibc's environment variables of docs/reference/speed.md (MALLOC_TRIM_THRESHOLD_, MALLOC_MMAP_MAX_) apply to all
-contenders; they must be set before the process starts.
+On a CPU, glibc's environment variables of docs/reference/speed.md (MALLOC_TRIM_THRESHOLD_, MALLOC_MMAP_MAX_) apply to
+all contenders; they must be set before the process starts.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 PyTorch multiplies float32 matrices on the CPU by MKL. On AVX-512 processors of vendors other than Intel, MKL uses half
 the width of the vector registers. oneDNN, which PyTorch uses for convolutions and bfloat16, uses the full width: it is
-twice as fast there (docs/reference/speed.md), and results differ by rounding only. Graphs that :mod:`advae.inductor` compiles
-therefore contain oneDNN's products on such machines. The choice depends on the processor alone, and nothing outside
-these graphs changes.
+twice as fast there (docs/reference/speed.md), and results differ by rounding only. Graphs that :mod:`advae.inductor`
+compiles therefore contain oneDNN's products on such machines. The choice depends on the processor alone, and nothing
+outside these graphs changes.
 """
 
 from __future__ import annotations

@@ -90,10 +90,13 @@ def accumulate_gradients(
 
 
 def batch_metrics(method: Method, losses: Losses, means: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the means of diagnostics and losses over a batch, by ``PLAYER:NAME``."""
-    metrics = {
-        f"{_player_of(method, key)}:{key}": value.float().mean() for key, value in losses.diagnostics.items()
-    }
+    """Return the means of diagnostics and losses over a batch, by ``PLAYER:NAME``.
+
+    The model's diagnostics come first: its non-finite values spread to critics, and an error names the first one.
+    """
+    players = {key: _player_of(method, key) for key in losses.diagnostics}
+    keys = sorted(players, key=lambda key: players[key] != "model")
+    metrics = {f"{players[key]}:{key}": losses.diagnostics[key].float().mean() for key in keys}
     return metrics | {f"{player}:loss": mean.detach() for player, mean in means.items()}
 
 

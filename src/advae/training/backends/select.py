@@ -2,8 +2,8 @@
 
 The choice depends on the device and on the number of remaining steps, never on measured time, so that the same run on
 the same machine always gets the same backend. Compilation costs 15 to 110 ms per operation, once, and saves 3 µs or
-more per operation and step (docs/reference/speed.md). Both are proportional to the number of operations. The number of steps
-after which compilation pays for itself is therefore nearly independent of the network.
+more per operation and step (docs/reference/speed.md). Both are proportional to the number of operations. The number of
+steps after which compilation pays for itself is therefore nearly independent of the network.
 
 A compiled step is compared with the eager one on the first batch: losses must agree for the same seed.
 """
