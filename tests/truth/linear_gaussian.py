@@ -19,7 +19,7 @@ import torch
 from torch import Size, Tensor, nn
 
 from advae.distributions import Distribution
-from advae.distributions.base import SampledOnly
+from advae.distributions.base import ImplicitDistribution
 from advae.distributions.normal import Normal
 from advae.model import LatentModel
 
@@ -57,7 +57,7 @@ class Gauss:
         return self.mean + torch.randn(n, len(self.mean)) @ torch.linalg.cholesky(self.cov).T
 
 
-class Correlated(SampledOnly):
+class Correlated(ImplicitDistribution):
     """``N(mean [B, d], L Lᵀ)``, which hides its density as an implicit encoder would but knows its moments."""
 
     def __init__(self, mean: Tensor, L: Tensor) -> None:
@@ -132,7 +132,7 @@ class Truth:
     """
 
     def __init__(self, model: LatentModel, data: Gauss) -> None:
-        self.data, self.n, self.d = data, len(data.mean), model.latent
+        self.data, self.n, self.d = data, len(data.mean), model.latent_dim
         encoder, decoder = model.encoder, model.decoder
         self.V, self.c, self.t2 = encoder.weight, encoder.bias, encoder.L @ encoder.L.T
         self.W, self.b, self.s2 = decoder.weight, decoder.bias, decoder.L @ decoder.L.T
@@ -224,4 +224,4 @@ def make(correlated: bool = False, n: int = 2) -> tuple[LatentModel, Gauss]:
     encoder = Affine(0.5 * torch.randn(n, n, generator=rng), 0.3 * torch.randn(n, generator=rng), L)
     scale = torch.diag(torch.tensor([0.9, 0.8])[:n])
     decoder = Affine(0.4 * torch.randn(n, n, generator=rng), 0.3 * torch.randn(n, generator=rng), scale)
-    return LatentModel(encoder, decoder, x_shape=(n,), latent=n), data
+    return LatentModel(encoder, decoder, x_shape=(n,), latent_dim=n), data

@@ -148,7 +148,7 @@ def _check_matmul() -> CheckResult:
 
 
 def _check_allocator() -> CheckResult:
-    """Check for allocator settings that keep freed memory in the process (docs/speed.md)."""
+    """Check for allocator settings that keep freed memory in the process (docs/reference/speed.md)."""
     names = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "LD_PRELOAD")
     settings = " ".join(f"{name}={os.environ[name]}" for name in names if os.environ.get(name))
     advice = "default; MALLOC_TRIM_THRESHOLD_=2147483647 MALLOC_MMAP_MAX_=0 can make training on a CPU faster"

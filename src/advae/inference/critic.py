@@ -6,7 +6,7 @@
 
 A critic should learn only what is not known. At first q equals its normal r and the log ratio is zero. When q reaches
 the posterior, log q/r equals κ up to a constant, and again nothing remains to be learned. A critic without κ must
-represent the whole posterior in a network that knows nothing of its scales (measured in docs/inference.md).
+represent the whole posterior in a network that knows nothing of its scales (measured in docs/reference/inference.md).
 
 κ is clamped below because samples of r reach places where p is e^−1000 of itself; there T is t alone. It is clamped
 above only at MAX_LOG_RATIO: in a heavy tail p is far above r and log r falls quadratically, so that with a small upper

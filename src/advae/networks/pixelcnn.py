@@ -168,7 +168,7 @@ def check_shapes(in_shape: Sequence[int], out_shape: Sequence[int], noise_dim: i
         raise ConfigError(
             "A pixelcnn takes neither latents nor noise.",
             given=f"input of shape {tuple(in_shape)}, noise_dim {noise_dim}",
-            fix="as a decoder, with model.encoder none: set model.latent to 0, and train it by mle",
+            fix="as a decoder, with model.encoder none: set model.latent_dim to 0, and train it by mle",
         )
     if len(out_shape) < 3:
         raise ConfigError(

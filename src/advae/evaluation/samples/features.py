@@ -177,7 +177,7 @@ def _cached_inception(path: Path) -> Inception:
             "The weights of the Inception network are missing.",
             given=path,
             fix="pip install 'advae[fidelity]', which downloads them; or --feature-extractor PATH.safetensors"
-            " (docs/metrics.md explains the conversion)",
+            " (docs/reference/metrics.md explains the conversion)",
         )
     with _weights_only():
         fidelity = import_module("torch_fidelity").FeatureExtractorInceptionV3("inception", ["2048"])

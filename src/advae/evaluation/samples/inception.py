@@ -236,6 +236,6 @@ def read_inception(path: Path) -> Inception:
             "The weights are not those of the Inception network of published Fréchet distances.",
             given=f"{path}: {str(error)[:MAX_MESSAGE_LENGTH]}",
             expected=f"a state dict of pt_inception-2015-12-05, with {NUM_CLASSES} outputs",
-            fix="other Inception v3 weights give other values; see docs/metrics.md",
+            fix="other Inception v3 weights give other values; see docs/reference/metrics.md",
         ) from None
     return network.eval().requires_grad_(False)
