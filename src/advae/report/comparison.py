@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 INCIDENTAL_SETTINGS = {"seed", "device", "batch", "batch_size", "time"}  # do not affect comparability
 TIGHTNESS_SETTINGS = {  # move a bound closer to log p(x) or farther from it, but leave it a bound
     *("estimator", "proposal", "draws", "samples"),
-    *("chains", "temperatures", "schedule", "start", "leapfrogs"),
+    *("chains", "temperatures", "schedule", "init", "leapfrog_steps"),
 }
 BOUND_KINDS = {"lower bound", "upper bound"}
 MAX_TIE_SIGMAS = 2.0  # standard errors of a difference up to which two runs are equally good
