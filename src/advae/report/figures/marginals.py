@@ -71,7 +71,8 @@ def marginals(
             axes.set_xlim(edges[0], edges[-1])
             axes.set_ylim(bottom=0)
             axes.xaxis.set_major_locator(MaxNLocator(3))
-            label_histogram(axes, escape_mathtext(labels[j]))
+            is_mass_on_left = bool(np.median(pooled) < 0.7 * edges[0] + 0.3 * edges[-1])
+            label_histogram(axes, escape_mathtext(labels[j]), on_right=is_mass_on_left)
         handles = _legend_handles(baselines, reference is not None, theme)
         figure.legend(handles=handles, loc="outside upper left", ncols=5)
     return figure

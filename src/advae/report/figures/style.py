@@ -145,9 +145,10 @@ def finite_rows(values: ArrayLike) -> FloatArray:
     return array[np.isfinite(array).all(axis=1)]
 
 
-def label_histogram(axes: Axes, name: str) -> None:
+def label_histogram(axes: Axes, name: str, *, on_right: bool = False) -> None:
     """Label a histogram in its corner, and remove the vertical axis, whose scale has no meaning."""
-    axes.text(0.03, 0.97, name, transform=axes.transAxes, va="top")
+    x, alignment = (0.97, "right") if on_right else (0.03, "left")
+    axes.text(x, 0.97, name, transform=axes.transAxes, va="top", ha=alignment)
     axes.margins(y=0.12)
     axes.grid(False)
     axes.set_yticks([])
