@@ -14,7 +14,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -45,20 +44,20 @@ def bdmc(
     annealer = Annealer(model, data, config or AISConfig(), num_directions=2)
     protocol = {**annealer.protocol("bidirectional Monte Carlo"), "images": "made by the model"}
 
-    def compute(batch: Batch, *, direction: Literal["forward", "reverse"]) -> Mapping[str, Tensor]:
+    def compute(batch: Batch, *, reverse: bool) -> Mapping[str, Tensor]:
         seed = mix_seeds(data.seed, batch.start, 2)
         z, x = generate(annealer.model, len(batch.x), annealer.discretize, seed)
         make_path = annealer.make_path(x)
-        if direction == "forward":
-            log_w, _ = annealer.run_forward(make_path, batch)
-        else:
+        if reverse:
             log_w, _ = annealer.run_reverse(make_path, z, batch)
+        else:
+            log_w, _ = annealer.run_forward(make_path, batch)
         value = torch.logsumexp(log_w, 0) - math.log(annealer.config.chains)
-        return {"value": value if direction == "forward" else -value}
+        return {"value": -value if reverse else value}
 
     lower, upper = (
-        annealer.map(partial(compute, direction=direction), protocol, label, runner)["value"]
-        for direction, label in (("forward", "annealing forward"), ("reverse", "annealing in reverse"))
+        annealer.map(partial(compute, reverse=reverse), protocol, label, runner)["value"]
+        for reverse, label in ((False, "annealing forward"), (True, "annealing in reverse"))
     )
 
     def estimate(variant: str, values: Tensor, kind: Kind) -> Estimate:
