@@ -83,7 +83,7 @@ class StepBenchmark:
             workers=config.data.workers,
         )
         step = TrainStep(setup.fabric, setup.model.train(), setup.method, config.train)
-        backend = config.train.backend
+        backend: str = config.train.backend
         if backend == "auto":
             backend, _ = auto_backend(step, config.train.steps)
         use_graph = backend == "cuda-graph" and device.type == "cuda"
