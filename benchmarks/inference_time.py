@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from inference_page import markdown
 from inference_targets import TARGETS
-from turns import machine, where
+from timing import describe_machine, machine_record
 
 import advae
 from advae.inference.hmc_reference import HMCConfig, sample_hmc
@@ -79,7 +79,8 @@ def make_page(record: dict[str, Any]) -> str:
         rows.append([name, *cells])
     head = ["target", *FAMILIES, f"{NUM_CHAINS} chains of HMC", "warm-up + transitions"]
     text = (__doc__ or "").split("\n\n", 2)[2].strip()
-    return f"# Time of inference\n\n{text}\n\n{machine(record)} CPU seconds, distance:\n\n{markdown(head, rows)}\n"
+    machine, table = describe_machine(record), markdown(head, rows)
+    return f"# Time of inference\n\n{text}\n\n{machine} CPU seconds, distance:\n\n{table}\n"
 
 
 def main() -> None:
@@ -91,7 +92,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     diagnostics = json.loads(RESULTS.read_text())["reference"]
-    record: dict[str, Any] = {"targets": {}} | where(torch.device("cpu"))
+    record: dict[str, Any] = {"targets": {}} | machine_record(torch.device("cpu"))
     for name in args.targets.split(","):
         reference = reference_samples(name, TARGETS[name](), diagnostics)
         result: dict[str, Any] = {family: time_fit(name, family, reference) for family in FAMILIES}

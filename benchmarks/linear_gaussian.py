@@ -1,18 +1,15 @@
-"""Every method trained from scratch on data whose evidence and posteriors are known, seeds 0 to 4.
+"""Every method trained on linear-Gaussian data, whose evidence and posteriors are known, with seeds 0 to 4.
 
-    python benchmarks/linear_gaussian.py [option of advae reproduce …]
+    python benchmarks/linear_gaussian.py [--seeds 0 1] [--methods avb-ac] [--runs DIR] [--out DIR]
 
-Trains each method with each seed (a finished run is not trained again), measures how far encoder and decoder are from
-the exact posterior and evidence (``known_gaussian.py``), and writes results/linear-gaussian.json, .md and .png. It is
-a table as ``advae reproduce`` knows them, which is judged and shown in a way of its own.
+Trains each method with each seed (completed runs are not trained again), measures the distance of encoder and decoder
+from the exact posterior and evidence (``known_gaussian.py``), and writes results/linear-gaussian.json, .md and .png.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import shlex
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +18,13 @@ import torch
 from known_gaussian import CODES, DRAWS, IMAGES, REPEATS, D, N, made, measure, truth
 from linear_gaussian_page import figure, page
 
-from advae.cli.reproduce_command import parser, reproduce
 from advae.config import merge
-from advae.io import sha256, write_atomically
-from advae.reproduce.jobs import Job, Plan, Record, Stage, Study
-from advae.reproduce.table_spec import Row, Table
-from advae.run import Run
+from advae.errors import AdvaeError
+from advae.io import file_sha256, read_json, write_atomically, write_json
+from advae.training.train import train_or_resume
 
 NAME = "linear-gaussian"
-TUNED, SHOWN = 0, 1  # settings were chosen on the first seed, so the figure shows the next
+SHOWN_SEED = 1  # settings were chosen on seed 0
 
 BASE: dict[str, Any] = {
     "device": "cpu",
@@ -56,7 +51,7 @@ IMPLICIT = {"name": "implicit", "noise_dim": 8}
 BASIS = {"name": "noise-basis", "num_basis": 4, "noise_dim": 8, "hidden": [32]}
 AVB = {"name": "avb", "critic_steps": 2}
 
-CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "vae": ("VAE", {"method": {"name": "vae"}, "train": {"lr": 5e-3}}),
     "avb": ("AVB", {"method": AVB, "model": {"posterior": IMPLICIT}, "train": {"lr": 1e-3}}),
     "avb-ac": ("AVB + AC", {"method": AVB | {"contrast": "diagonal"}, "model": {"posterior": BASIS}}),
@@ -72,76 +67,77 @@ CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }
-# Of standard deviations (a share) and of evidence (nats), in the median over seeds.
+# Largest relative error of standard deviations and largest evidence gap (nats), in the median over seeds.
 TARGETS = {"avb-ac": (0.03, 0.02), "avb": (0.05, 0.05)}
 
 
-PROTOCOL = {"images": IMAGES, "codes": CODES, "repeats": REPEATS}
-
-
-# --- results ------------------------------------------------------------------------------------------------
-
-
-def reached(choice: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """A target beside the medians: standard deviations against both references, the worse of them counts."""
-    std, evidence = TARGETS[choice]
-    found = max(float(np.median([r[which]["std"] for r in runs])) for which in ("own", "true"))
+def target_record(method: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a target next to the medians; of both references for standard deviations the worse one counts."""
+    max_std, max_gap = TARGETS[method]
+    std = max(float(np.median([r[reference]["std"] for r in runs])) for reference in ("own", "true"))
     gap = float(np.median([r["evidence_gap"] for r in runs]))
-    met = found <= std and gap <= evidence
-    return {"method": CHOICES[choice][0], "std": [std, found], "evidence": [evidence, gap], "met": met}
+    is_met = std <= max_std and gap <= max_gap
+    return {"method": METHODS[method][0], "std": [max_std, std], "evidence": [max_gap, gap], "met": is_met}
 
 
-def publish(plan: Plan, records: Sequence[Record], out: Path) -> list[Path]:
-    """Write the three files of results from all runs so far."""
-    exact, data = truth()[0], made(plan.wanted.runs)
-    good = {name: [r for r in records if r["recipe"] == name and "error" not in r] for name in CHOICES}
-    targets = [reached(name, good[name]) for name in TARGETS if good[name]]
-    about = {
+def run_method(method: str, seed: int, runs: Path, source: str) -> dict[str, Any]:
+    """Train and measure one method with one seed; completed work is reused."""
+    label, options = METHODS[method]
+    folder = runs / f"{method}-s{seed}"
+    recipe = {"recipe": method} | merge(BASE, options)
+    overrides = {"seed": seed, "data.source": source}
+    record: dict[str, Any] = {"recipe": method, "method": label, "seed": seed, "run": str(folder)}
+    try:
+        run = train_or_resume(recipe, options=overrides, out=folder)
+        path = folder / "known_gaussian.json"
+        if not path.exists():
+            write_json(path, measure(run))
+    except AdvaeError as error:
+        return record | {"error": str(error)}
+    seconds = run.metrics()[-1]["time"]
+    return record | {"seconds": seconds, "config": run.config, **read_json(path)}
+
+
+def write_pages(records: list[dict[str, Any]], out: Path, data: Path) -> None:
+    """Write the results of all runs as JSON, Markdown and PNG."""
+    exact = truth()[0]
+    complete = {m: [r for r in records if r["recipe"] == m and "error" not in r] for m in METHODS}
+    targets = [target_record(method, complete[method]) for method in TARGETS if complete[method]]
+    results = {
         "data": {
             "draws": DRAWS,
             "W": exact.W.tolist(),
             "noise_variance": float(exact.S[0, 0]),
             "posterior_covariance": exact.C.tolist(),
-            "sha256": sha256(data),
+            "sha256": file_sha256(data),
         },
-        "protocol": PROTOCOL,
+        "protocol": {"images": IMAGES, "codes": CODES, "repeats": REPEATS},
         "targets": targets,
-        "runs": list(records),
+        "runs": records,
     }
-    by = {label: [r for r in records if r["recipe"] == name] for name, (label, _) in CHOICES.items()}
-    by = {label: runs for label, runs in by.items() if runs}
-    shown = {
-        CHOICES[name][0]: Path(r["run"]) for name, runs in good.items() for r in runs if r["seed"] == SHOWN
-    }
-    paths = [out / f"{NAME}.{ending}" for ending in ("json", "md", "png")]
-    write_atomically(paths[0], json.dumps(about, indent=1, ensure_ascii=False) + "\n")
-    write_atomically(paths[1], page(by, targets, SHOWN))
-    write_atomically(paths[2], figure(shown))
-    return paths
+    by_method = {METHODS[m][0]: [r for r in records if r["recipe"] == m] for m in METHODS}
+    shown = {r["method"]: Path(r["run"]) for rs in complete.values() for r in rs if r["seed"] == SHOWN_SEED}
+    write_atomically(out / f"{NAME}.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    by_method = {label: runs for label, runs in by_method.items() if runs}
+    write_atomically(out / f"{NAME}.md", page(by_method, targets, SHOWN_SEED))
+    write_atomically(out / f"{NAME}.png", figure(shown))
 
 
-def judged(plan: Plan, job: Job, run: Run, stage: Stage) -> Record:
-    """What is measured of a run."""
-    with stage("measuring", 1) as tick:
-        found = measure(run)
-        tick(1)
-    return found
-
-
-TABLE = Table(
-    name=NAME,
-    title="Trained on a linear-Gaussian model",
-    source="",
-    rows=tuple(
-        Row(label, {"recipe": name} | merge(BASE, options)) for name, (label, options) in CHOICES.items()
-    ),
-    seeds=tuple(range(5)),
-)
-STUDY = Study(lambda plan, job: PROTOCOL, judged, publish, lambda folder: {NAME: str(made(folder))})
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, nargs="*", default=list(range(5)))
+    parser.add_argument("--methods", nargs="*", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--runs", type=Path, default=Path("runs") / NAME)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    args.runs.mkdir(parents=True, exist_ok=True)
+    data = made(args.runs)
+    records = [run_method(m, seed, args.runs, str(data)) for m in args.methods for seed in args.seeds]
+    write_pages(records, args.out, data)
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    given = parser().parse([NAME, *sys.argv[1:]])
-    given.command = shlex.join(["python", *sys.argv])
-    sys.exit(reproduce(TABLE, STUDY, given))
+    main()
