@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 INCIDENTAL_SETTINGS = {"seed", "device", "batch", "batch_size", "time"}  # do not affect comparability
 TIGHTNESS_SETTINGS = {  # move a bound closer to log p(x) or farther from it, but leave it a bound
-    *("estimator", "proposal", "draws", "samples"),
+    *("estimator", "proposal", "samples"),
     *("chains", "temperatures", "schedule", "init", "leapfrog_steps"),
 }
 BOUND_KINDS = {"lower bound", "upper bound"}
