@@ -166,8 +166,7 @@ def make_figures(summary: dict[str, Any], samples: PosteriorSamples, folder: Pat
         values = np.array([bounds for _, bounds in summary["history"]], dtype=np.float64)
         evidence = (summary["log_evidence"]["value"], summary["log_evidence"]["stderr"])
         figures["bounds"] = embed_figure(
-            *(folder / "bounds.png", "ELBO per step.", BOUND_CAPTION),
-            *(training_bounds, steps, values, evidence),
+            folder / "bounds.png", "ELBO per step.", BOUND_CAPTION, training_bounds, steps, values, evidence
         )
     return figures
 

@@ -150,8 +150,12 @@ def image_figures(figure_data: FigureData, folder: Path) -> dict[str, HtmlFigure
         " selected."
     )
     figures["reconstructions"] = embed_figure(
-        *(folder / "reconstructions.png", "Reconstructions.", caption),
-        *(reconstruction_pairs, originals, figure_data.reconstructions),
+        folder / "reconstructions.png",
+        "Reconstructions.",
+        caption,
+        reconstruction_pairs,
+        originals,
+        figure_data.reconstructions,
     )
     if figure_data.paths is not None:
         caption = (
@@ -159,8 +163,12 @@ def image_figures(figure_data: FigureData, folder: Path) -> dict[str, HtmlFigure
             " of each row."
         )
         figures["interpolations"] = embed_figure(
-            *(folder / "interpolations.png", "Interpolations.", caption),
-            *(interpolation_rows, figure_data.paths, figure_data.endpoints),
+            folder / "interpolations.png",
+            "Interpolations.",
+            caption,
+            interpolation_rows,
+            figure_data.paths,
+            figure_data.endpoints,
         )
     return figures
 
@@ -174,15 +182,18 @@ def vector_figures(figure_data: FigureData, folder: Path) -> dict[str, HtmlFigur
     )
     figures = {
         "samples": embed_figure(
-            *(folder / "samples.png", "Samples.", caption),
-            *(vector_samples, figure_data.data, figure_data.samples),
+            folder / "samples.png", "Samples.", caption, vector_samples, figure_data.data, figure_data.samples
         )
     }
     if figure_data.reconstructions is not None:
         caption = f"Reconstructed against original values, {figure_data.split} split; dashed, equality."
         figures["reconstructions"] = embed_figure(
-            *(folder / "reconstructions.png", "Reconstructions.", caption),
-            *(vector_reconstructions, figure_data.originals, figure_data.reconstructions),
+            folder / "reconstructions.png",
+            "Reconstructions.",
+            caption,
+            vector_reconstructions,
+            figure_data.originals,
+            figure_data.reconstructions,
         )
     return figures
 
@@ -207,15 +218,21 @@ def latent_figures(
             folder / "latents.png", "Latents.", caption, latent_scatter, latents, labels, names=names
         ),
         "prior": embed_figure(
-            *(folder / "prior.png", "Aggregated posterior and prior.", PRIOR_CAPTION),
-            *(aggregated_posterior, latents),
+            folder / "prior.png",
+            "Aggregated posterior and prior.",
+            PRIOR_CAPTION,
+            aggregated_posterior,
+            latents,
         ),
     }
     if posteriors is not None:
         caption = f"For the first {len(posteriors.axes)} of these observations: {POSTERIORS_CAPTION}"
         figures["posteriors"] = embed_figure(
-            *(folder / "posteriors.png", "True posteriors and the encoder’s.", caption),
-            *(posterior_panels, posteriors),
+            folder / "posteriors.png",
+            "True posteriors and the encoder’s.",
+            caption,
+            posterior_panels,
+            posteriors,
         )
     return figures
 
