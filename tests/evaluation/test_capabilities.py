@@ -1,4 +1,4 @@
-"""What is said of models that lack an encoder, codes or a density, and what is refused before any work."""
+"""Evaluation of models without an encoder, latents or a density, and errors before any computation."""
 
 from __future__ import annotations
 
@@ -55,27 +55,26 @@ def generator(method: str = "gan") -> LatentModel:
     return model_of(IMPLICIT, method=method)
 
 
-class Untouched(Runner):
-    """Work that must not begin."""
+class UnusedRunner(Runner):
+    """A runner that must not be used."""
 
     def map(self, *args: Any, **more: Any) -> Any:
-        raise AssertionError("work was begun")
+        raise AssertionError("the runner was used")
 
     def stage(self, *args: Any) -> AbstractContextManager[Any]:  # type: ignore[override]
-        raise AssertionError("work was begun")
+        raise AssertionError("the runner was used")
 
 
 @pytest.mark.parametrize("method", ["gan", "wgan-gp"])
-def test_a_gan_is_judged_by_its_critic_and_says_the_rest(method: str) -> None:
+def test_gan_has_critic_diagnostics_and_remarks_on_missing_sections(method: str) -> None:
     result = evaluate(generator(method), digits("dequantize"), limit=LIMIT)
     assert {e.section for e in result} == {"critics"}
-    said = {remark.about: remark.text for remark in result.remarks}
-    assert {"reconstruction", "likelihood", "critic"} <= set(said)
+    assert {"reconstruction", "likelihood", "critic"} <= {remark.about for remark in result.remarks}
 
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 @pytest.mark.parametrize(
-    ("model", "has"),
+    ("build", "supported"),
     [
         (lambda: generator(), {"critics"}),
         (lambda: model_of(IMPLICIT), set()),
@@ -86,34 +85,34 @@ def test_a_gan_is_judged_by_its_critic_and_says_the_rest(method: str) -> None:
         (lambda: model_of(IMPLICIT, encoder="mlp", method="bavae"), {"posterior", "critics"}),
     ],
 )
-def test_the_impossible_is_refused_by_name_before_any_work(model: Any, has: set[str]) -> None:
-    """Each of what the model lacks, by itself; left out where that is asked for; what it has is no error."""
-    made, data = model(), digits("dequantize")
+def test_unsupported_metrics_raise_before_any_computation(build: Any, supported: set[str]) -> None:
+    """Each unsupported metric raises by itself and is left out with ``strict=False``; supported ones do neither."""
+    model, data = build(), digits("dequantize")
     names = dict.fromkeys(LIKELIHOODS, "likelihood") | {"posterior": "diagnostics", "critics": "diagnostics"}
-    assert set(names) - set(unsupported_metrics(made, EvalData(data))) == has
-    for name in set(names) - has:
+    assert set(names) - set(unsupported_metrics(model, EvalData(data))) == supported
+    for name in set(names) - supported:
         with pytest.raises((UnsupportedError, NoDensityError)) as caught:
-            evaluate(made, data, runner=Untouched(), **{names[name]: name})
+            evaluate(model, data, runner=UnusedRunner(), **{names[name]: name})
         assert caught.value.fix and caught.value.exit_code == 2
     everything = {"likelihood": tuple(LIKELIHOODS), "diagnostics": ("posterior", "critics")}
     result = evaluate(
-        made, data, **everything, strict=False, limit=4, elbo_samples=1, iwae_samples=2, bdmc_images=2,  # type: ignore[arg-type]
+        model, data, **everything, strict=False, limit=4, elbo_samples=1, iwae_samples=2, bdmc_images=2,  # type: ignore[arg-type]
         annealing=AISConfig(chains=2, temperatures=2, init="prior"),
     )  # fmt: skip
-    assert bool(result) == bool(has)
+    assert bool(result) == bool(supported)
 
 
 def test_annealing_without_an_encoder_starts_from_the_prior() -> None:
     model, data = model_of(NORMAL), digits("dequantize")
     with pytest.raises(UnsupportedError, match=r"full(.|\n)*prior"):
-        evaluate(model, data, likelihood="ais", runner=Untouched())
+        evaluate(model, data, likelihood="ais", runner=UnusedRunner())
     start = AISConfig(chains=2, temperatures=3, init="prior")
     result = evaluate(model, data, likelihood="ais", annealing=start, limit=4)
     assert [e.name for e in result] == ["ais", "ais (bits/dim)"]
 
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
-def test_without_codes_the_density_is_the_exact_likelihood() -> None:
+def test_density_without_latents_is_the_exact_likelihood() -> None:
     """Bernoulli pixels whose logits are the decoder's biases b: log p(x) = Σ x b − log(1 + e^b)."""
     model, data = model_of({"name": "bernoulli"}, 0), digits("gray")
     bias = model.decoder.network.body[-1].bias  # type: ignore[union-attr]
@@ -130,8 +129,8 @@ def test_without_codes_the_density_is_the_exact_likelihood() -> None:
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 @pytest.mark.parametrize("likelihood", ["normal", "discretized-normal"])
-def test_of_8_bit_images_it_is_of_levels_and_in_bits(likelihood: str) -> None:
-    """A normal N(½, 0.3²) for every pixel (its sigmoid at zero), integrated over each level's bin in float64.
+def test_exact_likelihood_of_8_bit_images_is_in_bits_per_dimension(likelihood: str) -> None:
+    """N(½, 0.3²) for every pixel (its sigmoid at zero), integrated over each level's bin in float64.
 
     The model computes in float32: 1e-5 of 64 pixels' log probabilities.
     """
@@ -153,18 +152,17 @@ def test_of_8_bit_images_it_is_of_levels_and_in_bits(likelihood: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
-def test_an_exact_likelihood_does_not_depend_on_how_many_images_are_scored_at_a_time(
+def test_exact_likelihood_does_not_depend_on_the_batch_size(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Some at a time, as networks of pixels are deep and wide."""
     model, observed = model_of({"name": "bernoulli"}, 0), EvalData(digits("gray"), limit=LIMIT)
     whole = exact(model, observed).per_example["value"]
     monkeypatch.setattr(sys.modules["advae.evaluation.likelihood.exact"], "DIMS_PER_BATCH", 64 * 7)
     torch.testing.assert_close(exact(model, observed).per_example["value"], whole)
 
 
-def test_pixels_one_by_one_are_scored_by_levels_too() -> None:
-    """PixelCNN++ scores levels itself; its figures say so, and come in bits."""
+def test_pixelcnn_likelihood_uses_bin_probabilities() -> None:
+    """PixelCNN++ defines probabilities of levels; the protocol says so, and values are also in bits."""
     spec = {
         "latent_dim": 0,
         "encoder": {"name": "none"},
@@ -183,8 +181,8 @@ def test_pixels_one_by_one_are_scored_by_levels_too() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
-def test_samples_of_a_model_without_codes_are_draws() -> None:
-    """Its mean is one image: what is judged must differ from sample to sample."""
+def test_samples_of_a_model_without_latents_are_random() -> None:
+    """Its mean is a single image, so samples of p(x) are evaluated instead."""
     model, data = model_of({"name": "bernoulli"}, 0), digits("gray")
     images = model_samples(model, data, 16, seed=0)
     shown = images.get(torch.arange(16))
@@ -192,7 +190,7 @@ def test_samples_of_a_model_without_codes_are_draws() -> None:
     assert len(shown.flatten(1).unique(dim=0)) > 1
 
 
-def test_a_critic_of_images_alone_is_judged_as_a_log_ratio() -> None:
+def test_critic_of_images_has_log_ratio_diagnostics() -> None:
     result = evaluate(generator(), digits("dequantize"), limit=LIMIT)
     names = {e.name for e in result}
     assert {
@@ -204,8 +202,8 @@ def test_a_critic_of_images_alone_is_judged_as_a_log_ratio() -> None:
     assert not any("prior" in name for name in names)  # there is no KL to a prior without an encoder
 
 
-def test_a_potential_is_not_judged_as_a_log_ratio() -> None:
-    """Its figures are of held-out images, and none of them is a KL, a calibration or a saturation."""
+def test_wasserstein_potential_has_no_log_ratio_diagnostics() -> None:
+    """Its diagnostics are for held-out images, without a KL, calibration or saturation."""
     model, data = generator("wgan-gp"), digits("dequantize")
     result = evaluate(model, data, limit=LIMIT)
     assert [e.name for e in result] == [

@@ -1,4 +1,4 @@
-"""The evaluation against closed forms: a linear-Gaussian model whose evidence is known, a constant decoder."""
+"""Evaluation against closed forms: a linear-Gaussian model with known evidence, and a constant decoder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def model() -> LatentModel:
 
 
 class Constant(nn.Module):
-    """A decoder that always says the same gray."""
+    """A decoder with the same gray level everywhere."""
 
     def __init__(self, shape: tuple[int, ...], gray: float) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Constant(nn.Module):
         return Normal(mean, torch.tensor(math.log(0.1)))
 
 
-def test_rmse_of_a_constant_is_computed_by_hand() -> None:
+def test_rmse_of_a_constant_decoder_by_hand() -> None:
     data = load_data(DataOptions(source="digits", preprocessing="dequantize"))
     head = build_model(SMALL, data.x_shape).encoder
     model = LatentModel(head, Constant(data.x_shape, 100.0), x_shape=data.x_shape, latent_dim=2)
@@ -59,8 +59,8 @@ SMALL = {
 }
 
 
-def test_eight_bit_images_are_scored_by_probabilities_of_values() -> None:
-    """A normal over 8-bit images gives the same figure as the discretised one, never its density."""
+def test_normal_likelihood_of_8_bit_images_uses_bin_probabilities() -> None:
+    """A normal over 8-bit images gives the same value as the discretized one, never its density."""
     data = load_data(DataOptions(source="digits", preprocessing="dequantize"))
     torch.manual_seed(0)
     plain = build_model(SMALL, data.x_shape)
@@ -77,7 +77,7 @@ def test_eight_bit_images_are_scored_by_probabilities_of_values() -> None:
     assert nats.value < 0  # a log probability of values; the density of these images can be positive
 
 
-def test_the_same_seed_gives_the_same_figures_and_they_say_their_protocol() -> None:
+def test_same_seed_gives_the_same_estimates_with_their_protocol() -> None:
     data = load_data(DataOptions(source="digits", preprocessing="binarize-dynamic"))
     torch.manual_seed(0)
     model = build_model(SMALL | {"likelihood": {"name": "bernoulli"}}, data.x_shape)
@@ -89,8 +89,8 @@ def test_the_same_seed_gives_the_same_figures_and_they_say_their_protocol() -> N
         assert estimate.stderr > 0 or estimate.kind in ("diagnostic", "baseline")
 
 
-def test_an_implicit_encoder_has_a_bound_by_a_fitted_proposal_only() -> None:
-    """What its critic says of the ELBO is called an adversarial estimate; a bound names the normal it was made with."""
+def test_implicit_encoder_is_bounded_only_with_a_fitted_proposal() -> None:
+    """The critic's ELBO is an adversarial estimate; names of bounds include the fitted normal."""
     data = load_data(DataOptions(source="digits", preprocessing="gray"))
     spec = SMALL | {"posterior": {"name": "implicit", "noise_dim": 4}, "likelihood": {"name": "bernoulli"}}
     model = build_model(spec, data.x_shape, ["critic"], {"method": {"name": "avb"}})
@@ -102,8 +102,8 @@ def test_an_implicit_encoder_has_a_bound_by_a_fitted_proposal_only() -> None:
         elbo(model, EvalData(data), proposal="encoder")
 
 
-def test_a_density_of_gray_levels_is_no_likelihood() -> None:
-    """A normal over v/255, or over standardized images, would be scored by its density: no figure, and a warning."""
+def test_density_of_gray_levels_is_not_a_likelihood() -> None:
+    """A normal over v/255, or over standardized images, has only a density: no estimate, and a warning."""
     for protocol in ("gray", "standardize"):
         data = load_data(DataOptions(source="digits", preprocessing=protocol))
         result = evaluate(build_model(SMALL, data.x_shape), data, diagnostics=())
@@ -112,7 +112,7 @@ def test_a_density_of_gray_levels_is_no_likelihood() -> None:
 
 
 def test_selected_metrics_are_computed() -> None:
-    """Names are checked before any work, and the sharpest figure of log p(x) goes into the inference gap."""
+    """Names are checked before any work, and the inference gap uses the tightest estimate of log p(x)."""
     model = toy_model(1.5)
     data = data_of(model)
     options = AISConfig(chains=4, temperatures=5)
@@ -133,14 +133,14 @@ def test_selected_metrics_are_computed() -> None:
             evaluate(model, data, **wrong)  # type: ignore[arg-type]
 
 
-def test_a_wrong_split_is_said() -> None:
+def test_unknown_split_raises_and_lists_the_splits() -> None:
     data = load_data(DataOptions(source="digits"))
     with pytest.raises(ConfigError, match="test"):
         EvalData(data, "tset")
 
 
-def test_the_adversarial_estimate_is_scored_like_every_other_figure() -> None:
-    """With a critic of zero it is minus the reconstruction, in probabilities of 8-bit values, minus the rest."""
+def test_adversarial_elbo_uses_bin_probabilities() -> None:
+    """With a critic of zero it is minus the reconstruction error, in probabilities of 8-bit values."""
     data = load_data(DataOptions(source="digits", preprocessing="dequantize"))
     torch.manual_seed(0)
     spec = SMALL | {"posterior": {"name": "implicit", "noise_dim": 4}}
@@ -151,26 +151,26 @@ def test_the_adversarial_estimate_is_scored_like_every_other_figure() -> None:
     result = evaluate(model, data)
     assert result.find("claimed KL to the prior[critic]").value == 0
     both = result.find("elbo (critic)"), result.find("reconstruction")
-    # The two draw codes of their own; an untrained decoder hardly depends on them.
+    # The two use different latents, on which an untrained decoder hardly depends.
     assert both[0].value == pytest.approx(-both[1].value, rel=0.01)
     assert both[0].protocol["likelihood"] == both[1].protocol["likelihood"] == "bin probabilities"
 
 
-def test_other_data_are_standardized_as_the_training_data_were(model: LatentModel) -> None:
-    mine, other = data_of(model), data_of(model)
-    model.info["data"] = mine.describe()
+def test_other_data_are_standardized_like_the_training_data(model: LatentModel) -> None:
+    training, other = data_of(model), data_of(model)
+    model.info["data"] = training.describe()
     other.preprocessing.mean = torch.full((N,), 5.0)  # type: ignore[attr-defined]
-    seen = match_training_preprocessing(model, other).preprocessing
+    matched = match_training_preprocessing(model, other).preprocessing
     raw = other.test.raw(range(3))
-    torch.testing.assert_close(seen.apply(raw), mine.preprocessing.apply(raw))
-    assert not torch.allclose(other.preprocessing.apply(raw), mine.preprocessing.apply(raw))
+    torch.testing.assert_close(matched.apply(raw), training.preprocessing.apply(raw))
+    assert not torch.allclose(other.preprocessing.apply(raw), training.preprocessing.apply(raw))
 
 
-def test_images_that_were_drawn_otherwise_are_others() -> None:
-    """The stored images and their checksum are the same; what is judged is not."""
-    said = [
+def test_binarization_seed_is_part_of_the_protocol() -> None:
+    """The stored images and their checksum are the same, but the evaluated images differ."""
+    protocols = [
         EvalData(load_data(DataOptions(preprocessing="binarize-static", binarize_seed=seed))).protocol()
         for seed in (0, 1, 1)
     ]
-    assert said[0] != said[1] == said[2]
-    assert said[0]["checksum"] == said[1]["checksum"]
+    assert protocols[0] != protocols[1] == protocols[2]
+    assert protocols[0]["checksum"] == protocols[1]["checksum"]

@@ -1,4 +1,4 @@
-"""The posterior of linear-Gaussian models: gaps, active units, aggregated posteriors and grids in closed form."""
+"""Latent diagnostics of linear-Gaussian models: gaps, active units, aggregated posteriors and grids in closed form."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ def truth(model: LatentModel, eval_data: EvalData) -> Estimate:
     return from_per_example(exact(model, x), "exact", "exact", "nats", protocol)
 
 
-def test_the_inference_gap_is_the_divergence_from_the_true_posterior() -> None:
-    """Of two normals, and the same for every image."""
+def test_inference_gap_is_the_kl_from_the_true_posterior() -> None:
+    """The KL of two normals, which is the same for every image."""
     model = toy_model(width=1.5)
     eval_data = EvalData(data_of(model))
     bound = elbo(model, eval_data, num_samples=200)
     result = evaluate_posterior(model, eval_data, log_prob=truth(model, eval_data), bound=bound)
     gap = result.find("inference gap")
     cov = model.encoder.cov  # type: ignore[union-attr]
-    mine = torch.diag(1.5**2 * cov.diagonal())
+    q_cov = torch.diag(1.5**2 * cov.diagonal())
     inverse = torch.linalg.inv(cov)
-    kl = 0.5 * (torch.trace(inverse @ mine) - D + torch.logdet(cov) - torch.logdet(mine)).item()
-    # The draws of the ELBO are all that varies: five standard errors, and float32.
+    kl = 0.5 * (torch.trace(inverse @ q_cov) - D + torch.logdet(cov) - torch.logdet(q_cov)).item()
+    # Only the ELBO's samples are random: five standard errors, and float32.
     assert gap.value == pytest.approx(kl, abs=5 * gap.stderr + 1e-5)
     assert 5 * gap.stderr < 0.1 * kl
     assert (gap.kind, gap.unit, gap.n, gap.section) == ("unbiased", "nats", IMAGES, "posterior")
@@ -57,7 +57,7 @@ def test_the_inference_gap_is_the_divergence_from_the_true_posterior() -> None:
     assert (gap.protocol["log_prob"], gap.protocol["bound"]) == ("exact", "elbo")
 
 
-def figure(kind: str, name: str = "ais", value: float = 0.0, **protocol: object) -> Estimate:
+def make_estimate(kind: str, name: str = "ais", value: float = 0.0, **protocol: object) -> Estimate:
     return from_per_example(value + torch.arange(4.0), name, kind, "nats", {"split": "test", **protocol})  # type: ignore[arg-type]
 
 
@@ -70,36 +70,39 @@ def figure(kind: str, name: str = "ais", value: float = 0.0, **protocol: object)
         ("lower bound", "adversarial estimate", "adversarial estimate"),
     ],
 )
-def test_the_kind_of_a_gap_follows_from_its_figures(log_prob: str, bound: str, kind: str) -> None:
-    (gap,) = inference_gap(figure(log_prob), figure(bound, "elbo", -3.0))
+def test_kind_of_a_gap_follows_from_its_two_estimates(log_prob: str, bound: str, kind: str) -> None:
+    (gap,) = inference_gap(make_estimate(log_prob), make_estimate(bound, "elbo", -3.0))
     assert (gap.kind, gap.value) == (kind, 3.0)
 
 
-def test_the_gap_of_a_fitted_normal_is_called_so() -> None:
+def test_gap_of_a_fitted_normal_has_its_variant() -> None:
     (gap,) = inference_gap(
-        figure("lower bound"),
-        replace(figure("lower bound", "elbo[full-normal]", -3.0), variant="full-normal"),
+        make_estimate("lower bound"),
+        replace(make_estimate("lower bound", "elbo[full-normal]", -3.0), variant="full-normal"),
     )
     assert gap.name == "inference gap[full-normal]"
 
 
-def test_figures_of_other_images_have_no_gap() -> None:
+def test_gap_of_estimates_on_different_images_raises() -> None:
     with pytest.raises(ConfigError, match="same examples"):
-        inference_gap(figure("exact"), figure("lower bound", split="train"))
+        inference_gap(make_estimate("exact"), make_estimate("lower bound", split="train"))
     with pytest.raises(ConfigError, match="same examples"):
         inference_gap(
-            from_per_example(torch.zeros(3), "ais", "exact", "nats", {"split": "test"}), figure("lower bound")
+            from_per_example(torch.zeros(3), "ais", "exact", "nats", {"split": "test"}),
+            make_estimate("lower bound"),
         )
 
 
-def test_an_estimate_below_the_bound_is_warned_of() -> None:
-    low = figure("lower bound", value=-2.0)
-    (remark,) = inference_gap(low, figure("lower bound", "elbo")).remarks
+def test_estimate_below_the_bound_has_a_warning() -> None:
+    low = make_estimate("lower bound", value=-2.0)
+    (remark,) = inference_gap(low, make_estimate("lower bound", "elbo")).remarks
     assert remark.warning
-    assert not inference_gap(figure("lower bound", value=2.0), figure("lower bound", "elbo")).remarks
+    assert not inference_gap(
+        make_estimate("lower bound", value=2.0), make_estimate("lower bound", "elbo")
+    ).remarks
 
 
-def test_without_both_figures_there_is_no_gap() -> None:
+def test_gap_needs_an_elbo_and_a_log_likelihood() -> None:
     model = toy_model(width=1.0)
     eval_data = EvalData(data_of(model))
     result = evaluate_posterior(model, eval_data, bound=iwae(model, eval_data, 2))
@@ -112,25 +115,25 @@ VARIANCES = (1.0, 0.3, 0.02, 0.005, 0.0)  # of E[z|x] over images: three dimensi
 
 
 class Line(nn.Module):
-    """``N(a ⊙ x, diag(1 − a²))``: of standard normal x it makes standard normal codes, whatever a is.
+    """``N(a ⊙ x, diag(1 − a²))``: for standard normal x, latents are standard normal for every a.
 
     Args:
-        hidden: show the draws only.
+        implicit: provide samples only, without a density.
     """
 
-    def __init__(self, hidden: bool, shift: float = 0.0) -> None:
+    def __init__(self, implicit: bool, shift: float = 0.0) -> None:
         super().__init__()
         self.a = nn.Parameter(torch.tensor(VARIANCES).sqrt())
-        self.hidden, self.shift = hidden, shift
+        self.implicit, self.shift = implicit, shift
 
     def forward(self, x: Tensor) -> Distribution:
         scale = (1 - self.a.square()).clamp_min(1e-12).sqrt()
         q = Normal(self.a * x + self.shift, scale.log())
-        return ImplicitSampler(lambda n: q.rsample((n,)), len(x), x.shape[1:]) if self.hidden else q
+        return ImplicitSampler(lambda n: q.rsample((n,)), len(x), x.shape[1:]) if self.implicit else q
 
 
-def line(hidden: bool, count: int, shift: float = 0.0) -> tuple[LatentModel, EvalData]:
-    """A model with such an encoder, and images that are whitened exactly: sample mean 0 and covariance I."""
+def line(implicit: bool, count: int, shift: float = 0.0) -> tuple[LatentModel, EvalData]:
+    """A model with such an encoder, and exactly whitened data: sample mean 0 and covariance I."""
     x = torch.randn(count, N, dtype=torch.float64)
     x = x - x.mean(0)
     x = torch.linalg.solve_triangular(torch.linalg.cholesky(x.T @ x / (count - 1)), x.T, upper=False).T
@@ -139,25 +142,25 @@ def line(hidden: bool, count: int, shift: float = 0.0) -> tuple[LatentModel, Eva
     preprocessing.mean, preprocessing.std = torch.zeros(N), torch.ones(N)  # type: ignore[attr-defined]
     data = Dataset("line", "line", (N,), split, split, split, preprocessing, "0")
     decoder = nn.Linear(N, N)
-    return LatentModel(Line(hidden, shift), decoder, x_shape=(N,), latent_dim=N), EvalData(data)
+    return LatentModel(Line(implicit, shift), decoder, x_shape=(N,), latent_dim=N), EvalData(data)
 
 
 def test_active_units_of_a_normal_encoder_are_exact() -> None:
-    model, eval_data = line(hidden=False, count=400)
+    model, eval_data = line(implicit=False, count=400)
     result = evaluate_posterior(model, eval_data).find("active units")
     assert (result.value, result.unit) == (3, "of 5")
-    assert result.per_example["variance"].tolist() == pytest.approx(VARIANCES, abs=1e-5)  # float32 codes
+    assert result.per_example["variance"].tolist() == pytest.approx(VARIANCES, abs=1e-5)  # float32 latents
     assert result.stderr < 1e-3  # no dimension is within four standard errors of the threshold
 
 
-def test_active_units_of_an_implicit_encoder_are_not_biased_by_its_noise() -> None:
-    """Twenty runs: each dimension's variance is right on average, and the idle one's as precise as is said.
+def test_active_units_of_an_implicit_encoder_are_unbiased() -> None:
+    """Twenty runs: each dimension's variance is right on average, and that of the inactive one has the stated error.
 
-    Of 50 draws a mean has a variance of 0.02 where a code has 1: counted in, it would make all dimensions active.
+    The mean of 50 samples has a variance of 0.02 where a latent has 1: included, it would make all dimensions active.
     """
     runs = []
     for _ in range(20):
-        model, eval_data = line(hidden=True, count=400)
+        model, eval_data = line(implicit=True, count=400)
         result = evaluate_posterior(model, replace(eval_data, seed=len(runs))).find("active units")
         runs.append(result.per_example["variance"])
         assert result.value == 3
@@ -169,23 +172,23 @@ def test_active_units_of_an_implicit_encoder_are_not_biased_by_its_noise() -> No
     assert 0.39 * MEAN_VARIANCE_TOL < variances[:, 4].std() < 1.74 * MEAN_VARIANCE_TOL
 
 
-def test_the_count_of_active_units_says_how_sure_it_is() -> None:
-    """A dimension just at the threshold may be counted or not: half a unit."""
-    model, eval_data = line(hidden=False, count=400)
+def test_standard_error_of_active_units_at_the_threshold() -> None:
+    """A dimension at the threshold is counted with probability one half: an error of half a unit."""
+    model, eval_data = line(implicit=False, count=400)
     model.encoder.a.data[3] = 0.1  # type: ignore[union-attr,operator,index]
     assert evaluate_posterior(model, eval_data).find("active units").stderr == pytest.approx(0.5, abs=0.01)
 
 
-def test_inactive_dimensions_are_remarked_on() -> None:
-    model, eval_data = line(hidden=False, count=200)
+def test_inactive_dimensions_have_a_remark() -> None:
+    model, eval_data = line(implicit=False, count=200)
     assert [r for r in evaluate_posterior(model, eval_data).remarks if r.about == "active units"]
     model.encoder.a.data.fill_(0.5)  # type: ignore[union-attr,operator]
     assert not [r for r in evaluate_posterior(model, eval_data).remarks if r.about == "active units"]
 
 
-@pytest.mark.parametrize("hidden", [False, True])
-def test_codes_like_the_prior_are_found_to_be_like_it(hidden: bool) -> None:
-    model, eval_data = line(hidden, count=2000)
+@pytest.mark.parametrize("implicit", [False, True])
+def test_two_sample_tests_accept_latents_from_the_prior(implicit: bool) -> None:
+    model, eval_data = line(implicit, count=2000)
     result = evaluate_posterior(model, eval_data)
     accuracy, p = result.find("C2ST accuracy"), result.find("MMD² p-value").value
     assert abs(accuracy.value - 0.5) < 4 * accuracy.stderr
@@ -201,12 +204,12 @@ def test_codes_like_the_prior_are_found_to_be_like_it(hidden: bool) -> None:
     assert spread.stderr == pytest.approx(1 / math.sqrt(5 * 4000), rel=0.2)
 
 
-def test_codes_unlike_the_prior_are_told_apart() -> None:
+def test_two_sample_tests_reject_shifted_latents() -> None:
     """A shift by one half in all five dimensions, |δ| = √5 / 2: the best accuracy is Φ(|δ| / 2), 0.71.
 
     A network may fall short of it by 0.05, which is not derived; 0.5 is four times as far.
     """
-    model, eval_data = line(hidden=True, count=2000, shift=0.5)
+    model, eval_data = line(implicit=True, count=2000, shift=0.5)
     result = evaluate_posterior(model, eval_data)
     best = 0.5 * math.erfc(-math.sqrt(5) / 4 / math.sqrt(2))
     accuracy = result.find("C2ST accuracy")
@@ -219,8 +222,8 @@ def test_codes_unlike_the_prior_are_told_apart() -> None:
     assert (spread.per_example["mean"] - 0.5).abs().max() < 5 / math.sqrt(2000)
 
 
-def test_every_figure_says_its_protocol_and_one_seed_gives_one_result() -> None:
-    model, eval_data = line(hidden=True, count=200)
+def test_estimates_have_a_protocol_and_repeat_under_one_seed() -> None:
+    model, eval_data = line(implicit=True, count=200)
     first, again, other = (evaluate_posterior(model, eval_data, seed=s) for s in (0, 0, 1))
     assert [e.value for e in first] == [e.value for e in again] != [e.value for e in other]
     for e in first:
@@ -230,8 +233,8 @@ def test_every_figure_says_its_protocol_and_one_seed_gives_one_result() -> None:
     assert {e.kind for e in first} == {"error", "diagnostic"}
 
 
-def test_a_handful_of_images_has_no_classifier() -> None:
-    model, eval_data = line(hidden=True, count=MIN_CLASSIFIER_SAMPLES)
+def test_classifier_test_needs_a_minimum_of_images() -> None:
+    model, eval_data = line(implicit=True, count=MIN_CLASSIFIER_SAMPLES)
     assert "C2ST accuracy" in [e.name for e in evaluate_posterior(model, eval_data)]
     few = replace(eval_data, limit=MIN_CLASSIFIER_SAMPLES - 1)
     assert [e.name for e in evaluate_posterior(model, few)] == [
@@ -242,8 +245,8 @@ def test_a_handful_of_images_has_no_classifier() -> None:
     ]
 
 
-def test_codes_that_are_not_finite_are_refused() -> None:
-    model, eval_data = line(hidden=False, count=100, shift=math.nan)
+def test_non_finite_latents_raise() -> None:
+    model, eval_data = line(implicit=False, count=100, shift=math.nan)
     with pytest.raises(NotFiniteError):
         evaluate_posterior(model, eval_data)
 
@@ -258,10 +261,12 @@ def gaussian(model: LatentModel, x: Tensor) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize(("half_width", "scale"), [(None, 1.0), (6.0, 1.0), (None, 0.02)])
-def test_the_grid_holds_the_exact_posterior(half_width: float | None, scale: float) -> None:
+def test_grid_has_the_moments_and_density_of_the_exact_posterior(
+    half_width: float | None, scale: float
+) -> None:
     """A sum over a grid with a step below a standard deviation is exact to exp(−2π²) for a normal.
 
-    With ``scale`` the posterior is fifty times narrower than the toy model's: less than a step of the first look.
+    With ``scale`` the posterior is fifty times narrower than the toy model's: less than a step of the first pass.
     """
     model = toy_model(width=scale)
     model.decoder.W.data /= scale  # type: ignore[union-attr,operator]
@@ -270,18 +275,18 @@ def test_the_grid_holds_the_exact_posterior(half_width: float | None, scale: flo
     x = z @ model.decoder.W.detach().T + NOISE * torch.randn(3, N)  # type: ignore[union-attr,operator]
     result = posterior_grid(model, x, points=120, half_width=half_width, samples=400)
     mean, cov = gaussian(model, x)
-    mine, my_cov = result.moments()
-    # What the window leaves out: 1e-7 of the mass, within a few standard deviations.
+    grid_mean, grid_cov = result.moments()
+    # The window omits 1e-7 of the mass, within a few standard deviations.
     width = cov.diagonal().sqrt().max().item()
-    torch.testing.assert_close(mine, mean, atol=1e-5 * width, rtol=0)
-    torch.testing.assert_close(my_cov, cov.expand(3, D, D), atol=1e-4 * width**2, rtol=0)
+    torch.testing.assert_close(grid_mean, mean, atol=1e-5 * width, rtol=0)
+    torch.testing.assert_close(grid_cov, cov.expand(3, D, D), atol=1e-4 * width**2, rtol=0)
     torch.testing.assert_close(result.log_evidence, exact(model, x), atol=1e-5, rtol=0)
     place = torch.stack([result.axes[1, 0, 40], result.axes[1, 1, 70]])
     density = torch.distributions.MultivariateNormal(mean[1], cov).log_prob(place)
     assert result.log_density[1, 40, 70].item() == pytest.approx(density.item(), abs=1e-4)
     mass = (result.log_density.exp() * result.cell_area[:, None, None]).sum((1, 2))
     torch.testing.assert_close(mass, torch.ones(3))
-    # The encoder's draws: its own mean, within five standard errors.
+    # The encoder's samples have its mean, within five standard errors.
     error = model.encode(x).moments()[1].sqrt() / math.sqrt(400)
     assert ((result.samples.mean(1) - mean).abs() < 5 * error).all()
     if half_width is None:
@@ -294,19 +299,19 @@ def test_the_grid_holds_the_exact_posterior(half_width: float | None, scale: flo
 
 
 @pytest.mark.usefixtures("double")
-def test_the_window_of_a_wide_encoder_shows_all_its_draws() -> None:
+def test_window_of_a_wide_encoder_contains_all_its_samples() -> None:
     model = toy_model(width=20.0)
     result = posterior_grid(model, torch.randn(3, N), points=300)
     low, high = result.axes[:, None, :, 0], result.axes[:, None, :, -1]
     assert (
         (result.samples > low - 1e-9) & (result.samples < high + 1e-9)
-    ).all()  # the outermost lie at the edge
+    ).all()  # the outermost are at the edge
     covariance = model.encoder.cov  # type: ignore[union-attr]
     assert (high - low).min() > 50 * covariance.diagonal().sqrt().min()  # much more than the posterior needs
     torch.testing.assert_close(result.moments()[1], covariance.expand(3, D, D), atol=1e-4, rtol=0)
 
 
-def test_the_grid_does_not_depend_on_how_many_codes_are_decoded_at_a_time(
+def test_grid_does_not_depend_on_the_decoding_batch_size(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = toy_model(width=1.0)
@@ -320,8 +325,8 @@ def test_the_grid_does_not_depend_on_how_many_codes_are_decoded_at_a_time(
     assert not torch.equal(posterior_grid(model, x, samples=10, seed=1).samples, whole.samples)
 
 
-def test_a_grid_needs_two_dimensions_and_a_density() -> None:
-    model, eval_data = line(hidden=False, count=10)
+def test_grid_needs_two_latent_dimensions_and_a_density() -> None:
+    model, eval_data = line(implicit=False, count=10)
     with pytest.raises(ConfigError):
         posterior_grid(model, eval_data.data.test.raw(range(2)))
 
@@ -336,7 +341,7 @@ def test_a_grid_needs_two_dimensions_and_a_density() -> None:
         posterior_grid(implicit, torch.zeros(2, N))
 
 
-def test_eight_bit_images_on_the_grid_are_scored_by_bins() -> None:
+def test_grid_of_8_bit_images_uses_bin_probabilities() -> None:
     """A level's probability is the density at its middle times 1/256, where the noise is as wide as here.
 
     The next term of the integral is of relative size (1/256)² / (24 NOISE²), 1e-6; float32 gives each probability,

@@ -1,4 +1,4 @@
-"""Reconstruction: image comparisons against loops written out, principal components against other programs."""
+"""Reconstruction metrics against explicit loops, and principal components against scikit-learn."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def digits(protocol: str = "dequantize", storage: str = "auto") -> Dataset:
 
 def gray_of(data: Dataset, split: str = "train") -> Tensor:
     """All stored images of a split, ``[N, n]``."""
-    held = getattr(data, split)
-    return data.preprocessing.raw_to_gray(held.raw(range(len(held)))).double().flatten(1)
+    images = getattr(data, split)
+    return data.preprocessing.raw_to_gray(images.raw(range(len(images)))).double().flatten(1)
 
 
-# --- how alike two images are -------------------------------------------------------------------------------
+# --- image similarity ---------------------------------------------------------------------------------------
 
 
 def ssim_by_loops(a: np.ndarray, b: np.ndarray, width: int) -> float:
-    """One channel ``[H, W]``: a weighted mean, variances and covariance about it, window by window."""
+    """SSIM of one channel ``[H, W]``: weighted mean, variances and covariance in every window."""
     half = width // 2
     weights = np.array(
         [
@@ -64,8 +64,8 @@ def ssim_by_loops(a: np.ndarray, b: np.ndarray, width: int) -> float:
 
 
 @pytest.mark.parametrize(("shape", "width"), [((3, 13, 16), 11), ((1, 8, 8), 7), ((2, 9, 20), 9)])
-def test_structural_similarity_is_the_mean_over_windows(shape: tuple[int, ...], width: int) -> None:
-    """Images of a common part and noise, so that brightness, contrast and structure all matter."""
+def test_ssim_is_the_mean_over_windows(shape: tuple[int, ...], width: int) -> None:
+    """Images are a common part plus noise, so that brightness, contrast and structure all matter."""
     common = 255 * torch.rand(4, *shape)
     a = common.double()
     b = (0.7 * common + 60 * torch.rand(4, *shape)).double()
@@ -80,7 +80,7 @@ def test_structural_similarity_is_the_mean_over_windows(shape: tuple[int, ...], 
     torch.testing.assert_close(ssim(a, b), ssim(b, a))
 
 
-def test_structural_similarity_at_its_ends() -> None:
+def test_ssim_of_equal_negative_and_constant_images() -> None:
     a = 255 * torch.rand(2, 3, 12, 12)
     torch.testing.assert_close(ssim(a, a), torch.ones(2, dtype=torch.float64))
     assert (ssim(a, 255 - a) < 0).all()  # the negative of an image of noise about the middle gray
@@ -88,7 +88,7 @@ def test_structural_similarity_at_its_ends() -> None:
     assert flat.item() == pytest.approx((2 * 100 * 150 + C1) / (100**2 + 150**2 + C1))
 
 
-def test_signal_to_noise_by_hand() -> None:
+def test_psnr_by_hand() -> None:
     """An error of 10 gray levels everywhere, and of 255 on a quarter of the pixels."""
     a = torch.zeros(2, 1, 2, 2)
     b = torch.stack([torch.full((1, 2, 2), 10.0), torch.tensor([[[255.0, 0], [0, 0]]])])
@@ -100,20 +100,20 @@ def test_signal_to_noise_by_hand() -> None:
 # --- principal components -----------------------------------------------------------------------------------
 
 
-def test_principal_components_are_those_of_scikit_learn() -> None:
+def test_pca_equals_scikit_learn() -> None:
     data = digits()
     train, test = gray_of(data), gray_of(data, "test")
-    theirs = SklearnPCA(10, svd_solver="full").fit(train.numpy())
-    back = theirs.inverse_transform(theirs.transform(test.numpy()))
+    sklearn_pca = SklearnPCA(10, svd_solver="full").fit(train.numpy())
+    reconstructed = sklearn_pca.inverse_transform(sklearn_pca.transform(test.numpy()))
     pca = fit_pca(data, 10, CPU)
     # The gap between the 10th and the 11th eigenvalue is a fifth of the 10th: the vectors are as good as float64 is.
-    torch.testing.assert_close(pca.reconstruct(test), torch.from_numpy(back), atol=1e-8, rtol=0)
+    torch.testing.assert_close(pca.reconstruct(test), torch.from_numpy(reconstructed), atol=1e-8, rtol=0)
     ratio = len(train) / (len(train) - 1)
-    assert (pca.variances * ratio).tolist() == pytest.approx(theirs.explained_variance_.tolist())
+    assert (pca.variances * ratio).tolist() == pytest.approx(sklearn_pca.explained_variance_.tolist())
 
 
 @pytest.mark.parametrize("exact", [pca_module.MAX_COVARIANCE_DIMS, 0])
-def test_the_error_on_the_training_images_is_the_variance_left_out(
+def test_pca_error_on_training_images_is_the_residual_variance(
     exact: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pca_module, "MAX_COVARIANCE_DIMS", exact)
@@ -122,19 +122,19 @@ def test_the_error_on_the_training_images_is_the_variance_left_out(
     pca = fit_pca(data, 10, CPU)
     values = torch.linalg.eigvalsh(torch.cov(train.T, correction=0)).flip(0)
     error = mean_squared_error(pca.reconstruct(train), train).mean().item() * train.shape[1]
-    kept = values[:10].sum().item()
-    # What is missing shrinks by (λ_27 / λ_10)² a round, 26 directions being iterated: to less than half. So less is
-    # missing than the last round took, which is 1e-3 of what it had left.
+    explained = values[:10].sum().item()
+    # With 26 iterated directions the excess error shrinks by (λ_27 / λ_10)² < ½ per iteration. So it is less than the
+    # reduction of the last iteration, which is 1e-3 of the residual.
     assert (values[26] / values[9]) ** 2 < 0.5
-    left = values[10:].sum().item()
-    tolerance = 1e-9 * kept if exact else pca_module.RELATIVE_TOL * left
-    assert error == pytest.approx(left, abs=tolerance)
-    assert pca.variances.sum().item() == pytest.approx(kept, abs=tolerance)
+    residual = values[10:].sum().item()
+    tolerance = 1e-9 * explained if exact else pca_module.RELATIVE_TOL * residual
+    assert error == pytest.approx(residual, abs=tolerance)
+    assert pca.variances.sum().item() == pytest.approx(explained, abs=tolerance)
     torch.testing.assert_close(pca.basis @ pca.basis.T, torch.eye(10, dtype=torch.float64))
     assert pca.method == ("covariance matrix" if exact else "subspace iteration")
 
 
-def test_components_of_the_same_data_are_cached(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pca_of_the_same_data_is_cached(monkeypatch: pytest.MonkeyPatch) -> None:
     data = digits()
     pca = fit_pca(data, 4, CPU)
     assert fit_pca(data, 4, CPU) is pca
@@ -142,21 +142,21 @@ def test_components_of_the_same_data_are_cached(monkeypatch: pytest.MonkeyPatch)
     assert len(other.basis) == 5 and fit_pca(digits(), 5, CPU) is not other
 
 
-def test_no_other_plane_of_as_many_dimensions_is_nearer() -> None:
+def test_pca_minimizes_the_error_among_planes_of_its_dimension() -> None:
     data = digits()
     train = gray_of(data)
     pca = fit_pca(data, 5, CPU)
     best = mean_squared_error(pca.reconstruct(train), train).mean()
     for size in (0.01, 0.1, 1.0, 100.0):
         for _ in range(10):
-            turned = torch.linalg.qr((pca.basis + size * torch.randn_like(pca.basis)).T).Q.T
-            other = PCA(pca.mean, turned, pca.variances, pca.num_images, "")
+            rotated = torch.linalg.qr((pca.basis + size * torch.randn_like(pca.basis)).T).Q.T
+            other = PCA(pca.mean, rotated, pca.variances, pca.num_images, "")
             assert mean_squared_error(other.reconstruct(train), train).mean() > best
-    moved = replace(pca, mean=pca.mean + 0.1 * torch.randn_like(pca.mean))
-    assert mean_squared_error(moved.reconstruct(train), train).mean() > best
+    shifted = replace(pca, mean=pca.mean + 0.1 * torch.randn_like(pca.mean))
+    assert mean_squared_error(shifted.reconstruct(train), train).mean() > best
 
 
-def test_how_images_are_read_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pca_does_not_depend_on_storage_or_chunk_size(monkeypatch: pytest.MonkeyPatch) -> None:
     pca = fit_pca(digits(), 6, CPU)
     monkeypatch.setattr(pca_module, "IMAGES_PER_CHUNK", 100)
     again = fit_pca(digits(storage="stream"), 6, CPU)
@@ -164,20 +164,20 @@ def test_how_images_are_read_does_not_matter(monkeypatch: pytest.MonkeyPatch) ->
     torch.testing.assert_close(again.basis.T @ again.basis, pca.basis.T @ pca.basis)
 
 
-def test_a_part_of_many_images_is_taken_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pca_of_many_images_uses_an_evenly_spaced_subset(monkeypatch: pytest.MonkeyPatch) -> None:
     data = digits()
     monkeypatch.setattr(pca_module, "MAX_BYTES", 64 * 97)  # bytes: 97 images of 64
     pca = fit_pca(data, 3, CPU)
-    places = [i * len(data.train) // 97 for i in range(97)]
+    indices = [i * len(data.train) // 97 for i in range(97)]
     assert pca.num_images == 97
-    torch.testing.assert_close(pca.mean, gray_of(data)[places].mean(0))
+    torch.testing.assert_close(pca.mean, gray_of(data)[indices].mean(0))
 
 
-# --- the figures --------------------------------------------------------------------------------------------
+# --- evaluation of reconstructions --------------------------------------------------------------------------
 
 
 class Copy(nn.Module):
-    """An encoder whose code is the image, and the decoder that gives it back: their noise is ``scale``."""
+    """Identity plus noise of ``scale``, as an encoder or decoder."""
 
     def __init__(self, scale: float, event: Sequence[int]) -> None:
         super().__init__()
@@ -188,8 +188,8 @@ class Copy(nn.Module):
         return Normal(inputs.reshape(-1, *self.event), self.log_scale)
 
 
-class Hidden(ImplicitDistribution):
-    """A distribution that hides its density."""
+class WithoutDensity(ImplicitDistribution):
+    """A distribution without its density."""
 
     def __init__(self, inner: Distribution) -> None:
         self.inner, self.batch_shape, self.event_shape = inner, inner.batch_shape, inner.event_shape
@@ -198,8 +198,8 @@ class Hidden(ImplicitDistribution):
         return self.inner.rsample(sample_shape)
 
 
-class Through(nn.Module):
-    """What a module gives, changed."""
+class Changed(nn.Module):
+    """A module whose output distribution is replaced by ``change`` of it."""
 
     def __init__(self, inner: nn.Module, change: Callable[[Distribution], Distribution]) -> None:
         super().__init__()
@@ -209,22 +209,22 @@ class Through(nn.Module):
         return self.change(self.inner(inputs))
 
 
-def copier(shape: tuple[int, ...], code: float = 1e-6, image: float = 0.1) -> LatentModel:
+def copier(shape: tuple[int, ...], latent_scale: float = 1e-6, image_scale: float = 0.1) -> LatentModel:
     d = Size(shape).numel()
-    return LatentModel(Copy(code, (d,)), Copy(image, shape), x_shape=shape, latent_dim=d)
+    return LatentModel(Copy(latent_scale, (d,)), Copy(image_scale, shape), x_shape=shape, latent_dim=d)
 
 
-def test_binarized_images_are_compared_with_the_stored_ones() -> None:
-    """A model that gives its observation back is as far off as binarizing is; the components are not."""
+def test_reconstructions_are_compared_with_the_stored_gray_levels() -> None:
+    """A model that copies its binarized input has the error of binarization; PCA of gray levels does not."""
     data = digits("binarize-dynamic")
     eval_data = EvalData(data)
     part = next(eval_data.batches(CPU))
     x, raw = part.x, part.raw
-    off = (255 * x - raw.float()).double()
-    squares = off.square().flatten(1).mean(1)
+    difference = (255 * x - raw.float()).double()
+    squares = difference.square().flatten(1).mean(1)
     result = evaluate_reconstruction(copier(data.x_shape), eval_data)
-    # Codes have a noise of 1e-6 of 255 gray levels.
-    assert result.find("rmse").value == pytest.approx(off.square().mean().sqrt().item(), rel=1e-5)
+    # Latents have a noise of 1e-6 of 255 gray levels.
+    assert result.find("rmse").value == pytest.approx(difference.square().mean().sqrt().item(), rel=1e-5)
     assert result.find("rmse").per_example["value"].tolist() == pytest.approx(
         squares.sqrt().tolist(), rel=1e-5
     )
@@ -242,7 +242,7 @@ def test_binarized_images_are_compared_with_the_stored_ones() -> None:
     assert result.remarks[0].about == "rmse (PCA-64)"
 
 
-def test_every_figure_says_what_it_is_and_comes_with_its_baseline() -> None:
+def test_reconstruction_metrics_have_kinds_units_protocols_and_baselines() -> None:
     data = digits()
     torch.manual_seed(0)
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), Copy(0.5, (4,)))
@@ -267,12 +267,12 @@ def test_every_figure_says_what_it_is_and_comes_with_its_baseline() -> None:
     assert result.find("SSIM").protocol["window"].startswith("7 × 7")
     assert not result.remarks
     test, train = gray_of(data, "test").numpy(), gray_of(data).numpy()
-    theirs = SklearnPCA(4, svd_solver="full").fit(train)
-    off = theirs.inverse_transform(theirs.transform(test)) - test
-    assert result.find("rmse (PCA-4)").value == pytest.approx(math.sqrt((off**2).mean()))
+    sklearn_pca = SklearnPCA(4, svd_solver="full").fit(train)
+    difference = sklearn_pca.inverse_transform(sklearn_pca.transform(test)) - test
+    assert result.find("rmse (PCA-4)").value == pytest.approx(math.sqrt((difference**2).mean()))
 
 
-def test_vectors_have_no_signal_to_noise_and_nats_are_their_closed_form() -> None:
+def test_reconstruction_error_of_vectors_has_its_closed_form() -> None:
     model = toy_model(width=1.5)
     data = data_of(model)
     result = evaluate_reconstruction(model, EvalData(data))
@@ -283,7 +283,7 @@ def test_vectors_have_no_signal_to_noise_and_nats_are_their_closed_form() -> Non
     noise = (q.moments()[1] * W.square().sum(0)).sum(1)  # tr(W Cov(z|x) Wᵀ), diagonal
     squared = (x - q.mean @ W.T).square().sum(1) + noise
     exact = squared / (2 * NOISE**2) + N * (math.log(NOISE) + 0.5 * math.log(2 * math.pi))
-    # What a draw adds: the per-image differences have mean zero; five of their standard errors.
+    # Sampling noise: per-image differences have mean zero, within five standard errors.
     gap = result.find("reconstruction").per_example["value"] - exact
     assert abs(gap.mean()) < 5 * gap.std() / math.sqrt(len(gap))
     assert 5 * gap.std() / math.sqrt(len(gap)) < 0.1 * exact.mean().abs()
@@ -291,10 +291,10 @@ def test_vectors_have_no_signal_to_noise_and_nats_are_their_closed_form() -> Non
     assert abs(gap.mean()) < 5 * gap.std() / math.sqrt(len(gap))
 
 
-def test_an_implicit_decoder_has_no_nats_but_everything_else() -> None:
+def test_implicit_decoder_has_image_metrics_without_a_log_likelihood() -> None:
     data = digits()
     plain = copier(data.x_shape)
-    decoder = Through(plain.decoder, Hidden)
+    decoder = Changed(plain.decoder, WithoutDensity)
     model = LatentModel(plain.encoder, decoder, x_shape=data.x_shape, latent_dim=64)
     names = [e.name for e in evaluate_reconstruction(model, EvalData(data))]
     assert "reconstruction" not in names

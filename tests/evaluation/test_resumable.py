@@ -1,4 +1,4 @@
-"""Long evaluations: parts that do not depend on each other, interruptions that leave no trace in the figures."""
+"""Resumable evaluation: independent batches, and interruptions without effect on the results."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def eval_data(model: LatentModel) -> EvalData:
 
 
 @pytest.mark.parametrize("size", [1, 100, 256, 1000])
-def test_observations_do_not_depend_on_how_many_are_taken_at_a_time(size: int) -> None:
-    """All estimators must see the same draw of binary pixels under one seed, whatever their memory allows."""
+def test_observations_do_not_depend_on_the_batch_size(size: int) -> None:
+    """All estimators must see the same sampled binary pixels under one seed, whatever their batch size."""
     data = load_data(DataOptions(source="digits", preprocessing="binarize-dynamic"))
     eval_data = EvalData(data, "train", limit=600)
     whole, parts = (list(eval_data.batches(CPU, n)) for n in (CHUNK_SIZE, size))
@@ -45,15 +45,15 @@ def test_observations_do_not_depend_on_how_many_are_taken_at_a_time(size: int) -
     assert len({p.seed for p in parts}) == len(parts)
 
 
-def test_several_processes_share_the_parts_and_find_the_same(
+def test_processes_share_the_batches_and_match_a_single_process(
     eval_data: EvalData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each part once, and each under the numbers it has when one process does all of them."""
+    """Each batch is computed once, with the random numbers that it has in a single process."""
 
     def compute(part: Batch) -> dict[str, torch.Tensor]:
         return {"value": torch.randn(len(part.x)) + part.x.sum(1)}
 
-    alone = eval_data.map(CPU, compute, size=50)["value"]
+    single_process = eval_data.map(CPU, compute, size=50)["value"]
     shares: list[dict[int, dict[str, torch.Tensor]]] = []
     monkeypatch.setattr(Runner, "world_size", 2)
     monkeypatch.setattr(Runner, "_gather", lambda self, result: shares.append(result) or {0: first_result})
@@ -62,24 +62,24 @@ def test_several_processes_share_the_parts_and_find_the_same(
         monkeypatch.setattr(Runner, "rank", rank)
         eval_data.map(CPU, compute, size=50)
     assert sorted(shares[0]) == [0, 100] and sorted(shares[1]) == [50]
-    together = {**shares[0], **shares[1]}
-    assert torch.equal(alone, torch.cat([together[start]["value"] for start in sorted(together)]))
+    merged = {**shares[0], **shares[1]}
+    assert torch.equal(single_process, torch.cat([merged[start]["value"] for start in sorted(merged)]))
 
 
-class Stopped(Exception):
-    """In place of a kill."""
+class Interrupted(Exception):
+    """Simulates a kill."""
 
 
-def stopping(after: int) -> Callable[..., object]:
-    """A stage that is killed after so many ticks."""
-    left = [after]
+def interrupt_after(num_ticks: int) -> Callable[..., object]:
+    """Return a stage that is interrupted after ``num_ticks`` ticks."""
+    remaining = [num_ticks]
 
     @contextmanager
     def stage(label: str, total: int) -> Iterator[Callable[[int], None]]:
         def tick(n: int) -> None:
-            left[0] -= n
-            if left[0] <= 0:
-                raise Stopped
+            remaining[0] -= n
+            if remaining[0] <= 0:
+                raise Interrupted
 
         yield tick
 
@@ -87,25 +87,28 @@ def stopping(after: int) -> Callable[..., object]:
 
 
 @pytest.mark.parametrize("after", [5, 104, 110, 200, 240])
-def test_an_interrupted_annealing_goes_on_to_the_same_figures(
+def test_resumed_annealing_gives_the_same_estimates(
     model: LatentModel, eval_data: EvalData, after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed in the pilot run, in the first chain of parts, between parts, in the last: bit for bit the same."""
+    """Bitwise, after interruptions in the pilot run, the first batch, between batches and in the last one."""
     monkeypatch.setattr(resumable, "SECONDS_BETWEEN_SAVES", 0.0)
-    unbroken = ais(model, eval_data, OPTIONS)
-    with pytest.raises(Stopped):
-        ais(model, eval_data, OPTIONS, runner=Runner(tmp_path, stopping(after), model_fingerprint(model)))  # type: ignore[arg-type]
+    uninterrupted = ais(model, eval_data, OPTIONS)
+    stage = interrupt_after(after)
+    with pytest.raises(Interrupted):
+        ais(model, eval_data, OPTIONS, runner=Runner(tmp_path, stage, model_fingerprint(model)))  # type: ignore[arg-type]
     if after > 104:
         assert list(tmp_path.rglob("*"))
     again = ais(model, eval_data, OPTIONS, runner=Runner(tmp_path, fingerprint=model_fingerprint(model)))
-    assert torch.equal(again.per_example["value"], unbroken.per_example["value"])
-    assert torch.equal(again.per_example["acceptance"], unbroken.per_example["acceptance"])
-    assert again == unbroken
+    assert torch.equal(again.per_example["value"], uninterrupted.per_example["value"])
+    assert torch.equal(again.per_example["acceptance"], uninterrupted.per_example["acceptance"])
+    assert again == uninterrupted
 
 
-def test_what_was_finished_is_not_done_again(model: LatentModel, eval_data: EvalData, tmp_path: Path) -> None:
-    kept = Runner(tmp_path, fingerprint=model_fingerprint(model))
-    first = bdmc(model, eval_data, OPTIONS, runner=kept)
+def test_finished_batches_are_not_computed_again(
+    model: LatentModel, eval_data: EvalData, tmp_path: Path
+) -> None:
+    runner = Runner(tmp_path, fingerprint=model_fingerprint(model))
+    first = bdmc(model, eval_data, OPTIONS, runner=runner)
     ticks: list[int] = []
 
     @contextmanager
@@ -121,57 +124,57 @@ def test_what_was_finished_is_not_done_again(model: LatentModel, eval_data: Eval
     assert len(slots) == 6 and not list(tmp_path.rglob("*.state"))
 
 
-def test_images_of_finished_parts_are_not_read_again(
+def test_images_of_finished_batches_are_not_read_again(
     eval_data: EvalData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All of them finished: nothing is read; with one lost, nothing but its own chunk is."""
-    kept, read = Runner(tmp_path), []
+    """If all are finished, nothing is read; if one is missing, only its chunk is."""
+    runner, chunks_read = Runner(tmp_path), []
     whole = EvalData(eval_data.data)
     raw = Split.raw
     monkeypatch.setattr(
-        Split, "raw", lambda self, indices: read.append(int(indices[0])) or raw(self, indices)
+        Split, "raw", lambda self, indices: chunks_read.append(int(indices[0])) or raw(self, indices)
     )
 
     def means() -> torch.Tensor:
-        return whole.map(CPU, lambda part: {"value": part.x.mean(1)}, protocol={}, size=50, runner=kept)[
+        return whole.map(CPU, lambda part: {"value": part.x.mean(1)}, protocol={}, size=50, runner=runner)[
             "value"
         ]
 
     first = means()
-    assert read == [0, CHUNK_SIZE]
-    assert torch.equal(means(), first) and read == [0, CHUNK_SIZE]
+    assert chunks_read == [0, CHUNK_SIZE]
+    assert torch.equal(means(), first) and chunks_read == [0, CHUNK_SIZE]
     next(tmp_path.rglob(f"part-{CHUNK_SIZE:08d}.done")).unlink()
-    assert torch.equal(means(), first) and read == [0, CHUNK_SIZE, CHUNK_SIZE]
+    assert torch.equal(means(), first) and chunks_read == [0, CHUNK_SIZE, CHUNK_SIZE]
 
 
-def test_progress_is_told_of_every_transition(model: LatentModel, eval_data: EvalData) -> None:
-    """The total that a bar is given is what it gets, for every estimator."""
-    seen: dict[str, list[int]] = {}
+def test_progress_counts_every_transition(model: LatentModel, eval_data: EvalData) -> None:
+    """For every estimator, ticks add up to the announced total."""
+    progress: dict[str, list[int]] = {}
 
     @contextmanager
     def stage(label: str, total: int) -> Iterator[Callable[[int], None]]:
-        told: list[int] = []
-        yield told.append
-        seen[label] = [total, sum(told)]
+        ticks: list[int] = []
+        yield ticks.append
+        progress[label] = [total, sum(ticks)]
 
-    watched = Runner(stage=stage)
-    ais(model, eval_data, OPTIONS, runner=watched)
-    bdmc(model, eval_data, OPTIONS, runner=watched)
-    iwae(model, eval_data, 3, runner=watched)
-    assert set(seen) == {"annealing", "annealing forward", "annealing in reverse", "iwae-3"}
-    assert all(total == told > 0 for total, told in seen.values())
+    runner = Runner(stage=stage)
+    ais(model, eval_data, OPTIONS, runner=runner)
+    bdmc(model, eval_data, OPTIONS, runner=runner)
+    iwae(model, eval_data, 3, runner=runner)
+    assert set(progress) == {"annealing", "annealing forward", "annealing in reverse", "iwae-3"}
+    assert all(total == ticks > 0 for total, ticks in progress.values())
 
 
-def test_unfinished_work_of_another_kind_is_not_taken_up(
+def test_partial_results_of_other_settings_or_truncated_files_are_not_used(
     model: LatentModel, eval_data: EvalData, tmp_path: Path
 ) -> None:
-    """Another model, option, seed or number of images has other names; a file cut short is computed anew."""
-    kept = Runner(tmp_path, fingerprint=model_fingerprint(model))
-    first = iwae(model, eval_data, 4, runner=kept)
+    """Names of partial results depend on model, options, seed and number of images; truncated ones are recomputed."""
+    runner = Runner(tmp_path, fingerprint=model_fingerprint(model))
+    first = iwae(model, eval_data, 4, runner=runner)
     with torch.no_grad():
         model.decoder.W.mul_(0.5)  # type: ignore[union-attr,operator]
     changed = Runner(tmp_path, fingerprint=model_fingerprint(model))
-    assert changed.fingerprint != kept.fingerprint
+    assert changed.fingerprint != runner.fingerprint
     assert iwae(model, eval_data, 4, runner=changed) == iwae(model, eval_data, 4) != first
     assert iwae(model, eval_data, 5, runner=changed) == iwae(model, eval_data, 5)
     for path in tmp_path.rglob("*.done"):

@@ -1,4 +1,4 @@
-"""Linear-Gaussian models of vectors, whose evidence and posterior are known, and data drawn from them."""
+"""Linear-Gaussian models of vectors, whose evidence and posterior are known, and data sampled from them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Decoder(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The exact posterior's mean with its marginal standard deviations times ``width``: exact for none."""
+    """Normal with the exact posterior's mean and ``width`` times its marginal standard deviations; never exact."""
 
     def __init__(self, W: Tensor, width: float) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Encoder(nn.Module):
 
 
 class Sampler(Encoder):
-    """Draws of the exact posterior, its covariance times ``width²``, that tell no density."""
+    """Samples of the exact posterior, its covariance times ``width²``, without a density."""
 
     def forward(self, x: Tensor) -> Distribution:
         mean, L = x @ self.A.T, self.width * torch.linalg.cholesky(self.cov)
@@ -55,7 +55,7 @@ class Sampler(Encoder):
 def toy_model(width: float, d: int = D, n: int = N, *, implicit: bool = False) -> LatentModel:
     """The model with the exact posterior's diagonal, its standard deviations times ``width``.
 
-    With ``implicit`` the encoder draws from the whole posterior, and has no density.
+    With ``implicit`` the encoder samples from the full posterior, and has no density.
     """
     decoder = Decoder(d, n).to(torch.get_default_dtype())
     encoder = (Sampler if implicit else Encoder)(decoder.W.detach(), width)
@@ -63,7 +63,7 @@ def toy_model(width: float, d: int = D, n: int = N, *, implicit: bool = False) -
 
 
 def data_of(model: LatentModel) -> Dataset:
-    """Real vectors drawn from the model itself, standardized by the identity."""
+    """Real vectors sampled from the model itself, standardized by the identity."""
     W = weights(model)
     n, d = W.shape
     generator = torch.Generator().manual_seed(0)

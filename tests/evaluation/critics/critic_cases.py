@@ -46,9 +46,10 @@ def assert_is(estimate: Estimate, exact: float, rounding: float = 1e-5) -> None:
     assert abs(estimate.value - exact) <= SIGMAS * estimate.stderr + rounding, (estimate, exact)
 
 
-def only(found: EvaluationResult) -> Remark:
-    assert len(found.remarks) == 1
-    return found.remarks[0]
+def only(result: EvaluationResult) -> Remark:
+    """Return the only remark of a result."""
+    assert len(result.remarks) == 1
+    return result.remarks[0]
 
 
 def pairs_kl(t: Truth, role: str) -> Tensor:

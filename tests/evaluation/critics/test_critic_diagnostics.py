@@ -107,7 +107,7 @@ def test_log_prob_gives_a_bound_on_the_kl() -> None:
     assert shortfall == pytest.approx(exact + 2 - float(truth.kl()), abs=0.15)  # 5 errors of 0.03
     assert failed(only(result)) == {"KL by ais"} and only(result).text.startswith("Possibly unreliable")
 
-    # Beside other faults it is mentioned too, unless a firm reference is violated already.
+    # It is also mentioned next to other faults, unless a firm reference is violated already.
     for change, mentioned in ((lambda T: 3 * T, True), (lambda T: T - 2, False)):
         model, truth, data = optimal("avb prior", lambda f, c=change: lambda x, z: c(f(x, z)))  # type: ignore[misc]
         low = log_prob_of(truth, data, "lower bound", shift=-6.0)

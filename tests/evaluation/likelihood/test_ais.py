@@ -1,4 +1,4 @@
-"""Annealed importance sampling and its Hamiltonian Monte Carlo against what is known in closed form."""
+"""Annealed importance sampling and its Hamiltonian Monte Carlo against closed forms."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def quartic(z: Tensor) -> HMCState:
 
 
 def test_leapfrog_is_reversible() -> None:
-    """Forward, momentum turned round, forward again: back at the start, to rounding (1e-12 in double)."""
+    """Forward, with the momentum negated, and forward again: back at the start, to rounding (1e-12 in double)."""
     begin, v = quartic(torch.randn(50, 2)), torch.randn(50, 2)
     step = torch.full((50, 1), 0.05)
     there, v_there = leapfrog(quartic, begin, v, step, 20)
@@ -49,7 +49,7 @@ def test_leapfrog_is_reversible() -> None:
 
 
 def test_leapfrog_is_of_second_order() -> None:
-    """Over a fixed time the energy error falls as the square of the step: a measured slope of 2.
+    """Over a fixed time the energy error falls as the square of the step: a slope of 2.
 
     The next term of the error is of fourth order, so at steps of 1/20 to 1/80 the slope is within about 1 % of 2.
     """
@@ -63,11 +63,11 @@ def test_leapfrog_is_of_second_order() -> None:
     assert slope == pytest.approx(2, abs=0.05)
 
 
-def test_a_transition_leaves_its_target_invariant() -> None:
-    """Started in the target, the chains' second moments stay: at a step so long that a third is refused.
+def test_transition_leaves_its_target_invariant() -> None:
+    """Chains started in the target keep its second moments, at a step size that rejects a third of proposals.
 
-    40,000 chains: the standard error of a variance is √(2/40,000) = 0.7 % of it; 4 of them. Without the refusals the
-    moments are off by far more (seen: with every proposal taken the first variance is 15 % too large).
+    40,000 chains: the standard error of a variance is √(2/40,000) = 0.7 % of it; 4 of them. Without rejections the
+    error is far larger (measured: with every proposal accepted the first variance is 15 % too large).
     """
     n = 40_000
     z = torch.randn(n, 2) * torch.tensor([1.0, 2.0])
@@ -76,7 +76,7 @@ def test_a_transition_leaves_its_target_invariant() -> None:
     for _ in range(10):
         here, accept = transition(gaussian, here, step, 3)
         accepted.append(accept.mean().item())
-    assert 0.4 < sum(accepted) / 10 < 0.9  # else nothing would have been put to the test
+    assert 0.4 < sum(accepted) / 10 < 0.9  # otherwise rejections would not be tested
     error = 4 * math.sqrt(2 / n)
     assert here.z[:, 0].var().item() == pytest.approx(1, rel=error)
     assert here.z[:, 1].var().item() == pytest.approx(4, rel=error)
@@ -101,20 +101,20 @@ def path_to(target: Callable[[Tensor], Tensor], chains: int, scale: float) -> An
     return AnnealingPath(torch.zeros(chains, 2), torch.full((chains, 2), scale), target)
 
 
-def test_the_normalizer_of_a_bimodal_target() -> None:
-    """Its weights are unbiased: over 200 × 64 chains, within 4 standard errors of 25."""
+def test_normalizer_of_a_bimodal_target_is_unbiased() -> None:
+    """The mean weight over 200 × 64 chains is within 4 standard errors of 25."""
     images, chains = 200, 64
     path, betas = path_to(bimodal, images * chains, 2.0), make_temperatures(60, "sigmoid")
     step = torch.full((images * chains, 1), 0.15)  # fixed: within the narrower mode's ½ / 2
     log_w, accept = anneal(path, path.sample_initial(), betas, lambda beta: step, 10)
     weights = log_w.reshape(chains, images).exp().mean(0)
     error = weights.std().item() / math.sqrt(images)
-    assert error < 0.3 and accept.mean().item() < 1  # sharp enough to see an error of a few per cent
+    assert error < 0.3 and accept.mean().item() < 1  # precise enough to detect an error of a few percent
     assert weights.mean().item() == pytest.approx(25, abs=4 * error)
 
 
 def test_reverse_weights_from_exact_samples_are_unbiased() -> None:
-    """From exact draws of a normal target of normalizer 3: the mean of 1/w within 4 standard errors of 1/3."""
+    """From exact samples of a normal target with normalizer 3: the mean of 1/w within 4 standard errors of 1/3."""
     chains = 4000
     target_scale = torch.tensor([0.5, 1.5])
 
@@ -140,12 +140,11 @@ def model() -> LatentModel:
 
 @pytest.mark.parametrize("init", ["prior", "encoder", "diagonal", "full"])
 @pytest.mark.parametrize(("d", "n"), SIZES)
-def test_the_evidence_of_a_linear_gaussian_model(d: int, n: int, init: AISInit) -> None:
-    """Within 3 standard errors of the exact log p(x), by differences image by image, from each start.
+def test_ais_equals_the_evidence_of_a_linear_gaussian_model(d: int, n: int, init: AISInit) -> None:
+    """Within 3 standard errors of the exact log p(x), by per-image differences, for each initial density.
 
-    The bias of a log of a mean is half the variance of the mean's relative error, which the effective sample size
-    gives: ½ (1/ess − 1/C). It is taken out before the comparison, to which one tenth of it is left as a tolerance
-    for the next order.
+    The bias of the log of a mean is half the variance of its relative error, which the effective sample size
+    gives: ½ (1/ess − 1/C). It is subtracted before the comparison; a tenth of it is allowed for the next order.
     """
     model = toy_model(1.5, d, n)
     data = EvalData(data_of(model), limit=40)
@@ -154,7 +153,7 @@ def test_the_evidence_of_a_linear_gaussian_model(d: int, n: int, init: AISInit) 
     differences = estimate.per_example["value"] - exact(model, x)
     bias = -0.5 * (1 / estimate.per_example["ess"] - 1 / 16).mean().item()
     error = differences.std().item() / math.sqrt(40)
-    assert error < (0.2 if init == "prior" else 0.1)  # sharp enough to see a third of a nat
+    assert error < (0.2 if init == "prior" else 0.1)  # precise enough to detect a third of a nat
     assert differences.mean().item() == pytest.approx(bias, abs=3 * error + 0.1 * abs(bias))
     assert estimate.kind == "lower bound" and estimate.protocol["temperatures"] == 120
     assert (
@@ -164,8 +163,8 @@ def test_the_evidence_of_a_linear_gaussian_model(d: int, n: int, init: AISInit) 
 
 
 @pytest.fixture
-def recorded(monkeypatch: pytest.MonkeyPatch) -> list[GraphModule]:
-    """Compiling always pays, and the recorded graph runs as it is, for Inductor takes seconds."""
+def traced_graphs(monkeypatch: pytest.MonkeyPatch) -> list[GraphModule]:
+    """Graphs that are traced at any size and run without Inductor, which takes seconds."""
     graphs: list[GraphModule] = []
 
     def backend(graph: GraphModule, inputs: list[Tensor]) -> GraphModule:
@@ -178,23 +177,25 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[GraphModule]:
 
 
 @pytest.mark.parametrize("init", ["prior", "full"])
-def test_a_traced_gradient_gives_the_same_estimate(init: AISInit, request: pytest.FixtureRequest) -> None:
-    """To the bit, for images in two parts of different sizes; from a diagonal factor and from a whole triangle."""
+def test_traced_gradient_gives_the_same_estimate(init: AISInit, request: pytest.FixtureRequest) -> None:
+    """Bitwise, for batches of two sizes, with a diagonal and a triangular factor."""
     model = toy_model(1.0, 10, 20, implicit=True)
     data, options = (
         EvalData(data_of(model), limit=CHUNK_SIZE + 4),
         AISConfig(2, 5, init=init, leapfrog_steps=2),
     )
     eager = ais(model, data, options).per_example
-    graphs = request.getfixturevalue("recorded")
+    graphs = request.getfixturevalue("traced_graphs")
     again = ais(model, data, options).per_example
-    assert len(graphs) == 4  # of the pilot and of the run, for both sizes
+    assert len(graphs) == 4  # pilot and final run, for both sizes
     for name, value in eager.items():
         assert torch.equal(again[name], value), name
 
 
 @pytest.mark.slow
-def test_a_compiled_gradient_is_the_gradient(model: LatentModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_gradient_equals_the_eager_gradient(
+    model: LatentModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(log_density_grad, "MIN_FLOP_TO_COMPILE", 0.0)
     annealer = Annealer(model, EvalData(data_of(model)), AISConfig(init="diagonal"))
     path = annealer.make_path(torch.randn(4, 5))(3, 10)
@@ -203,25 +204,25 @@ def test_a_compiled_gradient_is_the_gradient(model: LatentModel, monkeypatch: py
     assert [compiled is not None for compiled in annealer._final._compiled.values()] == [True]
 
 
-@pytest.mark.parametrize("kind", ["decides", "changes", "bakes in"])
-def test_what_cannot_be_traced_stays_eager(kind: str, recorded: list[GraphModule]) -> None:
-    """A density that decides by a value, one that is another at every call, one that hides a value from the record."""
+@pytest.mark.parametrize("kind", ["branches", "changes", "constant"])
+def test_densities_that_cannot_be_traced_stay_eager(kind: str, traced_graphs: list[GraphModule]) -> None:
+    """A branch on a value, a density that changes with every call, and a value that tracing makes a constant."""
     calls = iter(range(100))
 
     def density(u: Tensor) -> Tensor:
-        if kind == "decides" and float(u.detach().sum()) > 1e9:
+        if kind == "branches" and float(u.detach().sum()) > 1e9:
             return u.sum(-1)
-        hidden = float(u.detach().numpy().mean()) if kind == "bakes in" else 0.0
+        hidden = float(u.detach().numpy().mean()) if kind == "constant" else 0.0
         return -u.square().sum(-1) + (next(calls) if kind == "changes" else hidden)
 
     grad_fn, u = LogDensityGrad(density), torch.randn(3, 2)
     grad = grad_fn(u, num_evals=10)[1]
     torch.testing.assert_close(grad, -2 * u)
     assert list(grad_fn._compiled.values()) == [None]
-    assert len(recorded) == (0 if kind == "decides" else 1)
+    assert len(traced_graphs) == (0 if kind == "branches" else 1)
 
 
-def test_each_shape_and_dtype_is_compiled_separately(recorded: list[GraphModule]) -> None:
+def test_each_shape_and_dtype_is_compiled_separately(traced_graphs: list[GraphModule]) -> None:
     grad_fn = LogDensityGrad(lambda u, shift: -(u - shift).square().sum(-1))
     for u in (torch.randn(3, 2), torch.randn(3, 2).float(), torch.randn(2, 3).t(), torch.randn(4, 2)):
         shift = torch.ones_like(u)
@@ -229,11 +230,11 @@ def test_each_shape_and_dtype_is_compiled_separately(recorded: list[GraphModule]
             value, grad = grad_fn(u, shift, num_evals=1)
         torch.testing.assert_close(grad, -2 * (u - shift))
         assert value.dtype == u.dtype
-    assert len(recorded) == 4
+    assert len(traced_graphs) == 4
 
 
-def test_compilation_is_decided_by_counted_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    """3 × 2 numbers by a 2 × 2 matrix are 24 FLOP, as many again backwards."""
+def test_compilation_depends_on_the_flop_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A 3 × 2 by 2 × 2 product has 24 FLOP, and as many in the backward pass."""
     compiled: list[int] = []
 
     def compile_function(function: Callable[..., object], inputs: object) -> Callable[..., object]:
@@ -243,21 +244,21 @@ def test_compilation_is_decided_by_counted_work(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(log_density_grad, "MIN_FLOP_TO_COMPILE", 48 * 100)
     monkeypatch.setattr(log_density_grad, "compile_function", compile_function)
     matrix = torch.eye(2)
-    for num_evals, pays in ((99, False), (100, True)):
+    for num_evals, is_compiled in ((99, False), (100, True)):
         LogDensityGrad(lambda u: (u @ matrix).sum(-1))(torch.randn(3, 2), num_evals=num_evals)
-        assert bool(compiled) == pays
+        assert bool(compiled) == is_compiled
 
 
 def test_short_annealing_is_not_compiled(
-    recorded: list[GraphModule], monkeypatch: pytest.MonkeyPatch
+    traced_graphs: list[GraphModule], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log_density_grad, "MIN_FLOP_TO_COMPILE", 1e12)
     LogDensityGrad(lambda u: -u.square().sum(-1))(torch.randn(3, 2), num_evals=100)
-    assert not recorded
+    assert not traced_graphs
 
 
-def test_the_evidence_of_a_model_with_an_implicit_encoder() -> None:
-    """From a normal fitted to draws from the exact posterior the weights are all but equal; 3 standard errors."""
+def test_ais_equals_the_evidence_with_an_implicit_encoder() -> None:
+    """From a normal fitted to samples of the exact posterior, weights are nearly equal; 3 standard errors."""
     model = toy_model(1.0, 10, 20, implicit=True)
     data = EvalData(data_of(model), limit=40)
     x = data.data.preprocessing.apply(data.data.test.raw(range(40)))
@@ -270,8 +271,8 @@ def test_the_evidence_of_a_model_with_an_implicit_encoder() -> None:
         ais(model, data, AISConfig(chains=1, temperatures=1, init="encoder"))
 
 
-def test_effective_sample_size_of_a_proposal_of_known_quality() -> None:
-    """One leap from β = 0 to 1 is importance sampling, whose effective share of normals is known.
+def test_effective_sample_size_of_a_normal_proposal() -> None:
+    """One step from β = 0 to 1 is importance sampling, whose effective sample size is known for normals.
 
     For p = N(0, 1) and f_0 = N(0, s²) in each of two coordinates E[w²] / E[w]² = (s² / √(2 s² − 1))²; with s² = 2
     that is 16/9 · ¾ … = (2/√3)² = 4/3: three quarters of the chains count. Over 200 images × 2,000 chains the
@@ -291,7 +292,7 @@ def test_effective_sample_size_of_a_proposal_of_known_quality() -> None:
 
 
 @pytest.mark.parametrize(("d", "n"), SIZES)
-def test_both_bounds_of_bidirectional_monte_carlo(d: int, n: int) -> None:
+def test_bdmc_bounds_enclose_the_exact_evidence(d: int, n: int) -> None:
     """Below and above the exact log p(x), within 3 standard errors, and no more than a tenth of a nat apart."""
     model = toy_model(1.5, d, n)
     data = EvalData(data_of(model), limit=30)
@@ -307,17 +308,17 @@ def test_both_bounds_of_bidirectional_monte_carlo(d: int, n: int) -> None:
 
 
 def _first_seed() -> int:
-    """Of the images that are made for the part at 0 under seed 0."""
+    """Return the seed of the images generated for the first batch under seed 0."""
     from advae.random import mix_seeds
 
     return mix_seeds(0, 0, 2)
 
 
-def test_a_large_gap_is_a_warning(model: LatentModel) -> None:
-    """Two temperatures from the prior to a sharp posterior: the two sides lie nats apart, and it is said."""
-    sharp = toy_model(1.5, 10, 50)
+def test_large_bdmc_gap_has_a_warning(model: LatentModel) -> None:
+    """With two temperatures from the prior to a narrow posterior, the bounds differ by nats."""
+    narrow = toy_model(1.5, 10, 50)
     options = AISConfig(chains=2, temperatures=2, init="prior", leapfrog_steps=1)
-    result = bdmc(sharp, EvalData(data_of(sharp), limit=20), options)
+    result = bdmc(narrow, EvalData(data_of(narrow), limit=20), options)
     assert result.find("bdmc gap").value > 1
     assert result.remarks[0].warning and "too low" in result.remarks[0].text
     assert result.remarks == [gap_remark(result.find("bdmc gap"))]
@@ -333,8 +334,8 @@ def test_generated_examples_come_from_the_model(model: LatentModel) -> None:
     assert residual.std().item() == pytest.approx(NOISE, rel=0.02)
 
 
-def test_the_gradients_along_the_path() -> None:
-    """Of both ends, by central differences; a wrong one would cost efficiency only, which no estimate shows."""
+def test_path_gradients_equal_finite_differences() -> None:
+    """Gradients of both ends; an error would only reduce efficiency, which no estimate shows."""
     torch.manual_seed(1)
     u, h = torch.randn(3, 2), 1e-5
     mean, factor = torch.randn(3, 2), torch.tril(torch.randn(3, 2, 2)) + 2 * torch.eye(2)
@@ -358,7 +359,7 @@ def test_the_gradients_along_the_path() -> None:
 
 
 def test_whitening_keeps_the_normalizer() -> None:
-    """One leap of importance sampling through a triangle L: the mean weight of a normalized target is 1."""
+    """One step of importance sampling through a triangular L: the mean weight of a normalized target is 1."""
     chains = 20_000
     factor = torch.tensor([[1.5, 0.0], [0.7, 1.2]]).expand(chains, 2, 2)
 
@@ -372,7 +373,7 @@ def test_whitening_keeps_the_normalizer() -> None:
 
 
 def test_step_sizes_are_tuned_for_each_example() -> None:
-    """A target ten times as narrow gets steps that are shorter by far; acceptance ends near what is asked."""
+    """A target ten times as narrow gets much smaller steps."""
     narrow = torch.tensor([0.1, 1.0]).repeat(4).unsqueeze(-1)
 
     def target(z: Tensor) -> Tensor:
@@ -394,7 +395,7 @@ def test_initial_densities_are_the_prior_or_the_moments_of_the_encoder(model: La
     q = model.encode(x.repeat(2, 1))
     torch.testing.assert_close(diagonal.mean, q.mean)
     torch.testing.assert_close(diagonal.scale.square(), q.moments()[1] + 1e-6)
-    assert torch.equal(full.scale, diagonal.scale)  # of a diagonal normal they are one
+    assert torch.equal(full.scale, diagonal.scale)  # both are the same for a diagonal normal
     implicit = toy_model(1.0, implicit=True)
     torch.manual_seed(0)
     full = make_path(implicit, x, "full")(2, 1)
@@ -405,8 +406,8 @@ def test_initial_densities_are_the_prior_or_the_moments_of_the_encoder(model: La
     assert bool((prior.mean == 0).all()) and bool((prior.scale == 1).all())
 
 
-def test_the_model_is_not_changed(model: LatentModel) -> None:
-    """Annealing works on the same weights, and asks no gradient of them; the model given stays trainable."""
+def test_annealing_leaves_the_model_unchanged(model: LatentModel) -> None:
+    """Annealing shares the weights without their gradients; the caller's model stays trainable."""
     model.train()
     copied = without_grad(model)
     assert [p.data_ptr() for p in copied.parameters()] == [p.data_ptr() for p in model.parameters()]
@@ -414,7 +415,7 @@ def test_the_model_is_not_changed(model: LatentModel) -> None:
     assert all(p.requires_grad for p in model.parameters()) and model.training
 
 
-def test_invalid_options_are_refused(model: LatentModel) -> None:
+def test_invalid_options_raise(model: LatentModel) -> None:
     for options in ({"chains": 0}, {"temperatures": 0}, {"init": "priro"}, {"schedule": "sigmoidal"}):
         with pytest.raises(ConfigError):
             AISConfig(**options)  # type: ignore[arg-type]

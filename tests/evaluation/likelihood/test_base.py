@@ -49,8 +49,8 @@ def test_estimators_in_the_order_of_their_estimates() -> None:
 
 
 @pytest.mark.usefixtures("constant")
-def test_a_new_estimator_is_known_everywhere() -> None:
-    """Selected by name, with shared options and its own; refused where the model does not meet its requirements."""
+def test_registered_estimator_is_selected_by_name_with_its_options() -> None:
+    """Shared options and its own are passed; unknown options raise; it is not evaluated by default."""
     model = toy_model(1.0)
     options = {"estimator_options": {"constant": {"level": -3.0}}, "elbo_samples": 2}
     result = evaluate(model, data_of(model), likelihood="constant", diagnostics=(), limit=4, **options)
@@ -80,7 +80,7 @@ def test_all_names_every_estimator() -> None:
 
 
 @pytest.mark.parametrize("caller", ["float64", "no_grad", "inference_mode"])
-def test_the_callers_state_has_no_effect_and_is_kept(caller: str) -> None:
+def test_callers_torch_state_has_no_effect_and_is_restored(caller: str) -> None:
     """Annealing needs gradients, and weights are float32, whatever the caller has set."""
     model = toy_model(1.0)
     data, config = data_of(model), EvalConfig(annealing=AISConfig(chains=2, temperatures=3))
@@ -103,7 +103,7 @@ def test_the_callers_state_has_no_effect_and_is_kept(caller: str) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_an_unmet_requirement_is_an_error() -> None:
+def test_unmet_requirement_raises() -> None:
     model = toy_model(1.0)
     model.critics.clear()
     with pytest.raises(UnsupportedError):

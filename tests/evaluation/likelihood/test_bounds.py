@@ -1,4 +1,4 @@
-"""Bounds on log p(x) against closed forms: linear-Gaussian models, and a discrete distribution of known entropy."""
+"""Bounds on log p(x) of linear-Gaussian models and of a discrete distribution with known entropy."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from evaluation.toy import IMAGES, data_of, toy_model
 SIZES = [(2, 20), (2, 50), (10, 20), (10, 50)]
 
 
-def below(estimate: Estimate, model: LatentModel, eval_data: EvalData) -> tuple[float, float]:
-    """How far an estimate lies from the exact log p(x), by differences image by image, and its error."""
+def difference_from_exact(estimate: Estimate, model: LatentModel, eval_data: EvalData) -> tuple[float, float]:
+    """Return the mean difference of an estimate from the exact log p(x), and its standard error."""
     x = eval_data.data.preprocessing.apply(eval_data.data.test.raw(range(eval_data.count)))
     differences = estimate.per_example["value"].double() - toy.exact(model, x).double()
     return differences.mean().item(), differences.std().item() / math.sqrt(eval_data.count)
@@ -44,30 +44,30 @@ def gaussian_kl(cov_q: Tensor, cov_p: Tensor) -> float:
 
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize(("d", "n"), SIZES)
-def test_bounds_rise_from_the_elbo_to_the_evidence(d: int, n: int) -> None:
-    """ELBO ≤ IWAE-K, rising in K, ≤ exact: each within 3 standard errors of a difference; and the ELBO's distance
-    is the KL of the encoder from the posterior, which is known, within 4."""
+def test_elbo_and_iwae_increase_to_the_evidence(d: int, n: int) -> None:
+    """ELBO ≤ IWAE-K, increasing in K, ≤ exact: each within 3 standard errors of a difference. The ELBO's gap is the
+    KL of the encoder from the posterior, within 4."""
     model = toy_model(1.5, d, n)
     eval_data = EvalData(data_of(model))
-    steps = [elbo(model, eval_data, 64), *(iwae(model, eval_data, k) for k in (5, 50, 500))]
-    distances = [below(step, model, eval_data) for step in steps]
+    bounds = [elbo(model, eval_data, 64), *(iwae(model, eval_data, k) for k in (5, 50, 500))]
+    distances = [difference_from_exact(bound, model, eval_data) for bound in bounds]
     cov = model.encoder.cov  # type: ignore[union-attr]
     gap = gaussian_kl(1.5**2 * torch.diag(cov.diagonal()), cov)  # type: ignore[arg-type]
-    assert gap > 0.3  # else the order would show little
+    assert gap > 0.3  # otherwise the order would be trivial
     assert distances[0][0] == pytest.approx(-gap, abs=4 * distances[0][1])
     for (lower, e1), (upper, e2) in pairwise(distances):
         assert upper > lower - 3 * math.hypot(e1, e2)
     assert all(distance <= 3 * error for distance, error in distances)
-    assert distances[1][0] > distances[0][0] + 0.1  # it does rise
-    assert all(step.kind == "lower bound" and step.n == IMAGES for step in steps)
+    assert distances[1][0] > distances[0][0] + 0.1  # it increases
+    assert all(bound.kind == "lower bound" and bound.n == IMAGES for bound in bounds)
 
 
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("d", [2, 10])
-def test_proposals_fitted_to_an_implicit_encoder(d: int) -> None:
-    """The encoder draws from the exact posterior N(μ, Σ); a normal is fitted to m = 2,000 of its draws.
+def test_bounds_with_a_normal_fitted_to_an_implicit_encoder(d: int) -> None:
+    """The encoder samples from the exact posterior N(μ, Σ); a normal is fitted to m = 2,000 samples.
 
-    Full: the KL of a normal fitted by its moments is d (d + 3) / 4m to first order; a fifth of it is left for the
+    Full: the KL of a normal fitted by its moments is d (d + 3) / 4m to first order; a fifth of it is allowed for the
     next. Diagonal: it is that of diag Σ from Σ, besides 1/m for each of its 2 d moments. 4 standard errors each.
     """
     model = toy_model(1.0, d, 20, implicit=True)
@@ -79,9 +79,9 @@ def test_proposals_fitted_to_an_implicit_encoder(d: int) -> None:
         (full, d * (d + 3) / 8000, d * (d + 3) / 40000),
         (diagonal, gaussian_kl(torch.diag(cov.diagonal()), cov), 2 * d / 2000),  # type: ignore[arg-type]
     ):
-        distance, error = below(bound, model, eval_data)
+        distance, error = difference_from_exact(bound, model, eval_data)
         assert distance == pytest.approx(-gap, abs=slack + 4 * error)
-    tight, error = below(iwae(model, eval_data, 100), model, eval_data)
+    tight, error = difference_from_exact(iwae(model, eval_data, 100), model, eval_data)
     assert abs(tight) < 3 * error + d * (d + 3) / 8000
     with pytest.raises(NoDensityError):
         elbo(model, eval_data, proposal="encoder")
@@ -89,13 +89,12 @@ def test_proposals_fitted_to_an_implicit_encoder(d: int) -> None:
         elbo(model, eval_data, proposal="ful")  # type: ignore[arg-type]
 
 
-def test_the_number_of_importance_weights_is_exact() -> None:
-    """Chunks of draws do not change how many there are."""
+def test_number_of_importance_weights_does_not_depend_on_the_batch_size() -> None:
     model = toy_model(1.5)
     assert log_weights(model, torch.randn(7, 5), 13, False, batch_size=20).shape == (
         13,
         7,
-    )  # 2 draws of 7 at a time
+    )  # batches of 2 samples for each of 7 images
 
 
 # --- exact --------------------------------------------------------------------------------------------------
@@ -114,8 +113,8 @@ def vectors(n: int) -> Dataset:
     return Dataset("v", "v", (n,), split, split, split, make_preprocessing("standardize", split), "0")
 
 
-def test_the_exact_likelihood_of_an_affine_decoder() -> None:
-    """Against N(b, W Wᵀ + σ² I) written out, in float64: equal to rounding; and IWAE stays below it."""
+def test_exact_likelihood_of_an_affine_decoder() -> None:
+    """Equal to N(b, W Wᵀ + σ² I) in float64, to rounding; and IWAE is below it."""
     model = build_model(LINEAR, (5,))
     eval_data = EvalData(vectors(5))
     assert has_closed_form(model, eval_data)
@@ -144,7 +143,7 @@ def test_the_exact_likelihood_of_an_affine_decoder() -> None:
         {"likelihood": {"name": "normal", "squash": "sigmoid"}},
     ],
 )
-def test_other_decoders_have_no_closed_form(change: dict[str, object]) -> None:
+def test_exact_likelihood_of_other_decoders_raises(change: dict[str, object]) -> None:
     model = build_model(LINEAR | change, (5,))
     with pytest.raises(NoDensityError):
         exact(model, EvalData(vectors(5)))
@@ -154,7 +153,7 @@ def test_other_decoders_have_no_closed_form(change: dict[str, object]) -> None:
 
 
 class Constant(nn.Module):
-    """A network that always gives the same."""
+    """A network with a constant output."""
 
     def __init__(self, values: Tensor) -> None:
         super().__init__()
@@ -164,11 +163,11 @@ class Constant(nn.Module):
         return self.values.expand(len(inputs), *self.values.shape)
 
 
-def test_bits_per_dimension_of_a_known_discrete_distribution_are_its_entropy() -> None:
-    """Pixels drawn from discretised normals, narrow, wide and cut off at the ends, that the decoder knows.
+def test_bits_per_dimension_of_a_known_distribution_equal_its_entropy() -> None:
+    """Pixels are sampled from the decoder's discretized normals: narrow, wide, and truncated at the ends.
 
     The probabilities are computed here from the normal's distribution function. Over 2,000 images of 16 pixels the
-    figure is within 4 standard errors of the entropy; a density in place of them would be off by 8 bits.
+    estimate is within 4 standard errors of the entropy; a density instead would be off by 8 bits.
     """
     mean = torch.linspace(-0.1, 1.1, 16, dtype=torch.float64).reshape(1, 4, 4)
     scale = torch.tensor([0.004, 0.05, 0.3]).repeat(6)[:16].double().reshape(1, 4, 4)
@@ -193,6 +192,6 @@ def test_bits_per_dimension_of_a_known_discrete_distribution_are_its_entropy() -
 
 
 def _raw(scale: Tensor, head: DiscretizedNormalHead) -> Tensor:
-    """What the network must give for a standard deviation: the inverse of the head's soft floor."""
+    """Return the network output for a standard deviation: the inverse of the head's soft floor."""
     floor = head.min_log_scale
     return floor + torch.log(torch.expm1(scale.log() - floor)) - head.initial_log_scale
