@@ -1,4 +1,4 @@
-"""A table whose rows train in a second, and the command that carries it out in a folder of its own."""
+"""A table whose rows train in a second, and the command that reproduces it in a separate folder."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TIMES = ("seconds", "ms_per_step", "evaluation_seconds")
 
 
 def recipe(name: str, **more: Any) -> dict[str, Any]:
-    """A recipe on the embedded digits, by its name."""
+    """Return a recipe on the embedded digits."""
     return {
         "recipe": name,
         "device": "cpu",
@@ -50,7 +50,7 @@ BAD = recipe("bad-small", model={"posterior": {"name": "implicit", "noise_dim": 
 
 
 def table(**more: Any) -> dict[str, Any]:
-    """A definition."""
+    """Return a table definition."""
     return {
         "title": "Two small rows",
         "source": "Smith (2017), table 0",
@@ -94,45 +94,45 @@ def table(**more: Any) -> dict[str, Any]:
     }
 
 
-def written(folder: Path, definition: Mapping[str, Any], name: str = "small") -> Path:
-    """The definition as a file."""
+def write_table(folder: Path, definition: Mapping[str, Any], name: str = "small") -> Path:
+    """Write the definition to a file."""
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(dict(definition), sort_keys=False))
     return path
 
 
-def reproduced(folder: Path, *options: object, definition: Mapping[str, Any] | None = None) -> int:
-    """The command's exit code; results are in ``folder/results``, runs in ``folder/runs``."""
-    path = written(folder, definition or table())
-    where = ("--runs", folder / "runs", "--out", folder / "results", "--quiet")
-    return main(["reproduce", *map(str, (path, *where, *options))])
+def reproduce(folder: Path, *options: object, definition: Mapping[str, Any] | None = None) -> int:
+    """Run the command and return its exit code; results are in ``folder/results``, runs in ``folder/runs``."""
+    path = write_table(folder, definition or table())
+    outputs = ("--runs", folder / "runs", "--out", folder / "results", "--quiet")
+    return main(["reproduce", *map(str, (path, *outputs, *options))])
 
 
 def record(folder: Path, name: str = "small") -> dict[str, Any]:
-    """The JSON of the results."""
-    found: dict[str, Any] = json.loads((folder / "results" / f"{name}.json").read_text())
-    return found
+    """Return the JSON of the results."""
+    results: dict[str, Any] = json.loads((folder / "results" / f"{name}.json").read_text())
+    return results
 
 
 def page(folder: Path, name: str = "small") -> str:
-    """The page of the results."""
+    """Return the page of the results."""
     return (folder / "results" / f"{name}.md").read_text()
 
 
-def timeless(value: Any, root: Path) -> Any:
-    """A record without times, and without the folder that it was made in."""
+def without_times(value: Any, root: Path) -> Any:
+    """Return a record without times and without the folder ``root``."""
     if isinstance(value, dict):
-        return {key: timeless(item, root) for key, item in value.items() if key not in TIMES}
+        return {key: without_times(item, root) for key, item in value.items() if key not in TIMES}
     if isinstance(value, list):
-        return [timeless(item, root) for item in value]
+        return [without_times(item, root) for item in value]
     return value.replace(str(root), "") if isinstance(value, str) else value
 
 
-def counting(function: Callable[..., Any], calls: list[Any]) -> Callable[..., Any]:
-    """The function, which notes its arguments."""
+def record_calls(function: Callable[..., Any], calls: list[Any]) -> Callable[..., Any]:
+    """Return the function with its calls' arguments appended to ``calls``."""
 
-    def noted(*args: Any, **kwargs: Any) -> Any:
+    def recording(*args: Any, **kwargs: Any) -> Any:
         calls.append((args, kwargs))
         return function(*args, **kwargs)
 
-    return noted
+    return recording

@@ -10,7 +10,7 @@ import pytest
 from advae.cli import main
 from advae.reproduce import runner
 from advae.run import Run
-from reproduce.small import BAD, page, record, reproduced, table
+from reproduce.small import BAD, page, record, reproduce, table
 
 # --- rows that fail -----------------------------------------------------------------------------------------
 
@@ -21,10 +21,10 @@ def with_bad() -> dict[str, Any]:
     return table(rows=[{"label": "bad | worse", "recipe": BAD}, rows[0]])
 
 
-def test_a_row_that_fails_is_reported_and_stops_no_other(
+def test_failed_row_is_reported_and_others_are_completed(
     tmp_path: Path, with_bad: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert reproduced(tmp_path, definition=with_bad) == 1
+    assert reproduce(tmp_path, definition=with_bad) == 1
     bad, good = record(tmp_path)["rows"]
     assert "error" in bad["runs"][0] and good["values"]["elbo"]["value"] < 0
     text = page(tmp_path)
@@ -32,15 +32,15 @@ def test_a_row_that_fails_is_reported_and_stops_no_other(
     assert "| failed |" in next(line for line in text.splitlines() if line.startswith("| **bad"))
 
 
-def test_an_error_of_any_kind_is_of_its_row_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(job: Any, **more: Any) -> Run:
+def test_unexpected_error_affects_only_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail_vae(job: Any, **more: Any) -> Run:
         if job.row.label == "VAE":
             raise RuntimeError("out of memory")
         return train(job, **more)
 
     train = runner.train_job
-    monkeypatch.setattr(runner, "train_job", broken)
-    assert reproduced(tmp_path) == 1
+    monkeypatch.setattr(runner, "train_job", fail_vae)
+    assert reproduce(tmp_path) == 1
     vae, avb = record(tmp_path)["rows"]
     assert vae["runs"][0]["error"] == "RuntimeError: out of memory" and avb["values"]["elbo"]
 
@@ -60,35 +60,35 @@ def test_an_error_of_any_kind_is_of_its_row_alone(tmp_path: Path, monkeypatch: p
         (["--sedes", "1"], ["--seeds"]),
     ],
 )
-def test_bad_input_is_refused_before_any_training(
+def test_invalid_input_raises_before_training(
     options: list[str], words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert reproduced(tmp_path, *options) == 2
-    said = capsys.readouterr().err
+    assert reproduce(tmp_path, *options) == 2
+    stderr = capsys.readouterr().err
     for word in words:
-        assert word in said
+        assert word in stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["small.yaml"]
 
 
-def test_an_unknown_table_is_reported_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_table_is_reported_with_the_closest_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["reproduce", "avb-3d"]) == 2
-    said = capsys.readouterr().err
-    assert "avb-3d" in said and "avb-3a" in said
+    stderr = capsys.readouterr().err
+    assert "avb-3d" in stderr and "avb-3a" in stderr
 
 
-def test_the_data_of_a_shipped_table_must_be_there(
+def test_missing_data_of_a_table_are_reported_with_the_option(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["reproduce", "avb-3a", "--rows", "vae-mnist-fc32"]) == 2
-    said = capsys.readouterr().err
-    assert "avb-3a" in said and "given:    mnist" in said and "--data.source PATH" in said
+    stderr = capsys.readouterr().err
+    assert "avb-3a" in stderr and "given:    mnist" in stderr and "--data.source PATH" in stderr
     assert main(["reproduce", "bavae", "--data.source", "somewhere"]) == 2
     assert "--data.source mnist=PATH --data.source cifar10=PATH" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_list_has_every_table(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_contains_every_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["reproduce", "--list"]) == 0
-    first = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert first == ["table", "asvae-1", "asvae-2", "asvae-3", "avb-3a", "avb-3b", "avb-3c", "bavae"]
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert names == ["table", "asvae-1", "asvae-2", "asvae-3", "avb-3a", "avb-3b", "avb-3c", "bavae"]

@@ -1,4 +1,4 @@
-"""The tables that ship: their recipes exist, what they ask can be had, and their figures are the papers'."""
+"""Shipped tables: recipes, evaluations, published values, columns, and invalid definitions."""
 
 from __future__ import annotations
 
@@ -12,37 +12,35 @@ from advae.errors import ConfigError
 from advae.reproduce.evaluate_job import eval_arguments
 from advae.reproduce.markdown_report import column_title, data_name, missing_value, published_cell, value_cell
 from advae.reproduce.table_spec import read_table, table_names
-from reproduce.small import table, written
+from reproduce.small import table, write_table
 
 TABLES = {name: read_table(name) for name in table_names()}
 
 
 def published(name: str) -> dict[str, dict[str, float]]:
-    """The figures of a table by recipe, without errors."""
+    """Return the published values of a table by recipe, without errors."""
     rows = TABLES[name].rows
     return {
-        row.name: {key: figure.value for key, figure in row.published.items()}
-        for row in rows
-        if row.published
+        row.name: {key: value.value for key, value in row.published.items()} for row in rows if row.published
     }
 
 
-def test_all_tables_ship() -> None:
+def test_names_of_shipped_tables() -> None:
     names = ["asvae-1", "asvae-2", "asvae-3", "avb-3a", "avb-3b", "avb-3c", "bavae"]
     assert table_names() == names
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_a_table_can_be_carried_out(name: str) -> None:
-    found = TABLES[name]
-    missing = [row.name for row in found.rows if isinstance(row.recipe, str) and row.recipe not in recipes()]
+def test_recipes_and_evaluations_of_a_table_are_valid(name: str) -> None:
+    spec = TABLES[name]
+    missing = [row.name for row in spec.rows if isinstance(row.recipe, str) and row.recipe not in recipes()]
     assert missing == []
-    for row in found.rows:
+    for row in spec.rows:
         assert resolve(row.recipe).train.steps > 0
-    for part in found.evaluation:
+    for part in spec.evaluation:
         assert eval_arguments(part)["config"].strict is False
-    assert found.evaluation and found.columns and found.references
-    assert all(len(note.split()) > 5 for note in found.notes)
+    assert spec.evaluation and spec.columns and spec.references
+    assert all(len(note.split()) > 5 for note in spec.notes)
 
 
 AVB = {  # PAPERS: ELBO, log p(x) by AIS, reconstruction
@@ -95,9 +93,9 @@ ASVAE = {
 
 
 @pytest.mark.parametrize("name", AVB)
-def test_figures_of_avb_are_the_papers(name: str) -> None:
+def test_published_values_of_avb_equal_the_paper(name: str) -> None:
     keys = ("elbo", "ais", "reconstruction")
-    assert published(name) == {row: dict(zip(keys, of, strict=True)) for row, of in AVB[name].items()}
+    assert published(name) == {row: dict(zip(keys, values, strict=True)) for row, values in AVB[name].items()}
     for row in TABLES[name].rows:
         assert {key: row.published[key].error for key in ("elbo", "reconstruction")} == {
             "elbo": 0.2,
@@ -109,7 +107,7 @@ def test_figures_of_avb_are_the_papers(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ASVAE)
-def test_figures_of_asvae_are_the_papers(name: str) -> None:
+def test_published_values_of_asvae_equal_the_paper(name: str) -> None:
     assert published(name) == ASVAE[name]
 
 
@@ -138,9 +136,9 @@ def test_columns_select_estimates_by_metric_variant_and_unit() -> None:
     assert find("asvae-2", "fid", fid, real, baseline=True) == real
 
 
-def test_published_figures_are_printed_as_papers_do() -> None:
-    def text(**figure: Any) -> str:
-        return published_cell({"error": None, "kind": "", **figure})
+def test_format_of_published_values() -> None:
+    def text(**value: Any) -> str:
+        return published_cell({"error": None, "kind": "", **value})
 
     assert text(value=-85.1, error=0.2, kind="adversarial estimate") == "≈ −85.1 ± 0.2"
     assert text(value=-85.0, error=0.3) == "−85.0 ± 0.3"
@@ -148,7 +146,7 @@ def test_published_figures_are_printed_as_papers_do() -> None:
     assert published_cell(None) == "–"
 
 
-def test_an_empty_cell_says_why() -> None:
+def test_empty_cell_has_a_reason() -> None:
     gan = {"supports": {"likelihood": False, "encoder": False}}
     vae = {"supports": {"likelihood": True, "encoder": True}}
     assert [missing_value([gan], need) for need in ("likelihood", "encoder", "")] == [
@@ -163,37 +161,37 @@ def test_an_empty_cell_says_why() -> None:
     ]
 
 
-def test_the_network_is_named_in_the_heading_or_in_every_cell() -> None:
-    def made(*names: str) -> dict[str, Any]:
+def test_feature_network_is_named_once_if_all_rows_share_it() -> None:
+    def make_results(*names: str) -> dict[str, Any]:
         more = {"value": 5.0, "stderr": 1.0, "kind": "error", "seed_std": None, "unit": "", "metric": "fid"}
         rows = [{"values": {"fid": {"variant": name, **more}}} for name in names]
         return {"columns": {"fid": "FID"}, "rows": rows}
 
-    alike, apart = made("a", "a"), made("a", "b")
-    assert [column_title(alike, "fid"), value_cell(alike["rows"][1], "fid", alike)] == [
+    same, different = make_results("a", "a"), make_results("a", "b")
+    assert [column_title(same, "fid"), value_cell(same["rows"][1], "fid", same)] == [
         "FID [a]",
         "5.0 ± 1.0",
     ]
-    assert [column_title(apart, "fid"), value_cell(apart["rows"][1], "fid", apart)] == [
+    assert [column_title(different, "fid"), value_cell(different["rows"][1], "fid", different)] == [
         "FID",
         "5.0 ± 1.0<br><sub>fid [b]</sub>",
     ]
 
 
-def test_data_are_called_what_they_are() -> None:
+def test_display_names_of_data() -> None:
     assert [data_name(n) for n in ("cifar10", "cifar10-jpeg")] == ["CIFAR-10", "CIFAR-10 (JPEG)"]
     assert [data_name(n) for n in ("tiny-imagenet", "mine")] == ["tiny-imagenet", "mine"]
 
 
-# --- a definition -------------------------------------------------------------------------------------------
+# --- table definitions --------------------------------------------------------------------------------------
 
 
-def test_the_table_of_the_docs_can_be_carried_out(tmp_path: Path) -> None:
+def test_example_table_of_the_docs_is_valid(tmp_path: Path) -> None:
     text = (Path(__file__).parents[2] / "docs" / "how-to" / "reproduce-a-table.md").read_text()
     (tmp_path / "docs.yaml").write_text(text.split("```yaml\n")[1].split("```")[0])
-    found = read_table(tmp_path / "docs.yaml")
-    assert [resolve(row.recipe).model["latent_dim"] for row in found.rows] == [8, 8, 2]
-    assert [eval_arguments(part).get("limit") for part in found.evaluation] == [None, 64]
+    spec = read_table(tmp_path / "docs.yaml")
+    assert [resolve(row.recipe).model["latent_dim"] for row in spec.rows] == [8, 8, 2]
+    assert [eval_arguments(part).get("limit") for part in spec.evaluation] == [None, 64]
 
 
 @pytest.mark.parametrize(
@@ -213,14 +211,14 @@ def test_the_table_of_the_docs_can_be_carried_out(tmp_path: Path) -> None:
         ({"evaluation": {"limit": 3}}, ["evaluation"]),
     ],
 )
-def test_an_invalid_definition_is_reported(more: dict[str, Any], words: list[str], tmp_path: Path) -> None:
+def test_invalid_definition_raises(more: dict[str, Any], words: list[str], tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
-        read_table(written(tmp_path, table(**more)))
+        read_table(write_table(tmp_path, table(**more)))
     for word in words:
         assert word in str(error.value)
 
 
-def test_files_that_are_no_tables(tmp_path: Path) -> None:
+def test_files_that_are_not_tables_raise(tmp_path: Path) -> None:
     (tmp_path / "list.yaml").write_text("- a\n- b\n")
     (tmp_path / "bad.yaml").write_text("a: [\n")
     for name in ("list", "bad", "none"):
