@@ -288,7 +288,7 @@ def test_a_model_file_cannot_name_an_arbitrary_class() -> None:
 
 
 def test_the_docs_list_every_component_and_their_example_resolves(tmp_path: Path) -> None:
-    page = (Path(__file__).parents[1] / "docs" / "recipes.md").read_text()
+    page = (Path(__file__).parents[1] / "docs" / "how-to" / "write-a-recipe.md").read_text()
     for components in (METHODS, HEADS, NETWORKS, CRITICS):
         assert [name for name in components.names() if f"`{name}`" not in page] == []
     (tmp_path / "own.yaml").write_text(page.split("```yaml\n")[1].split("```")[0])

@@ -37,7 +37,7 @@ STEPS, BATCH, IMAGES, NUM_EVALUATED = 5, 4, 24, 6
 SMALL, PIXELS = 4_000_000, 32 * 32  # weights and pixels of what trains at its full width
 SHARE = 16  # of a width that is left where it is not
 WIDTHS = ("channels", "features", "filters", "groups", "heads", "hidden", "length", "width", "z_hidden")
-SIDE = 16  # of a large image that is drawn pixel by pixel
+SIDE = 16  # of a large image that is sampled pixel by pixel
 
 NAMES = advae.recipes()
 FILES = sorted(f.name.removesuffix(".yaml") for f in (resources.files("advae") / "recipes").iterdir())
@@ -48,24 +48,24 @@ config = cache(resolve)
 
 
 def own(name: str) -> dict[str, Any]:
-    """What a recipe's file states."""
+    """Return the content of a recipe's file without its base."""
     tree = yaml.safe_load((resources.files("advae") / "recipes" / f"{name}.yaml").read_text())
     return {key: value for key, value in tree.items() if key != "base"}
 
 
 def bases(name: str) -> list[str]:
     tree = yaml.safe_load((resources.files("advae") / "recipes" / f"{name}.yaml").read_text())
-    found = tree.get("base", [])
-    return found if isinstance(found, list) else [found]
+    base_names = tree.get("base", [])
+    return base_names if isinstance(base_names, list) else [base_names]
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """The values of a tree by dotted name."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, value in tree.items():
         below = leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-        found |= below
-    return found
+        values |= below
+    return values
 
 
 # --- what they say ------------------------------------------------------------------------------------------
@@ -160,12 +160,12 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
 
 def narrow(recipe: Config) -> dict[str, Any]:
     """Overrides that keep every layer of a recipe's networks and leave a sixteenth of its width."""
-    found: dict[str, Any] = {"model.latent_dim": share(recipe.model["latent_dim"])}
+    overrides: dict[str, Any] = {"model.latent_dim": share(recipe.model["latent_dim"])}
     for part in ("encoder", "posterior", "decoder", "critic"):
         for option in WIDTHS:
             if recipe.model[part].get(option):
-                found[f"model.{part}.{option}"] = share(recipe.model[part][option])
-    return found
+                overrides[f"model.{part}.{option}"] = share(recipe.model[part][option])
+    return overrides
 
 
 def share(width: Any) -> Any:

@@ -35,8 +35,8 @@ FIRST_BEST = 5  # the step of the first validation, from which on there is a bes
 PATIENCE = 60.0  # seconds for a process to start and to end; it needs three on an idle machine
 
 
-def started(*argv: object) -> subprocess.Popen[str]:
-    """``advae train …`` in a process of its own."""
+def start_training(*argv: object) -> subprocess.Popen[str]:
+    """Start ``advae train …`` in a separate process."""
     environment = {**os.environ, "PYTHONPATH": str(SRC), "OMP_NUM_THREADS": "1"}
     program = [sys.executable, "-m", "advae", "train", *map(str, argv)]
     return subprocess.Popen(
@@ -45,7 +45,7 @@ def started(*argv: object) -> subprocess.Popen[str]:
 
 
 def wait_for_step(process: subprocess.Popen[str], run: Path, after: int = 0) -> None:
-    """Until a checkpoint of a step later than ``after`` stands."""
+    """Wait for a checkpoint of a step later than ``after``."""
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until and process.poll() is None:
         if last_step(run) > after:
@@ -56,7 +56,7 @@ def wait_for_step(process: subprocess.Popen[str], run: Path, after: int = 0) -> 
 
 
 def last_step(run: Path) -> int:
-    """The step of the last checkpoint; 0 while there is none, or while it is being exchanged."""
+    """Return the step of the last checkpoint; 0 without one, or while it is being replaced."""
     try:
         return int(json.loads((run / "checkpoints" / "last" / "state.json").read_text())["step"])
     except FileNotFoundError:
@@ -70,7 +70,7 @@ def test_a_signal_saves_a_checkpoint_and_prints_how_to_resume(
     number: signal.Signals, code: int, tmp_path: Path, advae: Any, small: tuple[str, ...]
 ) -> None:
     out = tmp_path / "run"
-    process = started("vae-digits", "--out", out, *small, *ENDLESS)
+    process = start_training("vae-digits", "--out", out, *small, *ENDLESS)
     wait_for_step(process, out)
     process.send_signal(number)
     stdout, stderr = process.communicate(timeout=PATIENCE)
@@ -91,7 +91,7 @@ def test_sigkill_leaves_the_last_checkpoint_readable(
     argv: tuple[object, ...] = ("vae-digits", "--out", out, *small, *ENDLESS)
     step = 0
     for number in range(3):
-        process = started(*argv)
+        process = start_training(*argv)
         wait_for_step(process, out, max(step, FIRST_BEST))
         time.sleep(random.Random(number).uniform(0, 0.3))
         process.kill()

@@ -223,9 +223,9 @@ def test_paths_join_different_digits(trained: Path, advae: Any, tmp_path: Path) 
     arrays = np.load(out)
     assert arrays["paths"].shape == (3, 4, 1, 8, 8)
     assert arrays["ends"].shape == (3, 2, 1, 8, 8)
-    codes = tmp_path / "latents.npz"
-    advae("encode", trained, "--out", codes)
-    labels = np.load(codes)["labels"][arrays["index"]]
+    latents_path = tmp_path / "latents.npz"
+    advae("encode", trained, "--out", latents_path)
+    labels = np.load(latents_path)["labels"][arrays["index"]]
     assert (labels[:, 0] != labels[:, 1]).all()
 
 
@@ -240,7 +240,7 @@ def test_latents_of_an_input_are_in_its_order(trained: Path, advae: Any, tmp_pat
     a, b = (np.load(tmp_path / f"{name}-z.npz") for name in "ab")
     assert a["z"].shape == a["z_sample"].shape == (7, 8)
     assert (a["labels"] == np.arange(7)).all()
-    # The same images under other dequantization noise of half a gray level: nearly the same codes.
+    # The same images under other dequantization noise of half a gray level: nearly the same latents.
     assert np.abs(a["z"] - b["z"][::-1]).max() < 0.2 * a["z"].std(0).max()
 
 
@@ -351,8 +351,8 @@ def test_module_debug_and_pipe(trained: Path) -> None:
     assert wrong.returncode == 2
     assert "Traceback" not in wrong.stderr
     debug = {**environment, "ADVAE_DEBUG": "1"}
-    shown = subprocess.run([*program, "trian"], env=debug, capture_output=True, text=True, check=False)
-    assert "Traceback" in shown.stderr
+    debug_run = subprocess.run([*program, "trian"], env=debug, capture_output=True, text=True, check=False)
+    assert "Traceback" in debug_run.stderr
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer) as closed:

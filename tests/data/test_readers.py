@@ -123,8 +123,10 @@ def test_names_as_labels_become_ids_in_alphabetical_order(tmp_path: Path) -> Non
     data = load(tmp_path / "a.npz")
     assert data.class_names == ("cat", "dog", "emu") and data.classes == 3
     assert data.train.labels is not None
-    wanted = [("cat", "dog", "emu").index(str(names[v])) for v in data.train.raw(range(20))[:, 0].tolist()]
-    assert data.train.labels[:20].tolist() == wanted
+    expected_ids = [
+        ("cat", "dog", "emu").index(str(names[v])) for v in data.train.raw(range(20))[:, 0].tolist()
+    ]
+    assert data.train.labels[:20].tolist() == expected_ids
 
 
 def test_parquet_folder_keeps_its_order_and_cuts_validation_from_the_end(
@@ -229,7 +231,7 @@ def test_unreadable_images_are_named_and_counted(folder: Callable[..., Path]) ->
         load(root)
     assert "bad" in str(caught.value) and "and 2 more" in str(caught.value)
     with pytest.raises(DataError, match=r"6 of 26 images cannot be read.*(\n.*)*bad0.png"):
-        load(root, storage="stream")  # headers only: the truncated image is found while streaming
+        load(root, storage="stream")  # headers only: the truncated image is detected while streaming
 
 
 def test_parquet_row_is_named(parquet: Callable[..., Path], tmp_path: Path) -> None:
@@ -389,14 +391,14 @@ def test_unreachable_hub_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_hub_data_set(monkeypatch: pytest.MonkeyPatch, parquet: Callable[..., Path]) -> None:
-    """What the hub's client returns is read like local Parquet; its settings are put back afterwards."""
+    """What the hub's client returns is read like local Parquet; its settings are restored."""
     import huggingface_hub
 
     path = parquet("train.parquet", noise(20, 4, 4), [i % 2 for i in range(20)])
     table = datasets.load_dataset("parquet", data_files=str(path), split="train")
-    found = datasets.DatasetDict({"train": table, "valid": table.select(range(5)), "extra": table})
+    dataset_dict = datasets.DatasetDict({"train": table, "valid": table.select(range(5)), "extra": table})
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *_, **__: None)
-    monkeypatch.setattr(datasets, "load_dataset", lambda name: found)
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: dataset_dict)
     bars = datasets.are_progress_bars_disabled()
     data = load("someone/something")
     assert [len(split) for split in data.splits] == [18, 5, 2] and data.name == "someone/something"

@@ -185,9 +185,9 @@ def test_samples_of_a_model_without_latents_are_random() -> None:
     """Its mean is a single image, so samples of p(x) are evaluated instead."""
     model, data = model_of({"name": "bernoulli"}, 0), digits("gray")
     images = model_samples(model, data, 16, seed=0)
-    shown = images.get(torch.arange(16))
-    assert images.description == "samples from p(x)" and set(shown.unique().tolist()) == {0, 255}
-    assert len(shown.flatten(1).unique(dim=0)) > 1
+    pixels = images.get(torch.arange(16))
+    assert images.description == "samples from p(x)" and set(pixels.unique().tolist()) == {0, 255}
+    assert len(pixels.flatten(1).unique(dim=0)) > 1
 
 
 def test_critic_of_images_has_log_ratio_diagnostics() -> None:

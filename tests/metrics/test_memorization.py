@@ -25,8 +25,8 @@ def test_mann_whitney_equals_scipy_with_ties() -> None:
     assert 2 * stats.norm.sf(abs(z)) == pytest.approx(theirs.pvalue, rel=1e-9)
 
 
-def test_fraction_of_copies_has_the_mean_and_error_of_every_possible_draw() -> None:
-    """Eight real images, of which any three are held_out out: over all 56 choices the mean is 0, the error theirs."""
+def test_fraction_of_copies_over_all_splits_has_mean_zero_and_its_standard_error() -> None:
+    """Eight real images with any three held out: over all 56 splits the mean is 0 and the deviation is the error."""
     owners = torch.tensor([0, 0, 0, 1, 4, 5, 5, 7])  # the nearest real image of each sample
     results = []
     for held_out in combinations(range(8), 3):
@@ -77,7 +77,7 @@ def test_copies_are_detected_and_counted() -> None:
 
 
 def test_typical_samples_are_not_copies() -> None:
-    """Samples of half the width are closer to training images than held_out-out ones are, and closer to those too."""
+    """Samples of half the width are closer to training images than held-out ones are, but also closer to the latter."""
     typical = memorization_test(torch.randn(5000, 3), torch.randn(2000, 3), 0.5 * torch.randn(1000, 3))
     assert typical.z < -3 and typical.is_too_close and not (typical.has_copies or typical.is_inconclusive)
     wide = memorization_test(torch.randn(1000, 3), torch.randn(300, 3), 2 * torch.randn(300, 3))

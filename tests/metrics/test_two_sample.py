@@ -43,16 +43,16 @@ def test_mmd_is_its_double_sum(monkeypatch: pytest.MonkeyPatch) -> None:
         for j in range(n):
             if i != j:
                 h[i, j] = k(x[i], x[j]) + k(y[i], y[j]) - k(x[i], y[j]) - k(x[j], y[i])
-    found = mmd_test(x, y, permutations=19, seed=3)
-    assert found.value == pytest.approx(float(h.sum()) / (n * (n - 1)), abs=1e-12)
-    assert found.stderr == pytest.approx(math.sqrt(2 * float(h.square().sum())) / (n * (n - 1)), rel=1e-12)
-    assert (found.p * 20) == pytest.approx(round(found.p * 20))
+    result = mmd_test(x, y, permutations=19, seed=3)
+    assert result.value == pytest.approx(float(h.sum()) / (n * (n - 1)), abs=1e-12)
+    assert result.stderr == pytest.approx(math.sqrt(2 * float(h.square().sum())) / (n * (n - 1)), rel=1e-12)
+    assert (result.p * 20) == pytest.approx(round(result.p * 20))
     monkeypatch.setattr(two_sample, "BLOCK_SIZE", 3)
     ticks: list[int] = []
     in_blocks = mmd_test(x, y, permutations=19, seed=3, tick=ticks.append)
-    assert in_blocks.value == pytest.approx(found.value, abs=1e-12)
-    assert in_blocks.stderr == pytest.approx(found.stderr, rel=1e-12)
-    assert in_blocks.p == found.p
+    assert in_blocks.value == pytest.approx(result.value, abs=1e-12)
+    assert in_blocks.stderr == pytest.approx(result.stderr, rel=1e-12)
+    assert in_blocks.p == result.p
     assert sum(ticks) == num_blocks(n) == 6
 
 
@@ -117,9 +117,9 @@ def test_p_values_under_equality_are_uniform() -> None:
 
 
 def test_shift_is_detected() -> None:
-    found = mmd_test(torch.randn(300, 8) + 0.3, torch.randn(300, 8))
-    assert found.p == 1 / 200
-    assert found.value > SIGMAS * found.stderr
+    result = mmd_test(torch.randn(300, 8) + 0.3, torch.randn(300, 8))
+    assert result.p == 1 / 200
+    assert result.value > SIGMAS * result.stderr
 
 
 def test_kernel_is_one_at_zero_and_decreases() -> None:
@@ -138,15 +138,15 @@ def binomial(p: float, n: int) -> float:
 
 @pytest.mark.parametrize(("n", "d"), [(2000, 2), (301, 30)])
 def test_classifier_has_chance_accuracy_on_equal_distributions(n: int, d: int) -> None:
-    """Also where it could overfit its training examples: the test examples are others."""
+    """Also where it could overfit its training examples: test examples are separate."""
     accuracy, num_test = classifier_test(torch.randn(n, d), torch.randn(n, d))
     assert num_test == 2 * (n - n // 2)
     assert abs(accuracy - 0.5) < binomial(0.5, num_test)
 
 
 MAX_ACCURACY_LOSS = 0.02
-"""What a trained network may fall behind the best rule: the one tolerance here that has no derivation. It is small
-beside what the accuracies below lie above one half, 0.10 to 0.48."""
+"""Allowed loss of a trained network relative to the Bayes rule: the only tolerance here without a derivation. It is
+small compared with the margins of the accuracies above one half, 0.10 to 0.48."""
 
 
 @pytest.mark.parametrize("shift", [0.5, 1.5])
@@ -170,7 +170,7 @@ def test_classifier_of_normals_with_different_scales_has_bayes_accuracy() -> Non
 
 
 def test_classifier_does_not_depend_on_the_scale_of_a_dimension() -> None:
-    """The only difference lies in numbers of the order of 0.001, beside others of the order of one."""
+    """The only difference is in a dimension of scale 0.001, next to one of scale 1."""
     x, y = torch.randn(2000, 2) + torch.tensor([0.0, 1.5]), torch.randn(2000, 2)
     scale = torch.tensor([1.0, 1e-3])
     best = 0.5 * math.erfc(-0.75 / math.sqrt(2))

@@ -36,15 +36,17 @@ def test_every_kind_has_a_description_and_every_section_a_title() -> None:
 
 
 def test_known_sections_come_first_in_their_order(fakes: ModuleType) -> None:
-    given = ["samples", "speed", "critics", "likelihood", "samples"]
-    table = estimate_table([fakes.make_estimate(str(i), section=section) for i, section in enumerate(given)])
+    sections = ["samples", "speed", "critics", "likelihood", "samples"]
+    table = estimate_table(
+        [fakes.make_estimate(str(i), section=section) for i, section in enumerate(sections)]
+    )
     assert [section.title for section in table.sections] == ["Likelihood", "Critics", "Samples", "Speed"]
     assert labels(table.sections[2]) == ["0", "4"]
 
 
 def test_baselines_follow_the_estimate_of_their_metric_and_protocol(fakes: ModuleType) -> None:
     fid_a, fid_b = {"metric": "fid", "features": "a"}, {"metric": "fid", "features": "b"}
-    given = [
+    estimates = [
         fakes.make_estimate("rmse", section="reconstruction"),
         fakes.make_estimate("FID[a]", **fid_a),
         fakes.make_estimate("FID[b]", **fid_b),
@@ -53,7 +55,7 @@ def test_baselines_follow_the_estimate_of_their_metric_and_protocol(fakes: Modul
         fakes.make_estimate("FID[a] of test data", 1.0, "baseline", **fid_a),
         fakes.make_estimate("rmse of test data", 1.0, "baseline", metric="rmse"),
     ]
-    section = estimate_table(given).sections[1]
+    section = estimate_table(estimates).sections[1]
     assert labels(section) == [
         "FID[a]",
         "FID[a] of test data",
@@ -66,8 +68,8 @@ def test_baselines_follow_the_estimate_of_their_metric_and_protocol(fakes: Modul
 
 
 def test_estimates_of_one_name_in_two_units_are_adjacent(fakes: ModuleType) -> None:
-    given = [fakes.make_estimate("a"), fakes.make_estimate("b"), fakes.make_estimate("a", unit="of 2")]
-    assert display_order(given) == [0, 2, 1]
+    estimates = [fakes.make_estimate("a"), fakes.make_estimate("b"), fakes.make_estimate("a", unit="of 2")]
+    assert display_order(estimates) == [0, 2, 1]
 
 
 def test_the_settings_shown_for_an_estimate_are_exactly_its_protocol(fakes: ModuleType) -> None:

@@ -49,7 +49,7 @@ def test_skipped_updates_are_excluded_from_the_means() -> None:
     assert metrics.pop_means() == {"loss/critic": 6 / 7, "loss/model": 6 / 7, "kl": 2 * 6 / 7}
     passed = [key for *key, is_let in accumulate(metrics, {(2, "model"), (3, "critic")}) if is_let]
     assert passed == [[0, "critic"], [0, "model"], [1, "critic"], [1, "model"], [2, "critic"]]
-    with pytest.raises(NotFiniteError, match="kl of player 'model' .* step 2\\."):
+    with pytest.raises(NotFiniteError, match=r"kl of player 'model' .* step 2\."):
         metrics.raise_if_halted(STEPS - 1, len(UPDATES))
 
 

@@ -71,7 +71,7 @@ def lines(run: Run) -> list[dict[str, Any]]:
 def test_results_depend_on_the_seed_alone(
     name: str, source: str, uninterrupted: dict[str, Run], tmp_path: Path
 ) -> None:
-    """Whatever random numbers were drawn before; another seed gives other weights."""
+    """Earlier use of the global generator has no effect; another seed gives other weights."""
     torch.rand(17)
     again = advae.train(config(name, source), out=tmp_path / "again", quiet=True)
     assert tiny.differing(tiny.state(again), tiny.state(uninterrupted[name])) == []
@@ -84,7 +84,7 @@ def test_results_depend_on_the_seed_alone(
 def test_noise_is_a_function_of_seed_and_step(
     source: str, uninterrupted: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Random numbers drawn between two steps change nothing."""
+    """Use of the global generator between two steps has no effect."""
     after_step = Trainer._after_step
 
     def draw_first(self: Trainer, logger: Any) -> Any:
@@ -118,7 +118,7 @@ def test_repeated_interruption_by_signals(
     name: str, number: signal.Signals, source: str, uninterrupted: dict[str, Run], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """The current step is completed, a checkpoint is saved, and the exit code tells the signal."""
+    """The current step is completed, a checkpoint is saved, and the exit code depends on the signal."""
     stops = [1, 2, 4, 9, 11]
     run_step = Trainer._run_step
 
@@ -203,15 +203,15 @@ def finished(source: str, tmp_path: Path) -> Run:
 def test_run_locked_by_another_process_is_not_touched(finished: Run, tmp_path: Path, source: str) -> None:
     """Neither resumed nor removed as an incomplete run."""
     before = {path: path.read_bytes() for path in finished.path.rglob("*") if path.is_file()}
-    begun = tmp_path / "begun"
-    begun.mkdir()
-    (begun / "config.yaml").write_text("")
-    with lock_folder(finished.path), lock_folder(begun):
-        with pytest.raises(CheckpointError, match="(?i)another process"):
+    incomplete = tmp_path / "begun"
+    incomplete.mkdir()
+    (incomplete / "config.yaml").write_text("")
+    with lock_folder(finished.path), lock_folder(incomplete):
+        with pytest.raises(CheckpointError, match=r"(?i)another process"):
             advae.resume(finished.path, options={"train.steps": 4}, quiet=True)
-        with pytest.raises(CheckpointError, match="(?i)another process"):
-            train_or_resume(config("vae", source), out=begun, quiet=True)
-        assert (begun / "config.yaml").exists()
+        with pytest.raises(CheckpointError, match=r"(?i)another process"):
+            train_or_resume(config("vae", source), out=incomplete, quiet=True)
+        assert (incomplete / "config.yaml").exists()
     assert {path: path.read_bytes() for path in finished.path.rglob("*") if path.is_file()} == before
     advae.resume(finished.path, options={"train.steps": 4}, quiet=True)
 
@@ -259,11 +259,11 @@ def test_corrupted_state_is_refused(finished: Run, content: str) -> None:
 @pytest.mark.parametrize("name", ["weights.pt", "state.pkl", "pytorch_model.bin", "last.CKPT"])
 def test_pickles_are_never_read(finished: Run, name: str) -> None:
     (finished.checkpoint() / name).write_bytes(b"\x80\x04cos\nsystem\n")
-    with pytest.raises(CheckpointError, match="(?i)pickle"):
+    with pytest.raises(CheckpointError, match=r"(?i)pickle"):
         advae.resume(finished.path, options={"train.steps": 4}, quiet=True)
     (finished.path / "model" / "config.json").unlink()
     (finished.path / "model" / name).write_bytes(b"\x80\x04cos\nsystem\n")
-    with pytest.raises(CheckpointError, match="(?i)pickle"):
+    with pytest.raises(CheckpointError, match=r"(?i)pickle"):
         advae.load(finished.path)
 
 
@@ -294,7 +294,7 @@ def test_other_options_must_not_change(finished: Run, key: str) -> None:
 
 def test_folders_that_are_not_runs(tmp_path: Path, finished: Run) -> None:
     for path in (tmp_path / "nowhere", tmp_path):
-        with pytest.raises(CheckpointError, match="(?i)run directory"):
+        with pytest.raises(CheckpointError, match=r"(?i)run directory"):
             advae.resume(path)
     with pytest.raises(CheckpointError, match="not empty"):
         advae.train(config("vae", "digits"), out=finished.path, quiet=True)
@@ -308,7 +308,7 @@ def test_corrupted_model_is_refused(finished: Run) -> None:
         advae.load(finished.path)
     tensors = load_file_bytes(content, weights)
     save_file({k: v for k, v in tensors.items() if k != "decoder.network.body.0.bias"}, weights)
-    with pytest.raises(CheckpointError, match="(?i)fit|corrupted"):
+    with pytest.raises(CheckpointError, match=r"(?i)fit|corrupted"):
         advae.load(finished.path)
     weights.unlink()
     with pytest.raises(CheckpointError, match="missing"):

@@ -53,12 +53,12 @@ class Gauss:
         return Gauss(self.mean[start:stop], self.cov[start:stop, start:stop])
 
     def rsample(self, n: int) -> Tensor:
-        """``n`` draws ``[n, k]``."""
+        """Return ``n`` samples ``[n, k]``."""
         return self.mean + torch.randn(n, len(self.mean)) @ torch.linalg.cholesky(self.cov).T
 
 
 class Correlated(ImplicitDistribution):
-    """``N(mean [B, d], L Lᵀ)``, which hides its density as an implicit encoder would but knows its moments."""
+    """``N(mean [B, d], L Lᵀ)``, without a density, like an implicit encoder, but with its moments."""
 
     def __init__(self, mean: Tensor, L: Tensor) -> None:
         self._mean, self.L = mean, L

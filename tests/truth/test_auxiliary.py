@@ -141,7 +141,7 @@ SHARE = torch.tensor([0.6, 0.9])  # of the standard deviation of z that is due t
 def with_marginal(width: float, shift: float = 0.0, stretch: float = 1.0) -> LatentModel:
     """A model whose q(z|x) is the normal of ``toy_model(width)``.
 
-    r is the exact q(a|x,z), with its means moved by ``shift`` of a's standard deviation and its scales multiplied by
+    r is the exact q(a|x,z), with its means shifted by ``shift`` of a's standard deviation and its scales multiplied by
     ``stretch``. Then KL(q(a|x,z) ‖ r) is the same for all x and z, see :func:`reverse_kl`.
     """
     model, like = linear_model(D), toy_model(width).encoder
@@ -266,7 +266,7 @@ def test_has_no_density_but_an_estimate_for_its_samples() -> None:
     assert not sampler.has_sample_log_prob
 
 
-def test_bound_is_closer_to_a_bent_posterior_than_any_normal() -> None:
+def test_auxiliary_bound_is_tighter_than_any_normal_on_a_skewed_posterior() -> None:
     """The posterior of `test_flow_posteriors.py`, from which the best normal of any covariance has a KL of 0.26 nats.
 
     The gap of the bound, KL(q‖p) and KL(q(a|z)‖r) together, must be less than half of that; observed with nine seeds:

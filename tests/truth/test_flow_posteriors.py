@@ -1,4 +1,4 @@
-"""Flows as posteriors: of a bent target, and in a model that is trained, saved, loaded and evaluated."""
+"""Flow posteriors: fit to a skewed target, training, saving and evaluation."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NOISE_STD, STEPS, BATCH_SIZE, LR = 0.3, 600, 256, 0.03
 
 
 def log_joint(z: Tensor) -> Tensor:
-    """``log p(x = 1, z)`` up to a constant: z ~ N(0, I₂), x = exp(z₁) + z₂ + noise. Skewed, along a bent line."""
+    """``log p(x = 1, z)`` up to a constant: z ~ N(0, I₂), x = exp(z₁) + z₂ + noise. Skewed, along a curve."""
     misfit = (1 - z[..., 0].exp() - z[..., 1]) / NOISE_STD
     return -0.5 * z.square().sum(-1) - 0.5 * misfit.square()
 
@@ -101,13 +101,13 @@ def test_flows_fit_a_skewed_posterior_better_than_any_normal() -> None:
 
 @pytest.fixture(scope="module", params=FLOWS)
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Five steps of a shipped recipe."""
+    """A run of five steps of a recipe."""
     path = tmp_path_factory.mktemp(request.param) / "run"
     options = {"train.steps": 5, "train.batch_size": 32, "data.limit": 128, "train.samples_every": 0}
     return advae.train(f"vae-{request.param}-digits", options=options, out=path, quiet=True)
 
 
-def test_trained_saved_loaded_and_evaluated(trained: Run, tmp_path: Path) -> None:
+def test_evaluation_and_saving_of_a_flow_posterior(trained: Run, tmp_path: Path) -> None:
     model, data = trained.model(), advae.load_data(DataOptions(**trained.config["data"]))
     estimates = advae.evaluate(model, data, likelihood=("elbo", "iwae"), diagnostics=("posterior",), limit=20)
     elbo = next(e for e in estimates if e.name == "elbo")

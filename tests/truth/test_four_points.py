@@ -1,4 +1,4 @@
-"""What ``experiments/four_points`` measures, against closed forms: integrals on the grid, divergences, models."""
+"""Measurements of ``experiments/four_points`` against closed forms: grid integrals, divergences, models."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PRIOR = MultivariateNormal(torch.zeros(2).double(), torch.eye(2).double())
 
 
 def quadrants(z: Tensor, turn: float = 0.0) -> Tensor:
-    """Which of four sectors the points ``[K, 2]`` lie in, one-hot: ``[4, K]``."""
+    """Return the one-hot sector, of four, of each of ``K`` points ``[K, 2]``: ``[4, K]``."""
     angle = torch.remainder(torch.atan2(z[:, 1], z[:, 0]) - turn, 2 * math.pi)
     return torch.nn.functional.one_hot((angle / (math.pi / 2)).long().clamp_max(3), 4).T.double()
 
@@ -43,14 +43,14 @@ def quadrants(z: Tensor, turn: float = 0.0) -> Tensor:
 
 @pytest.mark.parametrize("slope", [1.0, 10.0])
 def test_evidence_of_a_probit_decoder(slope: float) -> None:
-    """∫ Φ(a z₁ + b) N(z) dz = Φ(b / √(1 + a²)); all that is lost lies beyond the grid."""
+    """∫ Φ(a z₁ + b) N(z) dz = Φ(b / √(1 + a²)); the only error is the mass beyond the grid."""
     z, b = centers(), torch.tensor([-1.0, 0.0, 0.5, 2.0]).double()
     log_p = torch.special.log_ndtr(slope * z[:, 0] + b[:, None])
     exact = torch.special.ndtr(b / math.sqrt(1 + slope**2))
     assert torch.allclose(evidence(log_p).exp(), exact, rtol=0, atol=BEYOND)
 
 
-def test_perfect_tiles() -> None:
+def test_quadrant_posteriors_have_no_overlap_and_average_to_the_prior() -> None:
     """Four quadrants: p(x_i) = 1/4, no overlap, and together they are the prior."""
     log_p = quadrants(centers()).log()
     log_x = evidence(log_p)
@@ -61,7 +61,7 @@ def test_perfect_tiles() -> None:
     assert sum(kl_from_mass(each) for each in true) / 4 == pytest.approx(LOG4, abs=2 * BEYOND)
 
 
-def test_overlap_is_the_doubt_about_the_observation() -> None:
+def test_overlap_is_the_entropy_of_the_observation_given_z() -> None:
     a, b = quadrants(centers(64))[:2].unflatten(1, (64, 64)) / 1024
     assert overlap(torch.stack([a, a, a, a])) == pytest.approx(LOG4)
     assert overlap(torch.stack([a, a, b, b])) == pytest.approx(math.log(2))
@@ -85,7 +85,7 @@ def test_divergence_of_normals_on_the_grid() -> None:
     assert torch.allclose(result.double(), exact, rtol=0, atol=1e-6)
 
 
-def test_overlap_and_divergences_of_a_mixture_agree() -> None:
+def test_overlap_and_kls_of_a_mixture_satisfy_their_identity() -> None:
     """H(x|z) = log 4 − E KL(q_i ‖ p) + KL(q ‖ p), an identity whatever the q_i."""
     mass = normals(MEANS, STDS)
     kl = sum(kl_from_mass(each) for each in mass) / 4
@@ -104,14 +104,12 @@ def test_log_count_has_grassbergers_bias(rate: float) -> None:
     assert float(result) == pytest.approx(rate * math.log(rate) + rate * exp1(2 * rate), abs=1e-12)
 
 
-def test_coarser_cells_are_the_same_as_counting_in_them() -> None:
+def test_merged_cells_equal_counts_in_coarser_cells() -> None:
     z = 1.5 * torch.randn(1000, 2)
     assert torch.equal(merge_cells(count_in_cells(z, 64)), count_in_cells(z, 32))
     assert count_in_cells(z, 64).sum() == 1000
-    place = count_in_cells(
-        torch.tensor([[-9.0, 9.0]]), 64
-    )  # far out is in a corner, the first axis being the row
-    assert place[0, 63] == 1
+    counts = count_in_cells(torch.tensor([[-9.0, 9.0]]), 64)
+    assert counts[0, 63] == 1  # points beyond the grid are in a corner; the first axis is the row
 
 
 K, CELLS = 2**20, 128
@@ -158,8 +156,8 @@ def test_divergence_of_samples_of_a_wave() -> None:
     )  # few cells: their loss is far above the scatter
 
 
-def test_divergence_of_samples_of_a_sharp_sector() -> None:
-    """A quarter of the prior with edges across the cells: log 4, and the cells' loss goes like their width."""
+def test_divergence_of_samples_of_a_sector() -> None:
+    """A quarter of the prior with edges across the cells: log 4, with an error proportional to the width of a cell."""
     z = torch.randn(4 * K + 40_000, 2).double()
     z = z[quadrants(z, turn=0.3)[0] > 0][:K]
     result = kl_from_counts(count_in_cells(z, CELLS))
@@ -213,7 +211,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("few")
-def test_an_explicit_model_is_measured_exactly() -> None:
+def test_measurements_of_a_model_with_an_encoder_density() -> None:
     model = model_of({"name": "normal"})
     layer: Any = model.encoder.network.body[0]
     with torch.no_grad():  # well inside the grid
@@ -236,18 +234,18 @@ def test_an_explicit_model_is_measured_exactly() -> None:
     mass = mass_from_log_density(q.log_prob(centers()[:, None]).T).flatten(1)
     variance = (mass * log_p.square()).sum(1) - (mass * log_p).sum(1).square()
     error = float((variance.mean() / 4 / grid.NUM_DECODED).sqrt())
-    assert spread["stderr"] == pytest.approx(error, rel=0.05)  # of 131,072 samples: 1 % or less, by far
+    assert spread["stderr"] == pytest.approx(error, rel=0.05)  # the error for 131,072 samples is below 1 %
 
 
 @pytest.mark.usefixtures("few")
-def test_true_posteriors_are_the_decoders() -> None:
+def test_true_posteriors_match_importance_weighted_prior_samples() -> None:
     """By samples of the prior and weights w_i = p(x_i|z) / p(x_i): KL(mean p_i ‖ p) = E w̄ log w̄, with w̄ their mean."""
     model = model_of({"name": "normal"})
     result = measure(model)
     z = torch.randn(2**18, 2)
     log_p = grid.log_likelihoods(model, z).detach()
     log_x = log_p.exp().mean(1).log()
-    # By so many samples p(x) is 0.2 % off.
+    # With so many samples the error of p(x) is 0.2 %.
     assert result["evidence"] == pytest.approx(float(log_x.mean()), abs=0.01)
     w = (log_p - log_x[:, None]).exp()
     values = {
@@ -255,15 +253,15 @@ def test_true_posteriors_are_the_decoders() -> None:
         "exact_overlap": -(w * (w / w.sum(0)).log()).mean(0),
     }
     for name, value in values.items():
-        # The weights' own normalisation moves the mean by as much again.
+        # The normalization of the weights adds an error of the same size.
         allowed = 8 * float(value.std()) / math.sqrt(len(z))
         assert result[name] == pytest.approx(float(value.mean()), abs=allowed), name
         assert result[name] > 2 * allowed
 
 
 @pytest.mark.usefixtures("few")
-def test_an_implicit_model_is_measured_by_its_samples() -> None:
-    """A linear encoder of x and two noise numbers: a slanted normal, of which the measurement is told nothing."""
+def test_measurements_of_an_implicit_encoder_from_its_samples() -> None:
+    """A linear encoder of x and two noise variables is a correlated normal; only its samples are used."""
     model = model_of({"name": "implicit", "noise_dim": 2})
     layer: Any = model.encoder.network.body[0]
     slant = torch.tensor([[0.5, 0.2], [0.0, 0.4]])
@@ -274,14 +272,14 @@ def test_an_implicit_model_is_measured_by_its_samples() -> None:
     q = MultivariateNormal(mean, (slant @ slant.T).double().expand(4, 2, 2))
     kl = float(kl_divergence(q, PRIOR).mean())
     assert result["kl"] == pytest.approx(kl, abs=0.005)
-    assert result["kl"] > kl - 4 * scatter(1.0)  # the cautious end
+    assert result["kl"] > kl - 4 * scatter(1.0)  # the lower estimate
     mass = mass_from_log_density(q.log_prob(centers()[:, None]).T)
     assert result["marginal"] == pytest.approx(kl_from_mass(mass.mean(0)), abs=0.005)
     assert result["overlap"] == pytest.approx(overlap(mass), abs=0.005)
     value, error = sampled_elbo(model, q)
     assert result["elbo"] == pytest.approx(value, abs=0.005 + 4 * error)
     assert result["inference_gap"] > 0
-    # A critic that says nothing claims that log q is 0: KL = E −log p(z) = log 2π + E ½|z|².
+    # A critic of zero implies that log q is 0: KL = E −log p(z) = log 2π + E ½|z|².
     with torch.no_grad():
         for parameter in model.critics.parameters():
             parameter.zero_()

@@ -189,7 +189,7 @@ def test_only_the_critic_without_pooling_sees_positions() -> None:
 @pytest.mark.parametrize("project_to", ["map", "channels"])
 @pytest.mark.parametrize("scale", range(4))
 @pytest.mark.parametrize("name", ["celebA encoder (AVB)", "celebA decoder (AVB)", "celebA critic (AVB)"])
-def test_the_vector_enters_at_every_scale(name: str, scale: int, project_to: str) -> None:
+def test_noise_or_latents_enter_at_every_scale(name: str, scale: int, project_to: str) -> None:
     """Noise or latents change the output through each single projection, with the others set to zero."""
     figure = PAPER_NETWORKS[name]
     net = build(replace(figure, options={"channels": [3, 4, 5, 6], "project_to": project_to}))

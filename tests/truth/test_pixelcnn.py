@@ -20,7 +20,7 @@ from advae.networks import NETWORKS
 from advae.networks.causal_conv import GatedBlock
 from advae.networks.pixelcnn import PixelCNN
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "papers"
 SHAPES = {
     (1, 5, 6): {"num_blocks": 2, "num_scales": 1},
     (3, 6, 5): {"num_blocks": 1, "num_scales": 2},

@@ -116,7 +116,7 @@ def test_log_prob_gives_a_bound_on_the_kl() -> None:
 
 
 @pytest.mark.parametrize("other", [{"seed": 1}, {"split": "train"}, {"likelihood": "bin probabilities"}])
-def test_log_prob_of_other_examples_is_refused(other: dict[str, object]) -> None:
+def test_log_prob_of_other_examples_raises(other: dict[str, object]) -> None:
     model, truth, data = optimal("avb prior")
     log_prob = log_prob_of(truth, data)
     with pytest.raises(ConfigError):
@@ -217,7 +217,7 @@ def test_same_seed_same_estimates() -> None:
 
 
 def test_single_last_example_is_paired_with_the_first() -> None:
-    """257 examples are a batch of 256 and one of 1, which AS-VAE pairs with another's latent code, never its own."""
+    """257 examples are a batch of 256 and one of 1, which AS-VAE pairs with the latent of another example."""
     model, _, data = optimal("asvae")
     fewer, more = (evaluate_critics(model, replace(data, limit=n)) for n in (256, 257))
     one, two = (result.find("claimed KL[f2]").per_example["value"] for result in (fewer, more))
@@ -236,7 +236,7 @@ def test_single_last_example_is_paired_with_the_first() -> None:
     assert last and torch.equal(last[1][0], first[0])  # Q of the last example: the x of the first
 
 
-def test_latent_codes_are_sampled_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_latents_are_sampled_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     module = import_module("advae.evaluation.critics.critic_diagnostics")
     monkeypatch.setattr(module, "SAMPLE_BATCH_SIZE", 20)  # 2 samples of 7 examples at a time
     assert _sample_in_batches(Normal(torch.zeros(7, 3), torch.zeros(1)), 13).shape == (13, 7, 3)

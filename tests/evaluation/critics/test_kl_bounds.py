@@ -66,8 +66,8 @@ def test_aggregate_posterior_bound_of_a_constant_dimension_is_finite() -> None:
     assert math.isfinite(with_constant.stderr)
 
 
-def test_bounds_without_their_values_are_absent() -> None:
-    """A model without an encoder has no latent codes, and few examples have no covariance."""
+def test_bounds_without_their_inputs_are_absent() -> None:
+    """A model without an encoder has no latents, and few examples have no covariance."""
     for compute in KL_BOUNDS.values():
         assert compute({}, torch.zeros(5)) is None
     assert aggregate_posterior_bound({"z": torch.randn(15, 2).double()}, torch.zeros(15)) is None

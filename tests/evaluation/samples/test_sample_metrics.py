@@ -319,5 +319,5 @@ def test_a_new_metric_is_one_class(data: Dataset, tmp_path: Path, monkeypatch: p
 def test_metrics_declare_kind_and_requirements_and_are_documented(name: str) -> None:
     metric = SAMPLE_METRICS.find(name)
     assert metric.kind in get_args(Kind) and set(metric.requires) <= set(get_args(Requirement))
-    docs = Path(__file__).parents[3] / "docs" / "metrics.md"
+    docs = Path(__file__).parents[3] / "docs" / "reference" / "metrics.md"
     assert f"`{name}`" in docs.read_text(encoding="utf-8")
