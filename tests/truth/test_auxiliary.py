@@ -23,7 +23,7 @@ from advae.evaluation.likelihood.bounds import elbo, iwae, log_weights
 from advae.methods.vae import VAE
 from advae.model import Conditional, LatentModel
 from evaluation import toy
-from evaluation.likelihood.test_bounds import below, gaussian_kl
+from evaluation.likelihood.test_bounds import difference_from_exact, gaussian_kl
 from evaluation.toy import D, data_of, toy_model
 from truth.sampling import assert_close, assert_sharp, batch_means, gradient
 from truth.test_flow_posteriors import log_joint
@@ -201,7 +201,7 @@ def test_bound_is_below_the_elbo_by_the_kl_of_the_reverse_model() -> None:
             gap + more, abs=1e-5
         )  # of a KL in float32
         estimate = elbo(model, observed, 64)
-        distance, error = below(estimate, model, observed)
+        distance, error = difference_from_exact(estimate, model, observed)
         assert distance == pytest.approx(-gap - more, abs=5 * error)
         assert (estimate.name, estimate.kind) == ("elbo", "lower bound")
         assert estimate.protocol["proposal"] == "auxiliary"
@@ -222,7 +222,7 @@ def test_importance_weights_are_unbiased_for_the_evidence() -> None:
     w = (log_weights(model, x, 20000, False) - truth).exp()
     assert_close((w.mean(0), w.std(0) / math.sqrt(len(w))), torch.ones(50), "weights")
     assert float(5 * w.std(0).mean() / math.sqrt(len(w))) < 0.1
-    bounds = [below(iwae(model, observed, count), model, observed) for count in (1, 10, 1000)]
+    bounds = [difference_from_exact(iwae(model, observed, count), model, observed) for count in (1, 10, 1000)]
     values = [value for value, _ in bounds]
     assert values[0] < values[1] < values[2] < 3 * bounds[2][1]
     assert values[2] > -float(w.var(0).mean()) / 2000 * 2 - 3 * bounds[2][1]
