@@ -1,10 +1,10 @@
-"""The linear-Gaussian data of ``linear_gaussian.py``, what is known about them, and how far a model is from it.
+"""Linear-Gaussian data of ``linear_gaussian.py``, and errors of a model relative to their closed forms.
 
-    z ~ N(0, I)        codes                               [d = 2]
+    z ~ N(0, I)        latents                             [d = 2]
     x = W z + σ ε      observations, then standardized     [n = 20]
 
-Everything that is compared with is exact. Draws are taken only of a posterior without a density: its moments are then
-off by what so many draws leave, and its entropy is found by nearest neighbours.
+All references are exact. Samples are used only for a posterior without a density: its moments then have a sampling
+error, and its entropy is estimated by nearest neighbors.
 """
 
 from __future__ import annotations
@@ -24,11 +24,16 @@ from torch.distributions import MultivariateNormal, kl_divergence
 import advae
 from advae.methods import METHODS
 
-D, N, DRAWS = 2, 20, 120_000
-SIGNAL = 0.474  # of every feature's variance of one: posterior standard deviations of a quarter and a half
-IMAGES, CODES = 128, 16_384  # a standard deviation from so many codes is off by 1/√(2·16,384) = 0.55 %
-NEIGHBOUR = 4  # whose distance tells an entropy
-REPEATS = 512  # of each x when a critic is asked
+D, N, NUM_EXAMPLES = 2, 20, 120_000
+SIGNAL = (
+    0.474  # fraction of every feature's unit variance: posterior standard deviations of about 1/4 and 1/2
+)
+NUM_EVALUATED, NUM_LATENTS = (
+    128,
+    16_384,
+)  # standard deviations from so many latents err by 1/√(2·16,384) = 0.55 %
+NEIGHBOR = 4  # whose distance gives the entropy estimate
+REPEATS = 512  # latents per x for the critic's estimate
 EYE = torch.eye(D, dtype=torch.float64)
 
 
@@ -57,24 +62,24 @@ class Linear:
         """``N(b, W Wᵀ + S)``."""
         return MultivariateNormal(self.b, self.W @ self.W.T + self.S)
 
-    def observed(self, mean: Tensor, std: Tensor) -> Linear:
-        """The model of ``(x − mean) / std``."""
+    def standardized(self, mean: Tensor, std: Tensor) -> Linear:
+        """Return the model of ``(x − mean) / std``."""
         mean, std = mean.double(), std.double()
         return Linear(self.W / std[:, None], (self.b - mean) / std, self.S / (std[:, None] * std))
 
-    def turn(self, like: Linear) -> Tensor:
-        """The turn ``R [d, d]`` of the codes, ``z ↦ R z``, that brings this model nearest to ``like``.
+    def rotation_to(self, like: Linear) -> Tensor:
+        """Return the orthogonal ``R [d, d]`` of latents, ``z ↦ R z``, that brings this model nearest to ``like``.
 
-        The prior has no axes, so data determine a model only up to a turn; it may mirror as well.
+        The prior is isotropic, so data determine a model only up to a rotation or reflection.
         """
         U, _, V = torch.linalg.svd(like.W.T @ torch.linalg.solve(like.S, self.W))
         return U @ V
 
 
 def truth() -> tuple[Linear, np.random.Generator]:
-    """The data's own model, and the generator to go on with: every feature has variance 1.
+    """Return the model of the data, in which every feature has variance 1, and the generator for sampling.
 
-    W has rows of one length whose directions crowd around a slanted axis: the posterior is long and slanted too.
+    Rows of W have equal lengths and directions near one oblique axis, so the posterior is elongated and correlated.
     """
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((N, D)) @ np.array([[1.6, 0.6], [0.0, 0.7]])
@@ -83,20 +88,20 @@ def truth() -> tuple[Linear, np.random.Generator]:
     return Linear(torch.from_numpy(W), torch.zeros(N, dtype=torch.float64), S), rng
 
 
-def made(folder: Path) -> Path:
-    """The draws as a file, written if it is not there."""
+def make_data(folder: Path) -> Path:
+    """Return the file of the data; sample and write it if it does not exist."""
     path = folder / "data.npy"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         model, rng = truth()
-        signal = rng.standard_normal((DRAWS, D)) @ model.W.numpy().T
-        noise = math.sqrt(1 - SIGNAL) * rng.standard_normal((DRAWS, N))
+        signal = rng.standard_normal((NUM_EXAMPLES, D)) @ model.W.numpy().T
+        noise = math.sqrt(1 - SIGNAL) * rng.standard_normal((NUM_EXAMPLES, N))
         np.save(path, (signal + noise).astype(np.float32))
     return path
 
 
-def learned(model: Any) -> Linear:
-    """What a linear decoder is. That of an implicit one is exact too: its noise stands beside z in the input."""
+def linear_decoder(model: Any) -> Linear:
+    """Return the linear-Gaussian model of a linear decoder; also of an implicit one, whose input is z and noise."""
     layer = model.decoder.network.body[0]
     weight, b = layer.weight.detach().double(), layer.bias.detach().double()
     W, rest = weight[:, :D], weight[:, D:]
@@ -106,44 +111,44 @@ def learned(model: Any) -> Linear:
     return Linear(W, b, torch.diag(scale.square()))
 
 
-# --- what is measured ---------------------------------------------------------------------------------------
+# --- measurements -------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
-def codes(model: Any, x: Tensor, count: int) -> Tensor:
-    """``count`` codes of each ``x [B, n]``, ``[count, B, d]`` in float64."""
+def sample_latents(model: Any, x: Tensor, count: int) -> Tensor:
+    """Return ``count`` latents of each ``x [B, n]``, ``[count, B, d]`` in float64."""
     parts = [model.encode(x).sample((256,)) for _ in range(count // 256)]
     return torch.cat(parts).double()
 
 
 @torch.no_grad()
 def moments(model: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean ``[B, d]``, covariance ``[B, d, d]`` and negentropy ``KL(q ‖ N(mean, cov)) [B]`` of q(z|x)."""
+    """Return mean ``[B, d]``, covariance ``[B, d, d]`` and negentropy ``KL(q ‖ N(mean, cov)) [B]`` of q(z|x)."""
     q = model.encode(x)
     if q.has_log_prob:
         mean, cov = (moment.double() for moment in q.moments(full=True))
         return mean, cov, torch.zeros(len(x), dtype=torch.float64)
-    z = codes(model, x, CODES)
-    mean, cov = z.mean(0), torch.stack([torch.cov(each.T) for each in z.unbind(1)])
-    return mean, cov, torch.tensor([negentropy(each.numpy()) for each in z.unbind(1)])
+    z = sample_latents(model, x, NUM_LATENTS)
+    mean, cov = z.mean(0), torch.stack([torch.cov(q_z.T) for q_z in z.unbind(1)])
+    return mean, cov, torch.tensor([negentropy(q_z.numpy()) for q_z in z.unbind(1)])
 
 
 def negentropy(z: np.ndarray) -> float:
-    """``KL(q ‖ N)`` of draws ``z [K, d]`` of q and the normal of their own moments, in nats.
+    """Return ``KL(q ‖ N)`` of samples ``z [K, d]`` of q and the normal with their moments, in nats.
 
-    By distances ρ of the whitened draws to the k-th neighbour: ``H ≈ ψ(K) − ψ(k) + log c + d E log ρ``, c the unit
-    ball's volume (Kozachenko and Leonenko 1987). For 16,384 draws of a normal it gives 0.002 ± 0.005 in place of 0.
+    By distances ρ of the whitened samples to the k-th neighbor: ``H ≈ ψ(K) − ψ(k) + log c + d E log ρ``, c the unit
+    ball's volume (Kozachenko and Leonenko 1987). For 16,384 samples of a normal it gives 0.002 ± 0.005 instead of 0.
     """
     count, d = z.shape
     white = np.linalg.solve(np.linalg.cholesky(np.cov(z.T)), (z - z.mean(0)).T).T
-    rho = cKDTree(white).query(white, NEIGHBOUR + 1)[0][:, -1]  # the nearest is the draw itself
+    rho = cKDTree(white).query(white, NEIGHBOR + 1)[0][:, -1]  # the nearest is the sample itself
     ball = 0.5 * d * math.log(math.pi) - math.lgamma(0.5 * d + 1)
-    entropy = digamma(count) - digamma(NEIGHBOUR) + ball + d * np.log(rho).mean()
+    entropy = digamma(count) - digamma(NEIGHBOR) + ball + d * np.log(rho).mean()
     return float(0.5 * d * (1 + math.log(2 * math.pi)) - entropy)
 
 
 def distance(mean: Tensor, cov: Tensor, exact: Linear, x: Tensor) -> dict[str, Any]:
-    """How far ``N(mean [B, d], cov [B, d, d])`` is from the exact posterior at ``x [B, n]``.
+    """Return distances of ``N(mean [B, d], cov [B, d, d])`` from the exact posterior at ``x [B, n]``.
 
     std: |σ_q/σ − 1| along each principal axis of the exact posterior, the mean over x, of the axis where it is
     larger. mean: the root mean square of the means' difference in exact standard deviations, over x and axes.
@@ -161,8 +166,8 @@ def distance(mean: Tensor, cov: Tensor, exact: Linear, x: Tensor) -> dict[str, A
     }
 
 
-def claimed(model: Any, x: Tensor, key: str) -> float:
-    """The mean of a diagnostic of the method over ``REPEATS`` codes of each x."""
+def critic_estimate(model: Any, x: Tensor, key: str) -> float:
+    """Return the mean of a diagnostic of the method over ``REPEATS`` latents per x."""
     method = METHODS.build(model.info["method"])
     with torch.no_grad():
         parts = [
@@ -173,20 +178,26 @@ def claimed(model: Any, x: Tensor, key: str) -> float:
 
 
 def measure(run: Any) -> dict[str, Any]:
-    """All figures of one run."""
-    torch.manual_seed(0)  # of codes drawn below
+    """Return all measurements of one run."""
+    torch.manual_seed(0)  # for the latents sampled below
     model, data = run.model(), advae.load_data(advae.DataOptions(**run.config["data"]))
-    exact, own = truth()[0].observed(data.preprocessing.mean, data.preprocessing.std), learned(model)
+    exact, own = (
+        truth()[0].standardized(data.preprocessing.mean, data.preprocessing.std),
+        linear_decoder(model),
+    )
     held_out = data.preprocessing.apply(data.test.values)
-    x = held_out[:IMAGES]
-    mean, cov, bent = moments(model, x)
-    R = own.turn(exact)
+    x = held_out[:NUM_EVALUATED]
+    mean, cov, non_normality = moments(model, x)
+    R = own.rotation_to(exact)
     posterior = MultivariateNormal(own.mean(x), own.C)
     prior = MultivariateNormal(torch.zeros_like(mean), EYE)
     normal, kl = MultivariateNormal(mean, cov), kl_divergence
-    gap, rate = float((kl(normal, posterior) + bent).mean()), float((kl(normal, prior) + bent).mean())
+    gap, rate = (
+        float((kl(normal, posterior) + non_normality).mean()),
+        float((kl(normal, prior) + non_normality).mean()),
+    )
     log_p, log_true = (m.evidence.log_prob(held_out.double()) for m in (own, exact))
-    found = {
+    values: dict[str, Any] = {
         "own": distance(mean, cov, own, x),
         "true": distance(mean @ R.T, R @ cov @ R.T, exact, x),
         "own_std": torch.linalg.eigvalsh(own.C).sqrt().tolist(),
@@ -198,16 +209,18 @@ def measure(run: Any) -> dict[str, Any]:
             "stderr": float((log_true - log_p).std() / math.sqrt(len(log_p))),
         },
         "inference_gap": gap,
-        "elbo": float(log_p[:IMAGES].mean()) - gap,
-        "negentropy": float(bent.mean()),
+        "elbo": float(log_p[:NUM_EVALUATED].mean()) - gap,
+        "negentropy": float(non_normality.mean()),
         "kl": rate,
         "exact_kl": float(kl(MultivariateNormal(exact.mean(x), exact.C), prior).mean()),
     }
-    return found | {"critic": judged(model, x, rate, gap, float((log_true - log_p)[:IMAGES].mean()))}
+    return values | {
+        "critic": critic_error(model, x, rate, gap, float((log_true - log_p)[:NUM_EVALUATED].mean()))
+    }
 
 
-def judged(model: Any, x: Tensor, rate: float, gap: float, evidence: float) -> dict[str, Any] | None:
-    """The divergence that a critic claims, and what it is: over the same x."""
+def critic_error(model: Any, x: Tensor, rate: float, gap: float, evidence: float) -> dict[str, Any] | None:
+    """Return the divergence that a critic estimates and its exact value, over the same x."""
     name = model.info["method"]["name"]
     contrasts = {
         "avb": ("kl", "KL(q(z|x) ‖ p(z))", rate),
@@ -218,4 +231,4 @@ def judged(model: Any, x: Tensor, rate: float, gap: float, evidence: float) -> d
     if name not in contrasts:
         return None
     key, meaning, value = contrasts[name]
-    return {"of": meaning, "claimed": claimed(model, x, key), "exact": value}
+    return {"of": meaning, "claimed": critic_estimate(model, x, key), "exact": value}

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from known_gaussian import CODES, DRAWS, IMAGES, REPEATS, D, N, made, measure, truth
+from known_gaussian import NUM_EVALUATED, NUM_EXAMPLES, NUM_LATENTS, REPEATS, D, N, make_data, measure, truth
 from linear_gaussian_page import figure, page
 
 from advae.config import merge
@@ -62,7 +62,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
         "BAVAE",
         {
             "method": {"name": "bavae", "critic_steps": 2},
-            # As many noise numbers as features: the linear decoder can then have any covariance.
+            # As many noise variables as features: the linear decoder can then have any covariance.
             "model": {"posterior": IMPLICIT, "likelihood": {"name": "implicit", "noise_dim": N}},
         },
     ),
@@ -105,13 +105,13 @@ def write_pages(records: list[dict[str, Any]], out: Path, data: Path) -> None:
     targets = [target_record(method, complete[method]) for method in TARGETS if complete[method]]
     results = {
         "data": {
-            "draws": DRAWS,
+            "draws": NUM_EXAMPLES,
             "W": exact.W.tolist(),
             "noise_variance": float(exact.S[0, 0]),
             "posterior_covariance": exact.C.tolist(),
             "sha256": file_sha256(data),
         },
-        "protocol": {"images": IMAGES, "codes": CODES, "repeats": REPEATS},
+        "protocol": {"images": NUM_EVALUATED, "codes": NUM_LATENTS, "repeats": REPEATS},
         "targets": targets,
         "runs": records,
     }
@@ -134,7 +134,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.runs.mkdir(parents=True, exist_ok=True)
-    data = made(args.runs)
+    data = make_data(args.runs)
     records = [run_method(m, seed, args.runs, str(data)) for m in args.methods for seed in args.seeds]
     write_pages(records, args.out, data)
 
