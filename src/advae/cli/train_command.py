@@ -314,7 +314,7 @@ def _print_result(result: dict[str, Any], options: TrainCommandOptions) -> None:
         print(result["run"])
         return
     if result["estimates"]:
-        shown = [e for e in result["estimates"] if e["section"] in SHOWN_SECTIONS]
-        print_estimates(shown or result["estimates"], result["remarks"])
+        estimates = [e for e in result["estimates"] if e["section"] in SHOWN_SECTIONS]
+        print_estimates(estimates or result["estimates"], result["remarks"])
         print()
     print_facts({name: result[name] for name in ("run", "model", "report") if result[name]})

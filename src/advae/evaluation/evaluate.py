@@ -226,9 +226,9 @@ def _select(
     for name in names or ():
         if strict and name in unsupported:
             raise unsupported[name]
-    chosen = default if names is None else names
+    selected_names = default if names is None else names
     order = [*estimator_names(), *DIAGNOSTICS]
-    return sorted((name for name in set(chosen) if name not in unsupported), key=order.index)
+    return sorted((name for name in set(selected_names) if name not in unsupported), key=order.index)
 
 
 def match_training_preprocessing(model: LatentModel, data: Dataset) -> Dataset:

@@ -4,7 +4,7 @@ Rank-normalized split R-hat and effective sample size (Vehtari, Gelman, Simpson,
 
     R̂      sqrt((W (n − 1)/n + B/n) / W)     B, W the variances between and within 2 M half chains of n samples
     z       Φ⁻¹((rank − 3/8) / (S + 1/4))     rank among all S samples: insensitive to heavy tails
-    R̂ of    z, and of |θ − median| ranked likewise; the larger one counts: locations and scales
+    R̂ of    z, and of ranked |θ − median|; the larger one counts: locations and scales
 
 Above 1.01 chains have not converged to one distribution. Samples of a fitted q are independent; there R-hat compares
 independent fits.

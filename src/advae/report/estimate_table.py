@@ -132,12 +132,12 @@ class Table:
 
     def without_empty_columns(self) -> Table:
         """Return the table without columns in which no row has a text."""
-        kept = [i for i in range(len(self.columns) - 1) if any(row.cells[i].text for row in self.rows)]
+        nonempty = [i for i in range(len(self.columns) - 1) if any(row.cells[i].text for row in self.rows)]
         sections = [
-            replace(s, rows=[replace(row, cells=tuple(row.cells[i] for i in kept)) for row in s.rows])
+            replace(s, rows=[replace(row, cells=tuple(row.cells[i] for i in nonempty)) for row in s.rows])
             for s in self.sections
         ]
-        return Table([self.columns[0], *(self.columns[i + 1] for i in kept)], sections, self.protocol)
+        return Table([self.columns[0], *(self.columns[i + 1] for i in nonempty)], sections, self.protocol)
 
 
 @dataclass(frozen=True)

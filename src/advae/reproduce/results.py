@@ -85,9 +85,9 @@ def column_value(column: Column, runs: Sequence[Record]) -> Record | None:
         return None
     first, values = estimates[0], [estimate["value"] for estimate in estimates]
     errors = [e["stderr"] for e in estimates if e["stderr"] is not None and math.isfinite(e["stderr"])]
-    kept: dict[str, Any] = {key: first[key] for key in ("name", "metric", "variant", "kind", "unit", "n")}
-    kept["kind"] = OPPOSITE_BOUND.get(first["kind"], first["kind"]) if column.negated else first["kind"]
-    return kept | {
+    record: dict[str, Any] = {key: first[key] for key in ("name", "metric", "variant", "kind", "unit", "n")}
+    record["kind"] = OPPOSITE_BOUND.get(first["kind"], first["kind"]) if column.negated else first["kind"]
+    return record | {
         "value": (-1 if column.negated else 1) * float(np.mean(values)),
         "stderr": float(np.mean(errors)) if errors else None,
         "seed_std": float(np.std(values, ddof=1)) if len(values) > 1 else None,

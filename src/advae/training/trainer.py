@@ -126,25 +126,25 @@ class Trainer:
         """Log, validate, sample and save where due; return the metrics to show."""
         step, options = self.state.step, self.options
         is_last = step == options.steps
-        shown: dict[str, float] = {}
+        displayed_metrics: dict[str, float] = {}
         if step % options.log_every == 0 or is_last:
             self.step.raise_if_not_finite()
-            shown = self.step.metrics.pop_means()
+            displayed_metrics = self.step.metrics.pop_means()
             if logger:
-                logger.write(step, "train", self.seconds, shown)
+                logger.write(step, "train", self.seconds, displayed_metrics)
         if step % options.validate_every == 0 or is_last:
             metrics = self.validation(self.step.ema.model, self.method)
             if logger:
                 logger.write(step, "validation", self.seconds, metrics)
             self._update_best(early_stopping_loss(metrics, self.method))
-            shown = shown | metrics
+            displayed_metrics = displayed_metrics | metrics
         if options.samples_every and (step % options.samples_every == 0 or is_last):
             self._write_samples()
         if step % options.checkpoint_every == 0:
             self._save_checkpoint("last")
         if options.checkpoint_keep_every and step % options.checkpoint_keep_every == 0:
             self._save_checkpoint(f"step-{step:06d}")
-        return shown
+        return displayed_metrics
 
     # --- stopping -------------------------------------------------------------------------------------------------
 
