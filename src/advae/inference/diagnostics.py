@@ -78,8 +78,9 @@ def _diagnostic(
     variant = "" if fit is None else f"fit {fit}"
     name = f"{name}[{variant}]" if variant else name
     count = n or posterior.fits
-    args = name, value, stderr, "diagnostic", unit, count, protocol, "posterior"
-    return Estimate(*args, metric=metric, variant=variant)
+    return Estimate(
+        name, value, stderr, "diagnostic", unit, count, protocol, "posterior", metric=metric, variant=variant
+    )
 
 
 def _diagnosis(

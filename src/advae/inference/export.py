@@ -148,7 +148,7 @@ def write_results(run: Run, posterior: Posterior, stage: StageProgress) -> None:
 def make_summary(posterior: Posterior, diagnostics: EvaluationResult) -> dict[str, Any]:
     """Return the content of summary.json."""
     evidence = posterior.log_evidence()
-    summary = {
+    summary: dict[str, Any] = {
         "family": posterior.options.family,
         "fits": posterior.fits,
         "seed": posterior.seed,
