@@ -22,6 +22,8 @@ PYTHON   ?= $(shell for python in python3 python3.13 python3.12 python3.11 pytho
 
 BIN   := .venv/bin
 STAMP := .venv/.installed
+FAST_TESTS = $(filter-out tests/test_recipes.py tests/test_docs.py,$(wildcard tests/test_*.py)) tests/contract tests/data tests/truth/test_density_ratio.py \
+    tests/truth/test_methods.py tests/training/test_step.py tests/cli/test_help.py
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(TEST_JOBS) --dist worksteal $(TEST_FLAGS)
 PIP   := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
 
@@ -52,8 +54,8 @@ demo: $(STAMP)  ## train, evaluate and report the default recipe on handwritten 
 test: $(STAMP)  ## run all tests
 	$(PYTEST)
 
-test-fast: $(STAMP)  ## run the tests that neither start processes nor take long
-	$(PYTEST) -m "not integration and not slow"
+test-fast: $(STAMP)  ## run contracts, data, configuration and closed forms, in about a minute
+	$(PYTEST) -m "not integration and not slow" $(FAST_TESTS)
 
 # pythae is compared with. Without its dependencies' upper limits it works with the installed torch.
 bench: $(STAMP)  ## measure speed, into results/speed-*.md (half an hour on an idle machine)
