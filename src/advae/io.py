@@ -11,6 +11,7 @@ import json
 import math
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advae.errors import CheckpointError
+from advae.errors import AdvaeError, CheckpointError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,13 +27,14 @@ if TYPE_CHECKING:
 
 PathLike = str | os.PathLike[str]
 LOCK_FILE = ".lock"
+MAX_TEXT_BYTES = 2**26
 
 
 def write_atomically(path: PathLike, content: str | bytes) -> None:
     """Write a file, whole or not at all; make its folder if needed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode() if isinstance(content, str) else content
+    data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     handle, tmp_path = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -44,6 +46,33 @@ def write_atomically(path: PathLike, content: str | bytes) -> None:
     except BaseException:
         Path(tmp_path).unlink(missing_ok=True)
         raise
+
+
+def read_text(
+    path: PathLike, error: type[AdvaeError] = CheckpointError, *, max_bytes: int = MAX_TEXT_BYTES
+) -> str:
+    """Return the content of a UTF-8 file, whatever the locale.
+
+    A pipe, a device, or a link to one, is refused without waiting for it.
+
+    Raises:
+        AdvaeError: of type ``error``: the file is missing, unreadable, not a regular file, not UTF-8 or too large.
+    """
+    try:
+        # Opening a pipe would otherwise wait for its writer.
+        flags = getattr(os, "O_NONBLOCK", 0)
+        with open(path, "rb", opener=lambda name, mode: os.open(name, mode | flags)) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise error("File cannot be read.", given=path, expected="a regular file")
+            content = file.read(max_bytes + 1)
+        if len(content) > max_bytes:
+            raise error("File is too large.", given=path, expected=f"at most {max_bytes:,} bytes")
+        return content.decode("utf-8-sig").replace("\r\n", "\n")
+    except FileNotFoundError:
+        raise error("File is missing.", given=path) from None
+    except (OSError, ValueError) as reason:  # ValueError: not UTF-8, or a zero byte in the path
+        why = reason.strerror if isinstance(reason, OSError) else reason
+        raise error("File cannot be read.", given=f"{path}: {why}") from None
 
 
 def to_json_value(value: Any) -> Any:
@@ -72,10 +101,8 @@ def read_json(path: PathLike) -> Any:
         CheckpointError: the file is missing, truncated or not JSON.
     """
     try:
-        return json.loads(Path(path).read_text())
-    except FileNotFoundError:
-        raise CheckpointError("File is missing.", given=path) from None
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+        return json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(
             "JSON file cannot be read.",
             given=f"{path}: {error}",
@@ -124,6 +151,20 @@ def read_npz(path: PathLike) -> dict[str, NDArray[np.generic]]:
         Exception
     ) as error:  # truncated archives raise many types: BadZipFile, EOFError, ValueError, zlib.error
         raise CheckpointError("Arrays cannot be read.", given=f"{path}: {error}") from None
+
+
+def path_inside(root: PathLike, *parts: str) -> Path:
+    """Return the path of a file below an existing folder, to read, write or delete it.
+
+    Raises:
+        CheckpointError: the folder is gone, or a link on the way leads out of it.
+    """
+    path = Path(root, *parts)
+    if not Path(root).is_dir():
+        raise CheckpointError("Folder does not exist any more: it was deleted or moved.", given=root)
+    if not path.resolve().is_relative_to(Path(root).resolve()):
+        raise CheckpointError("A link leads out of the folder.", given=path, fix="remove the link")
+    return path
 
 
 def file_sha256(path: Path) -> str:
