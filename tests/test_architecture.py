@@ -25,7 +25,7 @@ LAYERS = (
     ("errors",),
     ("io", "random", "registry", "devices", "progress"),
     ("options",),
-    ("serialization", "torch_state", "inductor"),
+    ("serialization", "torch_state", "inductor", "safe_yaml"),
     ("data", "distributions", "networks", "density_ratio", "metrics"),
     ("model",),
     ("run", "methods"),
