@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -15,18 +16,22 @@ import numpy as np
 import pytest
 import torch
 
-from advae.errors import CheckpointError
+from advae.errors import CheckpointError, WriteError
 from advae.io import (
+    LOCK_FILE,
     lock_folder,
     read_json,
     read_npz,
+    read_replaceable,
     recovered_folder,
+    remove_leftovers,
     replaced_folder,
     write_atomically,
     write_json,
     write_npz,
 )
 from advae.run import Run
+from advae.serialization import save_tensors
 
 
 def pickle_bytes() -> bytes:
@@ -47,9 +52,14 @@ def test_a_file_is_replaced_without_leftovers(tmp_path: Path) -> None:
 def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.txt"
     write_atomically(path, "old")
-    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, "new")
+
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for function in ("fsync", "replace"):
+        with monkeypatch.context() as patch, pytest.raises(WriteError, match=r"a\.txt"):
+            patch.setattr(os, function, full)
+            write_atomically(path, "new")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
@@ -63,6 +73,84 @@ def test_a_failed_folder_keeps_the_old_one(tmp_path: Path) -> None:
         raise RuntimeError
     assert (path / "x").read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_full_disk_is_one_error_and_keeps_the_old_folder(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    with replaced_folder(path) as tmp_dir:
+        (tmp_dir / "x").write_text("old")
+    for error in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        with pytest.raises(WriteError, match="model"), replaced_folder(path):
+            raise OSError(error, os.strerror(error))
+    assert (path / "x").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])
+def test_the_umask_determines_who_may_read(tmp_path: Path, umask: int) -> None:
+    previous = os.umask(umask)
+    try:
+        write_atomically(tmp_path / "a.txt", "")
+        with replaced_folder(tmp_path / "model") as tmp_dir:
+            save_tensors(tmp_dir / "x.safetensors", {"x": torch.eye(2)})
+    finally:
+        os.umask(previous)
+    modes = [(tmp_path / name).stat().st_mode & 0o777 for name in ("a.txt", "model", "model/x.safetensors")]
+    assert modes == [0o666 & ~umask, 0o777 & ~umask, 0o666 & ~umask]
+
+
+def test_a_link_is_replaced_and_its_target_is_not_touched(tmp_path: Path) -> None:
+    elsewhere, path = tmp_path / "elsewhere", tmp_path / "run" / "model"
+    elsewhere.mkdir()
+    (elsewhere / "x").write_text("old")
+    path.parent.mkdir()
+    for target in (elsewhere, tmp_path / "nowhere", elsewhere):
+        shutil.rmtree(path, ignore_errors=True)
+        path.symlink_to(target)
+        for content in ("new", "newer"):
+            with replaced_folder(path) as tmp_dir:
+                (tmp_dir / "x").write_text(content)
+        assert not path.is_symlink() and (path / "x").read_text() == "newer"
+        assert (elsewhere / "x").read_text() == "old"
+        assert [p.name for p in path.parent.iterdir()] == ["model"]
+
+
+def test_only_leftovers_of_killed_writers_are_removed(tmp_path: Path) -> None:
+    kept = ["last", ".lastly.new-01234567", ".last.new-mine", "last.new-01234567", ".last.newer", ".lock"]
+    for name in (*kept, ".last.new-01234567", ".last.old"):
+        (tmp_path / name).mkdir()
+    (tmp_path / ".last.new-89abcdef").symlink_to(tmp_path / "last")
+    remove_leftovers(tmp_path / "last")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(kept)
+    (tmp_path / "last").rename(tmp_path / ".last.old")
+    remove_leftovers(tmp_path / "last")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(kept)
+
+
+def test_a_folder_is_read_again_if_it_was_replaced_meanwhile(tmp_path: Path) -> None:
+    path, contents = tmp_path / "model", iter(["new", "newer"])
+    with replaced_folder(path) as tmp_dir:
+        (tmp_dir / "x").write_text("old")
+
+    def read_while_replaced(folder: Path) -> str:
+        before = (folder / "x").read_text()
+        if content := next(contents, None):
+            with replaced_folder(path) as tmp_dir:
+                (tmp_dir / "x").write_text(content)
+        if (folder / "x").read_text() != before:
+            raise CheckpointError("Weights are corrupted.")
+        return before
+
+    assert read_replaceable(path, read_while_replaced) == "newer"
+    calls = []
+
+    def fail(folder: Path) -> None:
+        calls.append(folder)
+        raise CheckpointError("Weights are corrupted.")
+
+    with pytest.raises(CheckpointError):
+        read_replaceable(path, fail)
+    assert calls == [path]  # nothing has changed: the folder is damaged
 
 
 @pytest.mark.parametrize("killed_at", [1, 2])
@@ -116,6 +204,40 @@ def test_a_run_does_not_overwrite_another(tmp_path: Path) -> None:
         Run.create(tmp_path / "run", {})
     with pytest.raises(CheckpointError, match=r"config\.yaml"):
         Run.open(tmp_path)
+
+
+def test_a_folder_is_locked_as_soon_as_it_exists(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "run"
+    with pytest.raises(CheckpointError), lock_folder(folder):
+        pass
+    assert not folder.exists()
+    with lock_folder(folder, create=True) as check:
+        assert [p.name for p in folder.iterdir()] == [LOCK_FILE]
+        with pytest.raises(CheckpointError, match=r"(?i)another process"), lock_folder(folder, create=True):
+            pass
+        check()
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_removed_folder_is_noticed_even_if_it_was_made_again(tmp_path: Path, again: bool) -> None:
+    folder = tmp_path / "run"
+    with lock_folder(folder, create=True) as check:
+        shutil.rmtree(folder)
+        if again:
+            with lock_folder(folder, create=True), pytest.raises(CheckpointError):
+                check()
+        with pytest.raises(CheckpointError):
+            check()
+
+
+def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
+    run, target = tmp_path / "run", tmp_path / "target"
+    run.mkdir()
+    target.write_text("text")
+    (run / LOCK_FILE).symlink_to(target)
+    with pytest.raises(CheckpointError), lock_folder(run):
+        pass
+    assert target.read_text() == "text"
 
 
 @pytest.mark.integration

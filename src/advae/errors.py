@@ -54,6 +54,10 @@ class CheckpointError(AdvaeError):
     """A run directory, checkpoint or saved model cannot be used."""
 
 
+class WriteError(AdvaeError):
+    """A file cannot be written: the disk is full, broken or read-only, or permission is missing."""
+
+
 class NoDensityError(AdvaeError):
     """A log density was requested of an implicit distribution."""
 

@@ -6,20 +6,21 @@ the old content or the new, never a part of it.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import stat
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from advae.errors import AdvaeError, CheckpointError
+from advae.errors import AdvaeError, CheckpointError, WriteError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,24 +29,53 @@ if TYPE_CHECKING:
 PathLike = str | os.PathLike[str]
 LOCK_FILE = ".lock"
 MAX_TEXT_BYTES = 2**26
+MAX_ATTEMPTS = 5  # to read a folder that is being replaced
+NO_LOCKS_ERRNOS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
+Result = TypeVar("Result")
+
+
+@contextmanager
+def write_errors(path: PathLike) -> Iterator[None]:
+    """Turn the system's errors in the block into one that names the file or folder that is written.
+
+    Raises:
+        WriteError: the disk is full, broken or read-only, or permission is missing.
+    """
+    try:
+        yield
+    except OSError as error:
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        fix = "free some space, or use another disk" if is_full else "check the disk and the permissions"
+        raise WriteError(
+            "File cannot be written.", given=f"{path}: {error.strerror or error}", fix=fix
+        ) from error
 
 
 def write_atomically(path: PathLike, content: str | bytes) -> None:
-    """Write a file, whole or not at all; make its folder if needed."""
+    """Write a file, whole or not at all; make its folder if needed.
+
+    Raises:
+        WriteError: the file cannot be written.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
-    handle, tmp_path = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(tmp_path, 0o644)
-        os.replace(tmp_path, path)
-    except BaseException:
-        Path(tmp_path).unlink(missing_ok=True)
-        raise
+    tmp_path = _temporary_name(path)
+    with write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with tmp_path.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(tmp_path, path)
+        except BaseException:
+            tmp_path.unlink(missing_ok=True)
+            raise
+
+
+def _temporary_name(path: Path) -> Path:
+    """Return a name next to ``path`` that is free, and that :func:`remove_leftovers` knows."""
+    return path.with_name(f".{path.name}.new-{os.urandom(4).hex()}")
 
 
 def read_text(
@@ -174,30 +204,60 @@ def file_sha256(path: Path) -> str:
 
 
 @contextmanager
-def lock_folder(folder: PathLike) -> Iterator[None]:
+def lock_folder(folder: PathLike, *, create: bool = False) -> Iterator[Callable[[], None]]:
     """Keep other processes out of a folder within the block. The lock of a process that dies is released.
 
-    Without effect on file systems that have no locks.
+    With ``create`` the folder is made if needed. A writer that checks within the block that the folder is empty, except
+    for :data:`LOCK_FILE`, is the only one to find it so: no other can start there or remove what it writes.
+
+    On file systems without locks, other processes are not kept out.
+
+    Yields:
+        A function that checks that the folder still is the locked one. It raises CheckpointError if the folder was
+        removed, moved, or made again by another process.
 
     Raises:
-        CheckpointError: another process holds the lock.
+        CheckpointError: another process holds the lock, or the folder does not exist.
+        WriteError: the folder cannot be made or written.
     """
     from filelock import FileLock, Timeout
 
-    lock = FileLock(Path(folder) / LOCK_FILE)
+    folder = Path(folder)
+    with write_errors(folder):
+        if create:
+            folder.mkdir(parents=True, exist_ok=True)
+        path = path_inside(folder, LOCK_FILE)
+        lock = FileLock(path)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise CheckpointError(
+                "Another process is working on this run.", given=folder, fix="wait for it, or stop it"
+            ) from None
+        except (NotImplementedError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in NO_LOCKS_ERRNOS:
+                raise
+    # The lock file stays open, so that no later file gets its inode.
+    marker = path if lock.is_locked else folder
+    device_and_inode = _identity(marker)[:2]
+
+    def check() -> None:
+        if _identity(marker)[:2] != device_and_inode:
+            raise CheckpointError("Folder was removed or moved while it was in use.", given=folder)
+
     try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise CheckpointError(
-            "Another process is working on this run.", given=folder, fix="wait for it, or stop it"
-        ) from None
-    except (NotImplementedError, OSError):  # no locks here
-        yield
-        return
-    try:
-        yield
+        yield check
     finally:
         lock.release()
+
+
+def _identity(path: Path) -> tuple[int, int, int]:
+    """Return device, inode and time of change in nanoseconds of a file or folder; zeros if it does not exist."""
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0, 0
+    return status.st_dev, status.st_ino, status.st_mtime_ns
 
 
 @contextmanager
@@ -205,33 +265,79 @@ def replaced_folder(path: PathLike) -> Iterator[Path]:
     """Yield a temporary folder to fill, which replaces ``path`` at the end of the block.
 
     Killed at any moment, ``path`` holds the complete old folder, the complete new one, or (for an instant between two
-    renames) the old one under ``.NAME.old``, which :func:`recovered_folder` finds.
+    renames) the old one under ``.NAME.old``, which :func:`recovered_folder` finds. Of a link, the link is replaced, and
+    the folder that it leads to is not touched.
+
+    Raises:
+        WriteError: the folder cannot be written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp_dir = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.new-"))
-    os.chmod(tmp_dir, 0o755)
-    old = path.with_name(f".{path.name}.old")
-    try:
-        yield tmp_dir
-        for file in tmp_dir.rglob("*"):
-            if file.is_file():
-                with file.open("rb") as handle:
-                    os.fsync(handle.fileno())
-        if path.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            os.rename(path, old)
-        os.rename(tmp_dir, path)
-        shutil.rmtree(old, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(tmp_dir, ignore_errors=True)
-        raise
-    for stale in path.parent.glob(f".{path.name}.new-*"):
-        shutil.rmtree(stale, ignore_errors=True)
+    tmp_dir = _temporary_name(path)
+    with write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            tmp_dir.mkdir()
+            yield tmp_dir
+            for file in tmp_dir.rglob("*"):
+                if file.is_file():
+                    with file.open("rb") as handle:
+                        os.fsync(handle.fileno())
+            old = _old_folder(path)
+            if os.path.lexists(path):
+                _remove(old)
+                os.rename(path, old)
+            os.rename(tmp_dir, path)
+        except BaseException:
+            _remove(tmp_dir)
+            raise
+        remove_leftovers(path)
+
+
+def remove_leftovers(path: PathLike) -> None:
+    """Remove what killed writers of a file or folder left next to it; no other process may be writing it."""
+    path = Path(path)
+    old = _old_folder(path)
+    if os.path.lexists(path):
+        _remove(old)
+    elif old.exists():
+        os.rename(old, path)
+    for sibling in path.parent.iterdir():
+        if re.fullmatch(rf"\.{re.escape(path.name)}\.new-\w{{8}}", sibling.name):
+            _remove(sibling)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, a link (not what it leads to) or a folder, if it exists and can be removed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _old_folder(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
 
 
 def recovered_folder(path: PathLike) -> Path:
     """Return ``path``, or the old folder of a writer that was killed between its two renames."""
     path = Path(path)
-    old = path.with_name(f".{path.name}.old")
+    old = _old_folder(path)
     return old if not path.exists() and old.exists() else path
+
+
+def read_replaceable(path: PathLike, read: Callable[[Path], Result]) -> Result:
+    """Return ``read(folder)`` for a folder that another process may replace meanwhile; then read it again.
+
+    Raises:
+        CheckpointError: as ``read``, of a folder that has not changed since.
+    """
+    for _ in range(MAX_ATTEMPTS):
+        folder = recovered_folder(path)
+        before = folder, _identity(folder)
+        try:
+            return read(folder)
+        except (CheckpointError, OSError):
+            folder = recovered_folder(path)
+            if before == (folder, _identity(folder)):
+                raise
+    return read(recovered_folder(path))

@@ -5,6 +5,7 @@ Loading runs no code from the files.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -13,15 +14,25 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from advae.errors import CheckpointError
-from advae.io import file_sha256
+from advae.io import file_sha256, write_errors
 
 PICKLE_SUFFIXES = frozenset({".pt", ".pth", ".bin", ".pkl", ".pickle", ".joblib", ".ckpt"})
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
-    """Write tensors as safetensors and return the file's SHA-256."""
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
+    """Write tensors as safetensors, readable by those who can read the folder, and return the file's SHA-256.
+
+    Raises:
+        WriteError: the file cannot be written.
+    """
+    with write_errors(path):
+        try:
+            save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
+        except SafetensorError as error:  # contains the system's error as text
+            number = re.search(r"os error (\d+)", str(error))
+            raise (OSError(int(number[1]), os.strerror(int(number[1]))) if number else error) from None
+        os.chmod(path, path.parent.stat().st_mode & 0o666)
     return file_sha256(path)
 
 
