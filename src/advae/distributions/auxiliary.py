@@ -32,7 +32,7 @@ from torch import Size, Tensor, nn
 
 from advae.distributions.base import HEADS, Distribution, Head, ImplicitDistribution, at_least_float32
 from advae.distributions.implicit import MonteCarloMoments
-from advae.distributions.normal import MIN_SCALE, Normal, normal_from_raw, soft_clamp_min
+from advae.distributions.normal import MIN_SCALE, Normal, batched_normal, normal_from_raw, soft_clamp_min
 from advae.errors import ConfigError
 
 LAST_LAYER_INIT_FACTOR = 0.3  # 0.1 does as well; with 1, fits get stuck
@@ -62,6 +62,11 @@ class AuxiliaryPosterior(MonteCarloMoments, ImplicitDistribution):
         self.q_a, self.q_z, self.reverse = q_a, q_z, reverse
         self.batch_shape, self.event_shape = q_a.batch_shape, Size(event_shape)
         self.moment_samples = moment_samples
+        self.noise_dim = q_a.event_shape.numel()
+
+    def given_noise(self, noise: Tensor) -> Normal:
+        """Return ``q(z|a,x)`` for the ``a`` of standardized ``noise [..., B, m]``."""
+        return self.q_z(self.q_a.mean + self.q_a.scale * noise)
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         z = self.q_z(self.q_a.rsample(sample_shape)).rsample()
@@ -109,10 +114,7 @@ class NormalCorrection(nn.Module):
         dtype = self.of_given.weight.dtype
         h = self.of_context(context.to(dtype)) + self.of_given(given.to(dtype))
         shift, log_factor = at_least_float32(self.rest(h)).chunk(2, -1)
-        mean, log_scale = raw[:, 0] + shift, soft_clamp_min(raw[:, 1] + log_factor, math.log(MIN_SCALE))
-        normal = Normal(mean, log_scale)
-        normal.batch_shape, normal.event_shape = mean.shape[:-1], mean.shape[-1:]  # one per given value
-        return normal
+        return batched_normal(raw[:, 0] + shift, soft_clamp_min(raw[:, 1] + log_factor, math.log(MIN_SCALE)))
 
 
 @HEADS.register("auxiliary")

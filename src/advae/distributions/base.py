@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Size, Tensor, nn
 
 from advae.errors import NoDensityError
 from advae.registry import Registry
+
+if TYPE_CHECKING:
+    from advae.distributions.normal import Normal
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -24,6 +27,8 @@ class Distribution:
     """A distribution over events, one for each element of a batch."""
 
     has_log_prob: ClassVar[bool] = True
+    noise_dim: int = 0
+    """Length n of ε where ``q(v) = ∫ q(v|ε) N(ε; 0, I) dε`` with a known normal q(v|ε); else 0."""
 
     batch_shape: Size
     event_shape: Size
@@ -64,6 +69,16 @@ class Distribution:
         """
         value = self.rsample(sample_shape)
         return value, self.log_prob(value)
+
+    def given_noise(self, noise: Tensor) -> Normal:
+        """Return ``q(v|ε)`` over flat events, given ``noise [..., B, n]``; for distributions with a :attr:`noise_dim`.
+
+        Its scale may be 0: v is then a function of ε.
+
+        Raises:
+            NoDensityError: no such normal is known.
+        """
+        raise NoDensityError(f"The density of {type(self).__name__} given its noise is unknown.")
 
     @property
     def mean(self) -> Tensor:

@@ -30,6 +30,7 @@ from torch import Size, Tensor, nn
 from torch.nn.functional import elu
 
 from advae.distributions.base import HEADS, Distribution, Head, ImplicitDistribution, at_least_float32
+from advae.distributions.normal import Normal, batched_normal
 from advae.errors import ConfigError
 
 MIN_VARIANCE_SAMPLES, MIN_COVARIANCE_SAMPLES_PER_DIM = 64, 8
@@ -62,7 +63,12 @@ class NoiseBasis(nn.Module):
     def forward(self, n: int) -> Tensor:
         """Return ``n`` independent samples of every basis vector, ``[n, m, d]``."""
         weight = self.weights[0]
-        h = torch.randn(self.num_basis, n, self.noise_dim, device=weight.device, dtype=weight.dtype)
+        noise = torch.randn(self.num_basis, n, self.noise_dim, device=weight.device, dtype=weight.dtype)
+        return self.transform(noise)
+
+    def transform(self, noise: Tensor) -> Tensor:
+        """Return the basis vectors ``v_i(ε_i) [n, m, d]`` of given noise ``[m, n, noise_dim]``."""
+        h = noise
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             h = torch.baddbmm(bias, elu(h) if layer else h, weight)
         v = at_least_float32(h.transpose(0, 1))
@@ -94,6 +100,8 @@ class NoiseBasisPosterior(ImplicitDistribution):
         self.smoothing_std = smoothing_std
         self.batch_shape, self.event_shape = Size(offset.shape[:1]), Size(offset.shape[1:])
         self._basis: Tensor | None = None
+        if isinstance(sample_basis, NoiseBasis):
+            self.noise_dim = sample_basis.num_basis * sample_basis.noise_dim
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         shape = Size([*sample_shape, *self.batch_shape])
@@ -105,6 +113,17 @@ class NoiseBasisPosterior(ImplicitDistribution):
             return z
         scale = self.smoothing_std * torch.linalg.vector_norm(self.coefficients, dim=1)
         return z + scale * torch.randn_like(z)
+
+    def given_noise(self, noise: Tensor) -> Normal:
+        """Return the normal of the ξ_i in (III.1) given all ``ε [..., B, n]``; its scale is 0 if ``s`` is."""
+        if not self.noise_dim:
+            return super().given_noise(noise)
+        assert isinstance(self.sample_basis, NoiseBasis)
+        per_basis = noise.reshape(-1, self.sample_basis.num_basis, self.sample_basis.noise_dim)
+        v = self.sample_basis.transform(per_basis.transpose(0, 1))
+        v = v.reshape(*noise.shape[:-1], *v.shape[1:])
+        scale = self.smoothing_std * torch.linalg.vector_norm(self.coefficients, dim=1)
+        return batched_normal(self.offset + (self.coefficients * v).sum(-2), scale.log())
 
     def moments(self, full: bool = False) -> tuple[Tensor, Tensor]:
         """Return mean (III.2) and variance (III.3) or full covariance, by the moments of the basis."""

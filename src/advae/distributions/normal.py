@@ -59,6 +59,13 @@ class Normal(Distribution):
         return 0.5 * (self._mean.square() + (2 * self.log_scale).exp() - 1) - self.log_scale
 
 
+def batched_normal(mean: Tensor, log_scale: Tensor) -> Normal:
+    """Return one normal over vectors ``[d]`` for each of ``[..., B]``."""
+    normal = Normal(mean, log_scale)
+    normal.batch_shape, normal.event_shape = mean.shape[:-1], mean.shape[-1:]
+    return normal
+
+
 @HEADS.register("normal")
 class NormalHead(Head):
     """A normal whose mean, and optionally whose standard deviation, comes from the network.
