@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +117,11 @@ UNKNOWN_NAMES: list[tuple[Any, dict[str, Any], str]] = [
     ("vae-digits", {"data.preprocessing": "grey"}, "'gray'"),
     ("vae-digits", {"train.backend": "graph"}, "'cuda-graph'"),
     ("vae-digits", {"model.posterior": "own"}, "'passthrough'"),
+    # names in other programs
+    ("vae-digits", {"train.epochs": 5}, "'train.steps'"),
+    ("vae-digits", {"train.learning_rate": 5}, "'train.lr'"),
+    ("vae-digits", {"data.num_workers": 5}, "'data.workers'"),
+    ("vae-digits", {"model.z_dim": 5}, "'model.latent_dim'"),
 ]
 
 
@@ -142,7 +149,25 @@ def test_unknown_names_are_reported_with_the_nearest(
         {"model.encoder": 5},
         {"train": 5},
         {"model": "vae"},
+        {"train.steps": {"a": 1}},
+        {"train.lr.a": 1},
+        # null, and numbers that are not finite, which jsonargparse accepts for any type
+        {"recipe": None},
+        {"seed": None},
+        {"model.latent_dim": None},
+        {"model.encoder": None},
+        {"model.encoder.hidden": None},
+        {"train.steps": None},
+        {"train.precision": None},
+        {"train.lr": math.inf},
+        {"data.test": math.nan},
+        {"method.kl_warmup": math.nan},
+        {"model.likelihood.max_scale": math.inf},
+        {"description": date(2024, 1, 1)},
+        {"train.steps": "\ud800"},
+        {"data.source": b"digits"},
     ],
+    ids=str,
 )
 def test_invalid_values_are_reported_before_anything_is_written(
     overrides: dict[str, Any], tmp_path: Path
@@ -150,16 +175,65 @@ def test_invalid_values_are_reported_before_anything_is_written(
     with pytest.raises(AdvaeError) as caught:
         advae.train("vae-digits", options=overrides, out=tmp_path / "run", quiet=True)
     assert caught.value.exit_code == 2
+    assert len(str(caught.value)) < 500 and "Parser key" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("text", ["- a\n- b", "a: [", "", "5", "method: 3", "model: {encoder: [1]}"])
+def test_null_is_valid_where_it_is_the_default() -> None:
+    assert resolve("vae-digits", {"data.limit": None, "data.test": None}).data.limit is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "- a\n- b",
+            "a: [",
+            "",
+            "5",
+            "method: 3",
+            "model: {encoder: [1]}",
+            "base:",
+            "base: 5",
+            "base: [[x]]",
+        ),
+        *(
+            "seed: 1\nseed: 2",
+            "train: {steps: 3}\ntrain: {lr: 1}",
+            "2024-01-01: 3",
+            "{1: 2}",
+            "~: 3",
+            "train: x",
+        ),
+        *("a0: &a0 [x]", "a: &a [*a]"),
+    ],
+)
 def test_files_that_are_not_recipes(text: str, tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(text)
     with pytest.raises(ConfigError):
         resolve(tmp_path / "r.yaml")
     with pytest.raises(ConfigError):
         resolve(tmp_path / "nowhere.yaml")
+
+
+def test_the_suffix_of_a_recipe_file_may_be_upper_case(tmp_path: Path) -> None:
+    (tmp_path / "BASE.YML").write_text("base: vae-digits\nseed: 4", encoding="utf-8")
+    (tmp_path / "OWN.YAML").write_text("base: BASE.YML\ndescription: σ", encoding="utf-8")
+    config = resolve(tmp_path / "OWN.YAML")
+    assert (config.seed, config.recipe, config.description) == (4, "OWN", "σ")
+
+
+def test_bases_are_bounded(tmp_path: Path) -> None:
+    """Recipes of which each is twice the base of the next are read 2^40 times; through links, one of itself for ever."""
+    (tmp_path / "0.yaml").write_text("seed: 1")
+    for i in range(1, 41):
+        (tmp_path / f"{i}.yaml").write_text(f"base: [{i - 1}.yaml, {i - 1}.yaml]")
+    with pytest.raises(ConfigError, match="bases"):
+        resolve(tmp_path / "40.yaml")
+    (tmp_path / "folder").symlink_to(tmp_path)
+    (tmp_path / "self.yaml").write_text("base: folder/self.yaml")
+    with pytest.raises(ConfigError):
+        resolve(tmp_path / "self.yaml")
 
 
 def test_methods_check_the_distributions_they_need(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_unsafe_or_ambiguous_text_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match="where.yaml"):
+    with pytest.raises(ConfigError, match=r"where\.yaml"):
         parse_yaml(REFUSED[name], "where.yaml")
     with pytest.raises(CheckpointError):
         parse_yaml(REFUSED[name], "where.yaml", CheckpointError)

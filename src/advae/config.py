@@ -8,27 +8,29 @@ and a recipe then states only what differs.
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
+from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import yaml
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 from advae.data.data_options import DataOptions
 from advae.errors import ConfigError, first_line, nearest
 from advae.formatting import flatten
 from advae.io import PathLike
-from advae.registry import Registry
+from advae.registry import Registry, check_import_allowed
+from advae.safe_yaml import parse_yaml, read_yaml
 from advae.training.train_options import TrainOptions
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
+MAX_BASES = 100
 SECTIONS = ("data", "model", "method", "train")
 TOP_LEVEL_DEFAULTS = {"recipe": "", "description": "", "published": "", "seed": 0, "device": "auto"}
 COMPONENT_DEFAULTS: dict[str, Any] = {
@@ -44,6 +46,7 @@ COMPONENT_DEFAULTS: dict[str, Any] = {
 }
 _PARSER_ERROR = re.compile(r'Parser key "([^"]+)":\s*(.*)', re.DOTALL)
 _TYPE_NAMES = {
+    "str": "a text",
     "int": "an integer",
     "float": "a number",
     "bool": "true or false",
@@ -118,6 +121,7 @@ def resolve(source: RecipeSource | Config, overrides: Mapping[str, Any] | None =
         tree = merge(tree, _nested(key, by_name[key]))
     parser = option_parser(tree)
     _check_names(tree, parser)
+    _check_imports(tree, parser)
     try:
         values = _with_lists(parser.parse_object(tree, defaults=True).as_dict())
     except ConfigError:
@@ -126,6 +130,7 @@ def resolve(source: RecipeSource | Config, overrides: Mapping[str, Any] | None =
         Exception
     ) as error:  # jsonargparse raises several types; each message names the option and the reason
         raise _value_error(error, tree, parser) from None
+    _check_values(values, parser)
     sections = {key: values.pop(key) for key in SECTIONS}
     return Config(
         **values,
@@ -147,21 +152,25 @@ def _built_in_files() -> list[str]:
     return [file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml")]
 
 
-def read_recipe(source: RecipeSource, derived: Sequence[str] = ()) -> dict[str, Any]:
+def read_recipe(source: RecipeSource) -> dict[str, Any]:
     """Read a recipe and its bases as nested plain values.
 
     Args:
         source: a recipe's name, a YAML file, or a mapping. The path of a base is relative to the file that names it.
-        derived: the recipes that this one is a base of.
 
     Raises:
-        ConfigError: the recipe does not exist, is not valid YAML, or is its own base.
+        ConfigError: the recipe does not exist, is not valid YAML, is its own base, or has too many bases.
     """
+    return _read_with_bases(source, [], count())
+
+
+def _read_with_bases(source: Any, derived: Sequence[str], reads: Iterator[int]) -> dict[str, Any]:
+    """Read a recipe that the recipes ``derived`` are derived from; ``reads`` counts all that were read."""
     name = ""
     if isinstance(source, Mapping):
         tree = dict(source)
     else:
-        name = str(source)
+        name = os.fspath(source) if isinstance(source, str | os.PathLike) else repr(source)
         if name in derived:
             raise ConfigError("Recipe is its own base.", given=" → ".join([*derived, name]))
         tree = _read_recipe_file(name)
@@ -170,39 +179,32 @@ def read_recipe(source: RecipeSource, derived: Sequence[str] = ()) -> dict[str, 
     bases = tree.pop("base")
     merged: dict[str, Any] = {}
     for base in bases if isinstance(bases, list) else [bases]:
-        if _is_file(base) and _is_file(name):
+        if next(reads) >= MAX_BASES:
+            raise ConfigError("Recipe has too many bases.", given=name, expected=f"at most {MAX_BASES}")
+        if is_recipe_file(base) and is_recipe_file(name):
             base = os.path.normpath(Path(name).parent / base)
-        merged = merge(merged, read_recipe(base, [*derived, name]))
+        merged = merge(merged, _read_with_bases(base, [*derived, name], reads))
     return merge(merged, tree)
 
 
-def _is_file(name: object) -> bool:
-    return isinstance(name, str) and name.endswith((".yaml", ".yml"))
+def is_recipe_file(name: object) -> bool:
+    """Return whether a name is that of a YAML file."""
+    return isinstance(name, str) and name.lower().endswith((".yaml", ".yml"))
 
 
 def _read_recipe_file(name: str) -> dict[str, Any]:
-    if _is_file(name):
-        try:
-            text, label = Path(name).read_text(), Path(name).stem
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError("Recipe cannot be read.", given=error) from None
+    if is_recipe_file(name):
+        tree, label = read_yaml(name), Path(name).stem
     elif name in _built_in_files():
-        text, label = (resources.files("advae") / "recipes" / f"{name}.yaml").read_text(), name
+        file = resources.files("advae") / "recipes" / f"{name}.yaml"
+        tree, label = parse_yaml(file.read_text("utf-8"), file.name), name
     else:
         raise ConfigError(
             f"Unknown recipe {name!r}.",
-            fix=nearest(name, recipes()) + "; your own recipe: --config FILE.yaml",
+            fix=nearest(name, recipes(), "advae recipes") + "; your own recipe: --config FILE.yaml",
         )
-    try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError("Recipe is not valid YAML.", given=f"{name}: {error}") from None
     if not isinstance(tree, dict):
         raise ConfigError("Recipe is not a mapping of options.", given=f"{name}: a {type(tree).__name__}")
-    try:
-        json.dumps(tree, default=str)
-    except ValueError:  # an anchor inside itself
-        raise ConfigError("Recipe contains itself.", given=name) from None
     return {"recipe": label} | tree
 
 
@@ -238,7 +240,8 @@ def option_parser(tree: Mapping[str, Any], *, docs: bool = False) -> ArgumentPar
         parser.add_argument(f"--{key}", type=type(default), default=default)
     parser.add_class_arguments(DataOptions, "data", instantiate=False)
     parser.add_class_arguments(TrainOptions, "train", instantiate=False)
-    parser.add_argument("--model.latent_dim", type=int, help="latent dimension, d")
+    latent_dim = COMPONENT_DEFAULTS["model"]["latent_dim"]
+    parser.add_argument("--model.latent_dim", type=int, default=latent_dim, help="latent dimension, d")
     for key, registry, computed in component_slots():
         cls = registry.find(_component(tree, key)["name"])
         parser.add_argument(f"--{key}.name", type=str, help=f"{registry.kind}: a name, or an import path")
@@ -288,12 +291,51 @@ def _check_names(tree: Mapping[str, Any], parser: ArgumentParser) -> None:
     for section in SECTIONS:
         if not isinstance(tree.get(section, {}), Mapping):
             raise ConfigError(f"{section!r} must be a section of options.", given=repr(tree[section]))
-    known = {action.dest for action in parser._actions}
+    names = {action.dest for action in parser._actions}
+    known = names - {name.rpartition(".")[0] for name in names}
     for key in flatten(tree):
+        option = key.rpartition(".")[0]
+        if option in known:
+            raise ConfigError(
+                f"Option {option} is not a section.", given=f"{option}: {{{key[len(option) + 1 :]}: …}}"
+            )
         if key not in known:
-            section = key.rpartition(".")[0]
-            siblings = sorted(k for k in known if k.rpartition(".")[0] == section) or sorted(known)
-            raise ConfigError(f"Unknown option {key!r}.", fix=nearest(key, siblings))
+            raise ConfigError(
+                f"Unknown option {key!r}.", fix=nearest(key, sorted(known), "advae train RECIPE --help")
+            )
+
+
+def _check_values(values: Mapping[str, Any], parser: ArgumentParser) -> None:
+    """Refuse what jsonargparse accepts for any type: null where it is not the default, and numbers that are not finite."""
+    optional = {action.dest for action in parser._actions if action.default is None}
+    for key, value in flatten(values).items():
+        items = value if isinstance(value, list) else [value]
+        if None in items and key not in optional:
+            raise ConfigError(
+                f"Option {key} has no value.", given="null", fix="leave it out to use the default"
+            )
+        if any(isinstance(item, float) and not math.isfinite(item) for item in items):
+            raise ConfigError(f"Option {key} is not finite.", given=value, expected="a finite number")
+
+
+def _check_imports(tree: Mapping[str, Any], parser: ArgumentParser) -> None:
+    """Check the options of users' classes whose type is a class or a function: jsonargparse imports their values."""
+    values = flatten(tree)
+    for action in parser._actions:
+        if action.dest in values and not _is_plain(getattr(action, "_typehint", str)):
+            for path in re.findall(r"[^\W\d]\w*(?:\.\w+)+", str(values[action.dest])):
+                check_import_allowed(path, f"value of {action.dest}")
+
+
+def _is_plain(hint: Any) -> bool:
+    """Whether the values of a type are numbers, strings and lists of them."""
+    return hint in (Any, str, bool, int, float, type(None), ...) or (
+        get_origin(hint) is Literal
+        or (
+            (get_origin(hint) in (Union, UnionType, list, tuple, dict, Sequence, Mapping))
+            and all(map(_is_plain, get_args(hint)))
+        )
+    )
 
 
 def _value_error(error: Exception, tree: Mapping[str, Any], parser: ArgumentParser) -> ConfigError:
@@ -310,4 +352,5 @@ def _value_error(error: Exception, tree: Mapping[str, Any], parser: ArgumentPars
     expected = re.search(r"(?:Expected an? |Subtypes: )(.*?)(?:\. Got value| Errors:|$)", reason, re.DOTALL)
     types = re.findall(r"<class '(?:[\w.]*\.)?(\w+)'>", expected[1]) if expected else []
     text = " or ".join(_TYPE_NAMES.get(name, name) for name in types)
-    return ConfigError(f"Option {key} has an invalid value.", given=repr(given), expected=text or reason)
+    shown = repr(given) if len(repr(given)) < 200 else f"{repr(given)[:200]}…"
+    return ConfigError(f"Option {key} has an invalid value.", given=shown, expected=text or None)

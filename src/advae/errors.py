@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 
 from advae.renamed_options import current_name
+
+MAX_LISTED = 8  # names in a message
 
 
 class AdvaeError(Exception):
@@ -72,16 +74,34 @@ class NotFiniteError(AdvaeError):
     exit_code = 1
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return a fix for a misspelled or former name: the closest known name, and all of them.
+def nearest(name: str, known: Iterable[str], listing: str = "") -> str:
+    """Return a fix for an unknown name: the known names that are probably meant, and all of them if they are few.
+
+    Args:
+        name: the unknown name.
+        known: the known names.
+        listing: the command that lists them, if they are many.
 
     >>> nearest("asvae-digit", ["asvae-digits", "vae-digits"])
     "did you mean 'asvae-digits'? Known: asvae-digits, vae-digits"
     """
     known = list(known)
-    match = current_name(name, known) or next(iter(get_close_matches(name, known, n=1, cutoff=0.5)), None)
-    hint = f"did you mean {match!r}? " if match else ""
-    return f"{hint}Known: {', '.join(known)}"
+    meant = current_name(name, known)
+    close = get_close_matches(name, known, n=3, cutoff=0.9 if meant else 0.6)
+    best = [k for k in close if _similarity(name, k) > _similarity(name, close[0]) - 0.05]
+    names = list(dict.fromkeys([meant, *best] if meant else best))
+    hints = [f"did you mean {' or '.join(map(repr, names))}?"] if names else []
+    if len(known) <= MAX_LISTED or not (names or listing):
+        hints.append(f"Known: {', '.join(known)}")
+    elif listing:
+        hints.append(f"{listing} lists all")
+    return " ".join(hints)
+
+
+def _similarity(a: str, b: str) -> float:
+    return SequenceMatcher(
+        None, b, a
+    ).ratio()  # in the order of get_close_matches: the ratio is not symmetric
 
 
 def first_line(error: BaseException) -> str:

@@ -95,20 +95,37 @@ class Registry(Generic[T]):
         return [p for p in inspect.signature(cls).parameters if p != "self"]
 
 
-def _import_class(path: str, kind: str, base: type) -> Any:
-    module_name, _, attribute = path.rpartition(".")
-    package = module_name.partition(".")[0]
-    if package not in _allowed_packages and module_name not in sys.modules:
+def check_import_allowed(path: str, kind: str) -> None:
+    """Check that importing what a file names by ``path`` runs no code of a package that the user has not named.
+
+    Raises:
+        ConfigError: the package is neither allowed nor imported already.
+    """
+    module_name = path.rpartition(".")[0]
+    if not _is_allowed(module_name) and module_name not in sys.modules:
+        package = module_name.partition(".")[0]
         raise ConfigError(
             f"The {kind} {path!r} is not part of advae, and importing it would run its code.",
             fix=f"if you trust the package, pass --allow {package} (or call advae.allow({package!r}))",
         )
+
+
+def _is_allowed(module_name: str) -> bool:
+    return module_name.partition(".")[0] in _allowed_packages
+
+
+def _import_class(path: str, kind: str, base: type) -> Any:
+    check_import_allowed(path, kind)
+    module_name, _, attribute = path.rpartition(".")
     try:
-        cls = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
+        if _is_allowed(module_name):
+            cls = getattr(importlib.import_module(module_name), attribute)
+        else:  # not by getattr: a module's __getattr__ may import other modules
+            cls = vars(sys.modules[module_name])[attribute]
+    except Exception as error:  # of the module's own code, too
         raise ConfigError(
             f"The {kind} {path!r} cannot be imported.",
-            given=str(error),
+            given=first_line(error),
             fix="check the path, and that its package is installed or on PYTHONPATH",
         ) from error
     if not isinstance(cls, type) or not issubclass(cls, base):

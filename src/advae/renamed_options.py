@@ -1,10 +1,12 @@
-"""Former names of options and option values, for error messages.
+"""Former names of options and option values, and names that other programs use, for error messages.
 
-The former spelling is not accepted; an error names the current one. A former name that stands for several options is
-resolved by which of them exists where it was used.
+Only the current name is accepted; an error states it. A name that stands for several options is resolved by which of
+them exists where it was used.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 RENAMED_OPTIONS: dict[str, tuple[str, ...]] = {
     # training
@@ -60,22 +62,45 @@ RENAMED_OPTIONS: dict[str, tuple[str, ...]] = {
     # inference
     "minibatch": ("minibatch_size",),
     "temper": ("initial_power",),
+    # other programs
+    "bs": ("batch_size",),
+    "cpu": ("device",),
+    "cuda": ("device",),
+    "data": ("source",),
+    "data_dir": ("source",),
+    "dataset": ("source",),
+    "epochs": ("steps",),
+    "gpu": ("device",),
+    "gpus": ("device",),
+    "iterations": ("steps",),
+    "iters": ("steps",),
+    "latent_size": ("latent_dim",),
+    "latents": ("latent_dim",),
+    "learning_rate": ("lr",),
+    "max_steps": ("steps",),
+    "num_samples": ("n",),
+    "num_workers": ("workers",),
+    "output": ("out",),
+    "output_dir": ("out",),
+    "z_dim": ("latent_dim",),
 }
 
 
-def current_name(name: str, known: list[str]) -> str | None:
-    """Return the known name that replaced ``name``, with the same dashes or section; None if there is none.
+def current_name(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that is meant by ``name``, in the same section if that exists; None if there is none.
 
     >>> current_name("train.rate", ["train.steps", "train.lr"]), current_name("--draws", ["--elbo-samples"])
     ('train.lr', '--elbo-samples')
-    >>> current_name("grey", ["gray"]), current_name("rate", ["steps"])
-    ('gray', None)
+    >>> current_name("--epochs", ["--train.steps"]), current_name("grey", ["gray"]), current_name("rate", ["steps"])
+    ('--train.steps', 'gray', None)
     """
-    start = 2 if name.startswith("--") else name.rfind(".") + 1
-    prefix, leaf = name[:start], name[start:]
-    for former in (leaf, leaf.replace("-", "_")):
-        for new in RENAMED_OPTIONS.get(former, ()):
-            for spelling in (prefix + new, prefix + new.replace("_", "-")):
-                if spelling in known:
-                    return spelling
-    return None
+    leaf = _leaf(name)
+    section = name[: len(name) - len(leaf)]
+    known = [k for k in known if k.startswith(section)] or list(known)
+    meant = (k for new in (*RENAMED_OPTIONS.get(leaf, ()), leaf) for k in known if _leaf(k) == _leaf(new))
+    return next(meant, None)
+
+
+def _leaf(name: str) -> str:
+    """Return a name without dashes before it and without its section."""
+    return name.lstrip("-").rpartition(".")[2].replace("-", "_")
