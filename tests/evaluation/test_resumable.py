@@ -165,10 +165,10 @@ def test_progress_counts_every_transition(model: LatentModel, eval_data: EvalDat
     assert all(total == ticks > 0 for total, ticks in progress.values())
 
 
-def test_partial_results_of_other_settings_or_truncated_files_are_not_used(
+def test_partial_results_of_other_settings_are_not_used(
     model: LatentModel, eval_data: EvalData, tmp_path: Path
 ) -> None:
-    """Names of partial results depend on model, options, seed and number of images; truncated ones are recomputed."""
+    """Names of partial results depend on model, options, seed and number of images."""
     runner = Runner(tmp_path, fingerprint=model_fingerprint(model))
     first = iwae(model, eval_data, 4, runner=runner)
     with torch.no_grad():
@@ -177,6 +177,44 @@ def test_partial_results_of_other_settings_or_truncated_files_are_not_used(
     assert changed.fingerprint != runner.fingerprint
     assert iwae(model, eval_data, 4, runner=changed) == iwae(model, eval_data, 4) != first
     assert iwae(model, eval_data, 5, runner=changed) == iwae(model, eval_data, 5)
-    for path in tmp_path.rglob("*.done"):
-        path.write_bytes(path.read_bytes()[:40])
-    assert iwae(model, eval_data, 4, runner=changed) == iwae(model, eval_data, 4)
+
+
+@pytest.mark.parametrize("damage", ["flipped bit", "truncated", "empty", "other format"])
+@pytest.mark.parametrize("position", [0.0, 0.1, 0.5, 0.999])
+def test_damaged_partial_results_are_computed_again_with_a_warning(
+    damage: str, position: float, eval_data: EvalData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Values depend on the call, so that a recomputation is told from a stored result."""
+    calls: list[int] = []
+
+    def values() -> torch.Tensor:
+        def compute(part: Batch) -> dict[str, torch.Tensor]:
+            calls.append(part.start)
+            return {"value": part.x.sum(1)}
+
+        return eval_data.map(CPU, compute, protocol={}, size=60, runner=Runner(tmp_path))["value"]
+
+    first = values()
+    assert torch.equal(values(), first) and calls == [0, 60] and capsys.readouterr().err == ""
+    path = sorted(tmp_path.rglob("*.done"))[1]
+    content = bytearray(path.read_bytes())
+    content[int(position * len(content))] ^= 4
+    damaged = {"flipped bit": content, "truncated": content[: int(position * len(content))], "empty": b""}
+    path.write_bytes(damaged.get(damage, bytes(content)[32:]))
+    assert torch.equal(values(), first) and calls == [0, 60, 60]
+    assert path.name in capsys.readouterr().err
+    assert torch.equal(values(), first) and calls == [0, 60, 60]
+
+
+def test_a_damaged_state_of_annealing_does_not_change_the_estimate(
+    model: LatentModel, eval_data: EvalData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One flipped bit of a weight, in the exponent, would change the estimate by orders of magnitude."""
+    monkeypatch.setattr(resumable, "SECONDS_BETWEEN_SAVES", 0.0)
+    with pytest.raises(Interrupted):
+        ais(model, eval_data, OPTIONS, runner=Runner(tmp_path, interrupt_after(104)))  # type: ignore[arg-type]
+    (path,) = tmp_path.rglob("*.state")
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 64
+    path.write_bytes(content)
+    assert ais(model, eval_data, OPTIONS, runner=Runner(tmp_path)) == ais(model, eval_data, OPTIONS)

@@ -5,20 +5,29 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from shlex import quote
+from typing import TYPE_CHECKING
 
 from advae.cli.console import log, print_estimates, print_json
-from advae.cli.loaded_model import allow_packages, load_run_data
-from advae.cli.parser import Count, Parser, RunOptions, RunPath, Seed, Split
+from advae.cli.loaded_model import LoadedModel, allow_packages, load_examples, load_run_data
+from advae.cli.parser import Count, ExampleOptions, Parser, RunOptions, RunPath, Seed, Split
+from advae.errors import DataError
 from advae.evaluation.eval_config import EvalConfig
 from advae.progress import stage_progress
+
+if TYPE_CHECKING:
+    from advae.data import Dataset
+    from advae.evaluation.eval_data import OtherExamples
+    from advae.model import LatentModel
+    from advae.run import Run
 
 SUMMARY = "evaluate a run: reconstruction, likelihood, samples, diagnostics"
 EXAMPLES = """
 advae evaluate runs/mine
 advae evaluate runs/mine --json
-advae evaluate runs/mine --samples fid,is,neighbors
+advae evaluate runs/mine --samples fid,is,nearest-neighbors
+advae evaluate runs/mine --data.source new_images/
 advae evaluate runs/mine --likelihood elbo,iwae,ais,bdmc --iwae-samples 5000 --limit 256
 torchrun --nproc-per-node 4 -m advae evaluate runs/mine --likelihood ais      # examples are shared out
 """
@@ -28,7 +37,10 @@ torchrun --nproc-per-node 4 -m advae evaluate runs/mine --likelihood ais      # 
 class EvaluateOptions(RunOptions):
     """Evaluate a run. Every estimate has its kind (a bound, an error, or an estimate by critics), its standard error
     and its protocol. Writes eval/estimates.json and, per example, eval/*.npz. Interrupted, the same command continues.
-    --json prints one object with lists of estimates and remarks."""
+    --json prints one object with lists of estimates and remarks, and the path of estimates.json.
+
+    Other data than those of the run (--data.source) are scored as a whole, or their own test split if they have one.
+    The result is written to eval-NAME-CHECKSUM/, and that of the run's own data is kept."""
 
     run: RunPath
     """Run directory."""
@@ -62,28 +74,65 @@ def run(options: EvaluateOptions) -> int:
     from advae.run import Run
 
     run_dir = Run.open(options.run)
-    device = find_device(
-        options.device, os.environ.get("LOCAL_RANK")
-    )  # under torchrun a GPU for each process
-    model = run_dir.model(str(device))
-    data = load_run_data(run_dir, options.data_source)
+    # Under torchrun there is a GPU for each process.
+    model = run_dir.model(str(find_device(options.device, os.environ.get("LOCAL_RANK"))))
+    data, other, folder = load_evaluation_data(run_dir, model, options)
     with _process_group() as rank:
         stage = stage_progress(quiet=options.quiet or options.json or rank > 0)
+        split = "test" if other else options.split
+        subset = {"split": split, "limit": options.limit, "seed": options.seed, "other": other}
         try:
-            subset = {"split": options.split, "limit": options.limit, "seed": options.seed}
-            result = evaluate_run(run_dir, model, data, options.config, stage=stage, **subset).to_dict()
+            result = evaluate_run(
+                run_dir, model, data, options.config, stage=stage, folder=folder, **subset
+            ).to_dict()
         except KeyboardInterrupt as stop:
             stop.args = ("Interrupted; the same command continues.",)
             raise
     if rank > 0:
         return 0
+    path = run_dir.path / folder / "estimates.json"
     if options.json:
-        print_json(result)
+        print_json(result | {"path": str(path)})
         return 0
     print_estimates(result["estimates"], result["remarks"])
-    report = f"advae report {quote(str(run_dir.path))}"
-    log(options, f"written to {run_dir.path / run_dir.eval_folder / 'estimates.json'}; report: {report}")
+    report = f"; report: advae report {quote(str(run_dir.path))}" if folder == run_dir.eval_folder else ""
+    log(options, f"written to {path}{report}")
     return 0
+
+
+def load_evaluation_data(
+    run: Run, model: LatentModel, options: EvaluateOptions
+) -> tuple[Dataset, OtherExamples | None, str]:
+    """Return a data set, other examples to evaluate instead of its split, and the run's folder for the result.
+
+    The run's own data, wherever they are, belong to ``eval``. Other data have a folder of their own. All of their
+    examples are evaluated (or one of their own splits), next to the run's training data; if these cannot be loaded,
+    the other data are split as for a training.
+    """
+    from advae.data.splits import checksum
+    from advae.evaluation.estimate import file_stem
+    from advae.evaluation.eval_data import OtherExamples
+
+    data = load_run_data(run, options.data_source)
+    if data.checksum == ((model.info.get("data") or {}).get("checksum") or data.checksum):
+        return data, None, run.eval_folder
+    other = None
+    if options.data_source:
+        try:
+            own = load_run_data(run, None)
+        except DataError:
+            pass
+        else:
+            part = options.split if "split" in options.given else None
+            selection = ExampleOptions(run=options.run, input=options.data_source, split=part)
+            examples = load_examples(LoadedModel(model, run, run.path), selection)
+            split = replace(examples.split, labels=None)  # their classes may not be those of the run
+            if split.name == "train" and part is None:  # the only part
+                split = replace(split, name="all")
+            other = OtherExamples(examples.source, checksum([split]), split)
+            data = own
+    digest = (other or data).checksum.removeprefix("sampled-")[:8]
+    return data, other, f"{run.eval_folder}-{file_stem((other or data).name)[:40]}-{digest}"
 
 
 @contextmanager

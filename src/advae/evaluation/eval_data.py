@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from advae.data import Dataset
+from advae.data import Dataset, Split
 from advae.distributions import Distribution
 from advae.distributions.discretized_normal import DiscretizedNormal
 from advae.distributions.normal import Normal, NormalHead
@@ -43,21 +43,31 @@ class Batch:
     tick: Ticks = field(default=lambda n: None)
 
 
+class OtherExamples(NamedTuple):
+    """Examples of other data than those that a model was trained on: their name, checksum and values."""
+
+    name: str
+    checksum: str
+    split: Split
+
+
 @dataclass(frozen=True)
 class EvalData:
     """Observations of one split; a pure function of the seed.
 
     Args:
-        data: the data set.
+        data: the data set; baselines and sample metrics use its training examples.
         split: "train", "validation" or "test".
         seed: of the preprocessing's noise and of all that estimators sample.
         limit: use the first examples only, at most this many.
+        other: other examples, instead of those of ``split``.
     """
 
     data: Dataset
     split: str = "test"
     seed: int = 0
     limit: int | None = None
+    other: OtherExamples | None = None
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
@@ -66,9 +76,15 @@ class EvalData:
             self.check_min_size()
 
     @property
+    def examples(self) -> Split:
+        """The stored examples, without the limit."""
+        split: Split = getattr(self.data, self.split)
+        return self.other.split if self.other else split
+
+    @property
     def count(self) -> int:
         """The number of examples."""
-        total = len(getattr(self.data, self.split))
+        total = len(self.examples)
         return total if self.limit is None else min(total, self.limit)
 
     def check_min_size(self) -> None:
@@ -88,7 +104,7 @@ class EvalData:
         Examples are preprocessed a chunk at a time whatever the batch size, so that all estimators see the same
         observations. Each batch has its own seed, so that its result does not depend on the other batches.
         """
-        split, size = getattr(self.data, self.split), min(size, CHUNK_SIZE)
+        split, size = self.examples, min(size, CHUNK_SIZE)
         chunk, x, raw = -1, torch.empty(0), torch.empty(0)
 
         def read(start: int) -> Batch:
@@ -147,11 +163,11 @@ class EvalData:
 
     def protocol(self, **more: Any) -> dict[str, Any]:
         """Return the part of an estimate's protocol that describes the observations, with ``more`` after it."""
-        preprocessing = self.data.preprocessing.describe()
+        preprocessing, origin = self.data.preprocessing.describe(), self.other or self.data
         return {
-            "data": self.data.name,
-            "checksum": self.data.checksum,
-            "split": self.split,
+            "data": origin.name,
+            "checksum": origin.checksum,
+            "split": self.other.split.name if self.other else self.split,
             "preprocessing": preprocessing["name"],
             **({"binarize_seed": preprocessing["seed"]} if "seed" in preprocessing else {}),
             "seed": self.seed,
@@ -162,7 +178,7 @@ class EvalData:
         """Return the batch's observations; a single one is followed by another, as methods pair neighbors."""
         if len(batch.x) > 1:
             return batch.x
-        other = getattr(self.data, self.split).raw(torch.arange(1)).to(batch.x.device)
+        other = self.examples.raw(torch.arange(1)).to(batch.x.device)
         return torch.cat([batch.x, self.data.preprocessing.apply(other)])
 
     def uses_discretized_likelihood(self, model: LatentModel) -> bool:

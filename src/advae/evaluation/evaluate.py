@@ -15,30 +15,34 @@ A run's evaluation is written to:
 eval/estimates.json     estimates and remarks of the last evaluation
 eval/NAME.npz           values for each example of the estimate of that name
 eval/unfinished/        partial results of an evaluation that is running or was interrupted
+eval-DATA-CHECKSUM/     the same of an evaluation on other data than the run's
 """
 
 from __future__ import annotations
 
 import math
-import shutil
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from advae.data import Dataset, preprocessing_from_dict
-from advae.errors import AdvaeError, ConfigError, UnsupportedError, nearest
+from advae.errors import AdvaeError, CheckpointError, ConfigError, UnsupportedError, WriteError, nearest
 from advae.evaluation.critics.critic_diagnostics import evaluate_critics
 from advae.evaluation.estimate import Estimate, EvaluationResult, Remark, file_stem
 from advae.evaluation.eval_config import DIAGNOSTICS, EvalConfig
-from advae.evaluation.eval_data import EvalData, num_dims
+from advae.evaluation.eval_data import EvalData, OtherExamples, num_dims
 from advae.evaluation.latent_diagnostics import evaluate_posterior
 from advae.evaluation.likelihood.adversarial_elbo import adversarial_elbo
 from advae.evaluation.likelihood.base import ESTIMATORS, LikelihoodEstimator, estimator_names, no_encoder
 from advae.evaluation.reconstruction import evaluate_reconstruction
 from advae.evaluation.resumable import LOCAL, Runner, model_fingerprint, no_progress
 from advae.evaluation.samples.sample_metrics import check_and_load_features, evaluate_samples
+from advae.io import path_inside, read_json_object, write_json, write_npz
 from advae.model import LatentModel
 from advae.progress import StageProgress
 from advae.random import seeded
@@ -54,6 +58,7 @@ def evaluate(
     split: str = "test",
     seed: int = 0,
     limit: int | None = None,
+    other: OtherExamples | None = None,
     runner: Runner = LOCAL,
     **options: Any,
 ) -> EvaluationResult:
@@ -68,6 +73,7 @@ def evaluate(
         split: "train", "validation" or "test".
         seed: of everything random.
         limit: use the first examples only, at most this many.
+        other: evaluate these examples instead of a split of the data.
         runner: shows progress, shares out the work, stores partial results.
         options: fields of :class:`EvalConfig`, which replace those of ``config``.
 
@@ -80,34 +86,21 @@ def evaluate(
         ConfigError: an unknown metric, split or option.
         NoDensityError, UnsupportedError: a metric was named that the model does not support; before any work.
     """
-    for name in options:
-        if name not in EvalConfig.__dataclass_fields__:
-            fix = nearest(name, EvalConfig.__dataclass_fields__)
-            raise ConfigError(f"evaluate has no option {name!r}.", fix=fix)
-    config = replace(config or EvalConfig(), **options)
-    model.eval()
-    eval_data = EvalData(match_training_preprocessing(model, data), split, seed, limit)
+    config = _replace_options(config or EvalConfig(), options)
+    eval_data = EvalData(match_training_preprocessing(model, data), split, seed, limit, other)
     eval_data.check_min_size()
+    model.eval()
     with default_torch_modes(model.dtype), seeded(seed, model.device):
-        unsupported = unsupported_metrics(model, eval_data)
-        estimators = [
-            ESTIMATORS.find(name).from_config(config)
-            for name in _select(config.likelihood, _default_estimators(), unsupported, config.strict)
-        ]
-        diagnostics = _select(config.diagnostics, DIAGNOSTICS, unsupported, config.strict)
-        for estimator in estimators:
-            estimator.check(model)
-        features = None
+        estimators, diagnostics = select_metrics(model, eval_data, config)
+        sample_options: dict[str, Any] = {"metrics": config.samples, "num_samples": config.num_samples}
         if config.samples:
-            features = check_and_load_features(
+            sample_options["features"] = check_and_load_features(
                 eval_data,
-                config.samples,
-                config.feature_extractor,
-                config.num_samples,
+                features=config.feature_extractor,
                 device=model.device,
                 runner=runner,
+                **sample_options,
             )
-
         result = EvaluationResult((), capability_notes(model, likelihood=config.likelihood != ()))
         if model.has_encoder:
             result.add(evaluate_reconstruction(model, eval_data, runner=runner))
@@ -116,24 +109,24 @@ def evaluate(
             log_prob = _add_likelihood(result, model, eval_data, estimators, diagnostics, runner)
         if "posterior" in diagnostics:
             bound = next((e for e in result if e.metric == "elbo" and e.kind == "lower bound"), None)
-            result.add(
-                evaluate_posterior(model, eval_data, log_prob=log_prob, bound=bound, seed=seed, runner=runner)
-            )
+            references = {"log_prob": log_prob, "bound": bound}
+            result.add(evaluate_posterior(model, eval_data, **references, seed=seed, runner=runner))
         if "critics" in diagnostics:
             result.add(evaluate_critics(model, eval_data, log_prob=log_prob, runner=runner))
         if config.samples:
-            result.add(
-                evaluate_samples(
-                    model,
-                    eval_data,
-                    metrics=config.samples,
-                    features=features,
-                    num_samples=config.num_samples,
-                    seed=seed,
-                    runner=runner,
-                )
-            )
+            result.add(evaluate_samples(model, eval_data, **sample_options, seed=seed, runner=runner))
     return result
+
+
+def _replace_options(config: EvalConfig, options: Mapping[str, Any]) -> EvalConfig:
+    known = EvalConfig.__dataclass_fields__
+    for name in options:
+        if name not in known:
+            raise ConfigError(f"evaluate has no option {name!r}.", fix=nearest(name, known))
+    return replace(config, **options)
+
+
+# --- files of a run -----------------------------------------------------------------------------------------
 
 
 def evaluate_run(
@@ -143,6 +136,7 @@ def evaluate_run(
     config: EvalConfig | None = None,
     *,
     stage: StageProgress = no_progress,
+    folder: str = Run.eval_folder,
     **options: Any,
 ) -> EvaluationResult:
     """Evaluate a run's model and write the result into its directory.
@@ -156,26 +150,69 @@ def evaluate_run(
         data: its data.
         config: as for :func:`evaluate`.
         stage: shows progress.
+        folder: of the run, for the result.
         options: as for :func:`evaluate`.
+
+    Raises:
+        CheckpointError: the run was deleted, or a link leads out of its directory.
+        WriteError: the disk is full.
     """
-    unfinished = run.path / "eval" / "unfinished"
-    runner = Runner(unfinished, stage, model_fingerprint(model))
-    result = evaluate(model, data, config, runner=runner, **options)
-    if runner.rank == 0:
-        write_result(run, model, result)
-        shutil.rmtree(unfinished, ignore_errors=True)
+    path_inside(run.path, folder)
+    with resumable_evaluation(run, model, stage) as runner:
+        result = evaluate(model, data, config, runner=runner, **options)
+        if runner.rank == 0:
+            write_result(run, model, result, folder)
     return result
 
 
-def write_result(run: Run, model: LatentModel, result: EvaluationResult) -> None:
-    """Write estimates, remarks and per-example values; delete the values of earlier estimates."""
-    arrays = {file_stem(estimate.name): estimate.per_example for estimate in result if estimate.per_example}
-    for stem, values in arrays.items():
-        run.write_arrays(f"eval/{stem}.npz", {name: value.numpy() for name, value in values.items()})
-    run.write_estimates(result.to_dict(), model.checksum)
-    for path in (run.path / "eval").glob("*.npz"):
-        if path.stem not in arrays:
-            path.unlink()
+@contextmanager
+def resumable_evaluation(run: Run, model: LatentModel, stage: StageProgress) -> Iterator[Runner]:
+    """Yield a runner that stores partial results in a run; they are deleted when the block has succeeded.
+
+    Raises:
+        CheckpointError: the run was deleted, or a link leads out of its directory.
+        WriteError: the disk is full.
+    """
+    runner = Runner(run.path, stage, model_fingerprint(model))
+    try:
+        yield runner
+        if runner.rank == 0:
+            runner.delete_partial_results()
+    except WriteError as error:
+        fix = f"{error.fix}; then evaluate again: what was computed so far is kept"
+        raise WriteError(error.what, given=error.given, fix=fix) from error
+
+
+def write_result(
+    run: Run, model: LatentModel, result: EvaluationResult, folder: str = Run.eval_folder
+) -> None:
+    """Write estimates, remarks and per-example values to a folder of a run, in place of those of the last evaluation.
+
+    Raises:
+        CheckpointError: the run was deleted, or a link leads out of its directory.
+    """
+    path = path_inside(Run.open(run.path).path, folder)
+    arrays = {f"{file_stem(estimate.name)}.npz": estimate.per_example for estimate in result}
+    arrays = {name: values for name, values in arrays.items() if values}
+    for name, values in arrays.items():
+        write_npz(path / name, {key: value.numpy() for key, value in values.items()})
+    for name in _files_of_last_evaluation(path) - arrays.keys():
+        if (path / name).is_file():
+            (path / name).unlink()
+    write_json(path / "estimates.json", result.to_dict() | {"model": model.checksum, "files": sorted(arrays)})
+
+
+def _files_of_last_evaluation(folder: Path) -> set[str]:
+    """Return the names of the .npz files that the last evaluation wrote: no others may be deleted."""
+    try:
+        names = read_json_object(path_inside(folder, "estimates.json")).get("files")
+    except CheckpointError:
+        return set()
+    return (
+        {name for name in names if re.fullmatch(r"[a-z0-9-]*\.npz", str(name))}
+        if isinstance(names, list)
+        else set()
+    )
 
 
 # --- what a model supports ----------------------------------------------------------------------------------
@@ -212,8 +249,18 @@ def capability_notes(model: LatentModel, likelihood: bool) -> list[Remark]:
     return notes
 
 
-def _default_estimators() -> list[str]:
-    return [name for name in estimator_names() if ESTIMATORS.find(name).by_default]
+def select_metrics(
+    model: LatentModel, data: EvalData, config: EvalConfig
+) -> tuple[list[LikelihoodEstimator], list[str]]:
+    """Return the likelihood estimators and the diagnostics to compute, with their options checked."""
+    unsupported, strict = unsupported_metrics(model, data), config.strict
+    default = [name for name in estimator_names() if ESTIMATORS.find(name).by_default]
+    names = _select(config.likelihood, default, unsupported, strict)
+    estimators = [ESTIMATORS.find(name).from_config(config) for name in names]
+    diagnostics = _select(config.diagnostics, DIAGNOSTICS, unsupported, strict)
+    for estimator in estimators:
+        estimator.check(model)
+    return estimators, diagnostics
 
 
 def _select(

@@ -9,23 +9,29 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from advae.io import write_atomically
+from advae.io import path_inside, write_atomically
 from advae.progress import StageProgress
 
 SECONDS_BETWEEN_SAVES = 5.0  # of the state of an unfinished batch
+UNFINISHED = ("eval", "unfinished")  # folder of partial results in a run
+PARTIAL_FILE = re.compile(
+    r"part-\d{8}\.(done|state)|\.part-\d{8}\."
+)  # the latter: of a writer that was killed
+DIGEST_BYTES = hashlib.sha256().digest_size
 
 Ticks = Callable[[int], None]
 """Called with the number of units of work that were done since the last call."""
@@ -40,50 +46,59 @@ def no_progress(label: str, total: int) -> Iterator[Ticks]:
 class PartialResult:
     """The files of one batch: its result once it is finished, until then the state of the computation.
 
+    A file is the SHA-256 of its tensors, then the tensors. A damaged one is not used: the batch is computed again.
+
     Args:
-        path: of the files, without suffix; None stores nothing.
+        root: existing folder that the files are in; None stores nothing.
+        parts: of their path below it, without suffix.
     """
 
-    def __init__(self, path: Path | None) -> None:
-        self.path, self._last_save = path, time.monotonic()
+    def __init__(self, root: Path | None, *parts: str) -> None:
+        self.root, self.parts, self._last_save = root, parts, time.monotonic()
 
     def load_result(self) -> dict[str, Tensor] | None:
         """Return the stored result, or None."""
-        return self._read("done")
+        return self._read(".done")
 
     def save_result(self, result: Mapping[str, Tensor]) -> None:
         """Store the result and delete the state."""
-        self._write("done", result)
-        if self.path is not None:
-            self.path.with_suffix(".state").unlink(missing_ok=True)
+        self._write(".done", result)
+        if state := self._path(".state"):
+            state.unlink(missing_ok=True)
 
     def load_state(self) -> dict[str, Tensor] | None:
         """Return the stored state of an interrupted computation, or None."""
-        return self._read("state")
+        return self._read(".state")
 
     def save_state(self, state: Mapping[str, Tensor]) -> None:
         """Store the state of the computation."""
-        self._write("state", state)
+        self._write(".state", state)
         self._last_save = time.monotonic()
 
     @property
     def is_save_due(self) -> bool:
         """Whether the state was last saved long enough ago."""
-        return self.path is not None and time.monotonic() - self._last_save > SECONDS_BETWEEN_SAVES
+        return self.root is not None and time.monotonic() - self._last_save > SECONDS_BETWEEN_SAVES
+
+    def _path(self, suffix: str) -> Path | None:
+        """Return the path of a file; raise CheckpointError if the root was deleted, or a link leads out of it."""
+        return self.root and path_inside(self.root, *self.parts[:-1], self.parts[-1] + suffix)
 
     def _read(self, suffix: str) -> dict[str, Tensor] | None:
-        if self.path is None:
+        path = self._path(suffix)
+        if path is None or not path.is_file():
             return None
-        try:
-            return load(self.path.with_suffix(f".{suffix}").read_bytes())
-        except (FileNotFoundError, SafetensorError):
-            return None  # the batch is computed again
+        content = path.read_bytes()
+        digest, tensors = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
+        if hashlib.sha256(tensors).digest() == digest:
+            return load(tensors)
+        print(f"advae: warning: a partial result is damaged and is computed again: {path}", file=sys.stderr)
+        return None
 
     def _write(self, suffix: str, tensors: Mapping[str, Tensor]) -> None:
-        if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+        if path := self._path(suffix):
             content = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
-            write_atomically(self.path.with_suffix(f".{suffix}"), content)
+            write_atomically(path, hashlib.sha256(content).digest() + content)
 
 
 NOT_STORED = PartialResult(None)
@@ -94,12 +109,12 @@ class Runner:
     """How an evaluation is carried out.
 
     Attributes:
-        folder: for partial results; None stores none.
+        root: existing folder; partial results are stored in its ``eval/unfinished``. None stores none.
         stage: shows progress.
         fingerprint: of the model; partial results of other models are not used.
     """
 
-    folder: Path | None = None
+    root: Path | None = None
     stage: StageProgress = no_progress
     fingerprint: str = ""
 
@@ -115,11 +130,24 @@ class Runner:
 
     def partial_result(self, key: Mapping[str, Any] | None, start: int) -> PartialResult:
         """Return the files of the batch that begins at ``start``; without a key nothing is stored."""
-        if self.folder is None or key is None:
+        if self.root is None or key is None:
             return NOT_STORED
         text = json.dumps({**key, "model": self.fingerprint}, sort_keys=True, default=str)
         name = hashlib.sha256(text.encode()).hexdigest()[:16]
-        return PartialResult(self.folder / name / f"part-{start:08d}")
+        return PartialResult(self.root, *UNFINISHED, name, f"part-{start:08d}")
+
+    def delete_partial_results(self) -> None:
+        """Delete the partial results of all evaluations; other files and links are left alone."""
+        if self.root is None or not path_inside(self.root, *UNFINISHED).is_dir():
+            return
+        for folder in self.root.joinpath(*UNFINISHED).iterdir():
+            if folder.is_symlink() or not folder.is_dir():
+                continue
+            for file in folder.iterdir():
+                if PARTIAL_FILE.match(file.name):
+                    file.unlink(missing_ok=True)
+            _remove_if_empty(folder)
+        _remove_if_empty(self.root.joinpath(*UNFINISHED))
 
     def map(
         self,
@@ -162,6 +190,11 @@ class Runner:
         gathered: list[Any] = [None] * self.world_size
         torch.distributed.all_gather_object(gathered, results)
         return {start: result for part in gathered for start, result in part.items()}
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 LOCAL = Runner()

@@ -9,7 +9,6 @@ reproduced/images.npz       samples, test images and their reconstructions, 8-bi
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,8 +22,7 @@ from advae.data import Dataset
 from advae.devices import find_device
 from advae.evaluation.estimate import EvaluationResult, file_stem
 from advae.evaluation.eval_config import AISConfig, EvalConfig
-from advae.evaluation.evaluate import evaluate, write_result
-from advae.evaluation.resumable import Runner, model_fingerprint
+from advae.evaluation.evaluate import evaluate, resumable_evaluation, write_result
 from advae.io import read_json, read_npz, recovered_folder, write_json
 from advae.model import LatentModel
 from advae.progress import StageProgress
@@ -95,20 +93,18 @@ def _evaluate_parts(
     run: Run, model: LatentModel, data: Dataset, parts: Sequence[Mapping[str, Any]], stage: StageProgress
 ) -> EvaluationResult:
     """Evaluate the parts one after another; of estimates with the same name the first is kept."""
-    unfinished = run.path / "eval" / "unfinished"
-    runner = Runner(unfinished, stage, model_fingerprint(model))
     result = EvaluationResult()
-    for part in parts:
-        more = evaluate(model, data, runner=runner, **eval_arguments(part))
-        names, remarks = {estimate.name for estimate in result}, list(result.remarks)
-        result.extend(estimate for estimate in more if estimate.name not in names)
-        result.remarks += [remark for remark in more.remarks if remark not in remarks]
-    write_result(run, model, result)
-    for estimate in result:
-        if "value" in estimate.per_example:
-            arrays = {"value": estimate.per_example["value"].numpy()}
-            run.write_arrays(f"{FOLDER}/{file_stem(estimate.name)}.npz", arrays)
-    shutil.rmtree(unfinished, ignore_errors=True)
+    with resumable_evaluation(run, model, stage) as runner:
+        for part in parts:
+            more = evaluate(model, data, runner=runner, **eval_arguments(part))
+            names, remarks = {estimate.name for estimate in result}, list(result.remarks)
+            result.extend(estimate for estimate in more if estimate.name not in names)
+            result.remarks += [remark for remark in more.remarks if remark not in remarks]
+        write_result(run, model, result)
+        for estimate in result:
+            if "value" in estimate.per_example:
+                arrays = {"value": estimate.per_example["value"].numpy()}
+                run.write_arrays(f"{FOLDER}/{file_stem(estimate.name)}.npz", arrays)
     return result
 
 

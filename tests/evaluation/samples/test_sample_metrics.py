@@ -282,7 +282,7 @@ def test_features_are_distributed_and_stored(data: Dataset, tmp_path: Path) -> N
     assert sizes == [BATCH_SIZE, 700 - 2 * BATCH_SIZE]
     together, _ = extract_features(extractor, images, "cpu", TwoProcesses(results, 1))
     assert torch.equal(together, alone)
-    runner = Runner(folder=tmp_path)
+    runner = Runner(root=tmp_path)
     extract_features(extractor, images, "cpu", runner)
     sizes.clear()
     stored, _ = extract_features(extractor, images, "cpu", runner)

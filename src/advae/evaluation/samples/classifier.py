@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from advae.data import BatchLoader, Dataset, Split
-from advae.errors import CheckpointError, ConfigError
+from advae.errors import CheckpointError, ConfigError, WriteError
 from advae.evaluation.resumable import LOCAL, Runner
 from advae.io import file_sha256, read_json, recovered_folder, replaced_folder, write_json
 from advae.random import seeded
@@ -203,7 +204,7 @@ def _store(network: Classifier, record: dict[str, Any], data: Dataset, folder: P
             training = {"version": VERSION, "seed": SEED, "sha256": file_sha256(temporary / WEIGHTS)}
             write_json(temporary / RECORD, {**training, **about_data, **record})
         return TrainedClassifier(network, **results, folder=folder)
-    except OSError:
+    except (OSError, SafetensorError, WriteError):
         return TrainedClassifier(network, **results, folder=None)
 
 

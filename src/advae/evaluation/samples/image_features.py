@@ -11,6 +11,7 @@ from torch import Tensor
 
 from advae.data import Dataset, Split
 from advae.errors import NotFiniteError
+from advae.evaluation.eval_data import OtherExamples
 from advae.evaluation.resumable import PartialResult, Runner, Ticks
 from advae.evaluation.samples.features import FeatureExtractor
 from advae.model import LatentModel
@@ -50,7 +51,12 @@ def to_8_bit(gray: Tensor) -> Tensor:
 
 
 def real_images(
-    data: Dataset, split: Split, max_images: int, seed: int, limit: int | None = None
+    data: Dataset,
+    split: Split,
+    max_images: int,
+    seed: int,
+    limit: int | None = None,
+    other: OtherExamples | None = None,
 ) -> ImageSource:
     """Return all images of a split, or a random subset of ``max_images``; with ``limit``, of its first images."""
     total = len(split) if limit is None else limit
@@ -64,13 +70,13 @@ def real_images(
         return to_8_bit(data.preprocessing.raw_to_gray(split.raw(indices[start:stop])))
 
     key = {
-        "data": data.checksum,
+        "data": (other or data).checksum,
         "split": split.name,
         "seed": seed if is_subset else None,
         "n": len(indices),
         "preprocessing": data.preprocessing.describe(),
     }
-    return ImageSource(f"{split.name} images", len(indices), read, key)
+    return ImageSource(f"{other.name if other else split.name} images", len(indices), read, key)
 
 
 def model_samples(model: LatentModel, data: Dataset, n: int, seed: int) -> ImageSource:

@@ -81,11 +81,11 @@ def evaluate_samples(
     )
     held_out, n = _held_out(data), _sample_count(data, num_samples)
     train = real_images(data.data, data.data.train, MAX_REFERENCE_IMAGES, mix_seeds(seed, 1))
-    held_out_split = getattr(data.data, held_out.split)
+    label = held_out.other.name if held_out.other else held_out.split
     sources = {
         "": model_samples(model, data.data, n, seed),
-        f"{held_out.split} data": real_images(
-            data.data, held_out_split, n, mix_seeds(seed, 2), limit=held_out.count
+        f"{label} data": real_images(
+            data.data, held_out.examples, n, mix_seeds(seed, 2), limit=held_out.count, other=held_out.other
         ),
     }
     samples, baseline = (
