@@ -22,7 +22,9 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(variational_inference, "NUM_BASELINE_STEPS", 10)
 
 
-def test_the_example_of_the_docs(advae: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_of_the_docs(
+    advae: Any, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     monkeypatch.setattr(fit, "LOCATE_STEPS", 50)
     result = advae("infer", str(EXAMPLE), "--out", "run", *TINY)
     assert result.code == 0, result.err
@@ -31,15 +33,16 @@ def test_the_example_of_the_docs(advae: Any, monkeypatch: pytest.MonkeyPatch) ->
     files = {path.name for path in Path("run").iterdir()}
     assert files >= {"draws.npz", "summary.json", "report.html", "figures"}
     assert "HalfCauchy" in Path("run/report.html").read_text()
+    request.getfixturevalue("without_figures")
     report = advae("report", "run")
     assert (report.code, report.out.strip()) == (0, "run/report.html")
-    finished = advae("infer", "--resume", "run", "--json")
+    finished = advae("infer", str(EXAMPLE), "--resume", "run", "--json")
     assert finished.code == 0, finished.err
     summary = json.loads(finished.out)
     assert set(summary["parameters"]) >= {"mu", "tau", "eta[0]"} and summary["verdict"]
     used = advae("infer", str(EXAMPLE), "--out", "run", *TINY)
     assert used.code == 2 and "not empty" in used.err
-    changed = advae("infer", "--resume", "run", "--steps", "9")
+    changed = advae("infer", str(EXAMPLE), "--resume", "run", "--steps", "9")
     assert changed.code == 2 and "--steps" in changed.err
 
 
@@ -75,7 +78,7 @@ def test_an_invalid_model_file(name: str, advae: Any) -> None:
     [
         ([], "advae infer FILE"),
         (["nothing.py"], "nothing.py"),
-        (["x.py", "--resume", "run"], "--resume"),
+        (["x.py", "--resume", "run"], "run"),
         (["x.py", "--family", "implict"], "implicit"),
         (["x.py", "--reference", "nuts"], "nuts"),
         (["--resume", "nowhere"], "nowhere"),

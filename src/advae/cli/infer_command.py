@@ -5,20 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from advae.cli.console import log, print_estimates, print_facts, print_json, print_table
 from advae.cli.parser import POSITIONAL, FolderPath, Name, OutputOptions, Parser, Seed
-from advae.errors import ConfigError
+from advae.errors import CheckpointError, ConfigError, first_line
 from advae.inference.infer_options import InferOptions
-from advae.io import read_json
+from advae.io import read_json_object
 
 SUMMARY = "fit a posterior to a log joint density and check it"
 EXAMPLES = """
 advae infer eight_schools.py
 advae infer eight_schools.py --out posteriors/schools --reference hmc
 advae infer eight_schools.py --family flow --steps 1000 --fits 2
-advae infer --resume posteriors/schools
+advae infer eight_schools.py --resume posteriors/schools
 """
 SUMMARY_COLUMNS = ("number", "mean", "sd", "5%", "50%", "95%", "rhat")
 
@@ -32,7 +32,7 @@ class InferCommandOptions(OutputOptions):
     file: Annotated[str | None, "FILE", POSITIONAL] = None
     """Python file with parameters and log_joint."""
     resume: FolderPath | None = None
-    """Resume an interrupted posterior."""
+    """Resume an interrupted posterior, from the same file."""
     out: FolderPath | None = None
     """Run directory (default: runs/FILE/DATE-TIME-sSEED)."""
     seed: Seed = 0
@@ -46,26 +46,28 @@ class InferCommandOptions(OutputOptions):
 
 
 def parser() -> Parser[InferCommandOptions]:
-    usage, groups = "(FILE | --resume DIR) [option …]", {"fit": "variational inference"}
-    return Parser("infer", InferCommandOptions, EXAMPLES, usage=usage, groups=groups)
+    return Parser(
+        "infer",
+        InferCommandOptions,
+        EXAMPLES,
+        usage="FILE [--resume DIR] [option …]",
+        groups={"fit": "variational inference"},
+    )
 
 
 def run(options: InferCommandOptions) -> int:
     """Fit, check, report."""
-    if (options.file is None) == (options.resume is None):
-        raise ConfigError("Nothing to infer.", expected="advae infer FILE, or --resume DIR")
     from advae.inference.model_file import load_model_file
     from advae.inference.variational_inference import infer
     from advae.training.signals import Interrupted
     from advae.training.train import dated_run_dir
 
-    if options.resume:
-        file, fit, seed = _read_run(options)
-        out = Path(options.resume)
-    else:
-        file, fit, seed = str(options.file), options.fit, options.seed
-        out = Path(options.out or dated_run_dir(Path(file).stem, seed))
-    model = load_model_file(file)
+    saved = _read_run(options) if options.resume else None
+    if options.file is None:
+        raise ConfigError("FILE is missing.", expected="advae infer FILE", fix="see advae infer --help")
+    model = load_model_file(options.file, saved.source["sha256"] if saved else None)
+    fit, seed = (saved.fit, saved.seed) if saved else (options.fit, options.seed)
+    out = Path(options.resume or options.out or dated_run_dir(Path(options.file).stem, seed))
     log(options, f"fitting {fit.family} to {model.path} …")
     try:
         infer(
@@ -77,21 +79,30 @@ def run(options: InferCommandOptions) -> int:
             reference=options.reference,
             seed=seed,
             out=out,
-            resume=options.resume is not None,
+            resume=saved is not None,
             command=options.command,
-            source=model.source(),
+            source=saved.source if saved else model.source(),
             quiet=options.quiet or options.json,
             **fit.to_dict(),
         )
     except Interrupted as stop:
-        stop.args = (f"{stop}; a checkpoint was saved\n  resume:   advae infer --resume {quote(str(out))}",)
+        resume = _resume_command(options.file, out)
+        stop.args = (f"{stop}; a checkpoint was saved\n  resume:   {resume}",)
         raise
     _print_result(out, options)
     return 0
 
 
-def _read_run(options: InferCommandOptions) -> tuple[str, InferOptions, int]:
-    """Return the model file, options and seed of the run to resume."""
+class SavedRun(NamedTuple):
+    """What a run that is resumed was started with."""
+
+    source: dict[str, str]
+    fit: InferOptions
+    seed: int
+
+
+def _read_run(options: InferCommandOptions) -> SavedRun:
+    """Return what the run was started with. Its model file is not run unless the command line names it."""
     from advae.run import Run
 
     fixed = {*InferOptions.__dataclass_fields__, "out", "seed"}
@@ -99,24 +110,37 @@ def _read_run(options: InferCommandOptions) -> tuple[str, InferOptions, int]:
     if changed:
         raise ConfigError("Options cannot change when a posterior is resumed.", given=", ".join(changed))
     config = Run.open(str(options.resume)).config
-    if "inference" not in config:
+    fit, source, seed = (config.get(key) for key in ("inference", "source", "seed"))
+    if not isinstance(fit, dict):
         raise ConfigError(
             "Run is not a posterior.", given=options.resume, fix="resume it with: advae train --resume"
         )
-    file = config["source"].get("file")
-    if not file:
+    if not (isinstance(source, dict) and isinstance(source.get("sha256"), str)):
         raise ConfigError(
             "Posterior was fitted from Python.",
             given=options.resume,
             fix="call advae.infer(…, out=…, resume=True)",
         )
-    return file, InferOptions.from_dict(config["inference"]), config["seed"]
+    if options.file is None:
+        raise ConfigError(
+            "A posterior is resumed with its model file: a file that only a run directory names is not run.",
+            given=f"--resume {options.resume}",
+            fix=_resume_command(str(source.get("file", "FILE")), str(options.resume)),
+        )
+    if not isinstance(seed, int):
+        raise CheckpointError("config.yaml was edited.", given=f"seed: {seed!r}", expected="an integer")
+    return SavedRun(source, InferOptions.from_dict(fit), seed)
+
+
+def _resume_command(file: str, folder: str | Path) -> str:
+    """Return the command to type. A name that a terminal would not show as it is becomes FILE."""
+    return f"advae infer {quote(file) if file.isprintable() else 'FILE'} --resume {quote(str(folder))}"
 
 
 def _print_result(out: Path, options: InferCommandOptions) -> None:
     from advae.run import Run
 
-    run_dir, summary = Run.open(out), read_json(out / "summary.json")
+    run_dir, summary = Run.open(out), read_json_object(out / "summary.json")
     if options.json:
         files = {"run": str(out), "report": str(out / "report.html")}
         print_json({**files, **summary, "estimates": run_dir.estimates()})
@@ -124,10 +148,17 @@ def _print_result(out: Path, options: InferCommandOptions) -> None:
     if options.quiet:
         print(out)
         return
-    rows = [
-        [name, *("–" if row[key] is None else f"{row[key]:.4g}" for key in SUMMARY_COLUMNS[1:])]
-        for name, row in summary["parameters"].items()
-    ]
+    try:
+        rows = [
+            [name, *("–" if row[key] is None else f"{row[key]:.4g}" for key in SUMMARY_COLUMNS[1:])]
+            for name, row in summary["parameters"].items()
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            "Summary of the posterior was edited.",
+            given=f"{out / 'summary.json'}: {first_line(error)}",
+            fix="delete it and resume the run: the results are then written again",
+        ) from None
     print_table(SUMMARY_COLUMNS, rows, right=SUMMARY_COLUMNS[1:])
     print()
     print_estimates(run_dir.estimates(), run_dir.remarks())

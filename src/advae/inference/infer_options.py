@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args, get_type_hints
+from numbers import Integral, Real
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from advae.errors import ConfigError, nearest
 
@@ -51,11 +52,19 @@ class InferOptions:
     """Floating-point type: float32 or float64."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.hidden, list):
+            object.__setattr__(self, "hidden", tuple(self.hidden))
         for name, hint in get_type_hints(type(self)).items():
-            choices = get_args(hint)
-            if choices and all(isinstance(c, str) for c in choices) and getattr(self, name) not in choices:
-                given = getattr(self, name)
-                raise ConfigError(f"Option {name} has no value {given!r}.", fix=nearest(str(given), choices))
+            value, choices = getattr(self, name), get_args(hint)
+            if get_origin(hint) is Literal and value not in choices:
+                raise ConfigError(f"Option {name} has no value {value!r}.", fix=nearest(str(value), choices))
+            if hint in (int, float):
+                kind, expected = (Integral, "an integer") if hint is int else (Real, "a number")
+                self._require(name, isinstance(value, kind) and not isinstance(value, bool), expected)
+        is_list_of_widths = isinstance(self.hidden, tuple) and all(
+            isinstance(n, Integral) for n in self.hidden
+        )
+        self._require("hidden", is_list_of_widths, "a list of integers")
         for name in ("fits", "steps", "critic_steps", "critic_width"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("noise_dim", "critic_blocks", "minibatch_size"):
@@ -64,11 +73,11 @@ class InferOptions:
         for name in ("lr", "critic_lr"):
             self._require(name, getattr(self, name) > 0, "more than 0")
         self._require("initial_power", 0 < self.initial_power <= 1, "more than 0, at most 1")
-        object.__setattr__(self, "hidden", tuple(self.hidden))
 
     def _require(self, name: str, condition: bool, expected: str) -> None:
         if not condition:
-            raise ConfigError(f"Option {name} is out of range.", given=getattr(self, name), expected=expected)
+            given = repr(getattr(self, name))
+            raise ConfigError(f"Option {name} is out of range.", given=given, expected=expected)
 
     @property
     def has_critic(self) -> bool:

@@ -67,7 +67,7 @@ def write_posterior_report(run: Run) -> Path:
         raise CheckpointError(
             "Run has no finished posterior.",
             given=run.path,
-            fix=f"resume it: advae infer --resume {quote(str(run.path))}",
+            fix=f"resume it: advae infer FILE --resume {quote(str(run.path))}",
         )
     summary, config, estimates = read_json(run.path / "summary.json"), run.config, run.estimates()
     samples = PosteriorSamples.load(run, list(config["parameters"]))
