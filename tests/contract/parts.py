@@ -24,6 +24,7 @@ SMALL: dict[str, Any] = {
     "num_blocks": 1,
     "num_basis": 3,
     "moment_samples": 16,
+    "smoothing_std": 0.5,
     "num_layers": 3,
     "transforms": 2,
     "context": 1,

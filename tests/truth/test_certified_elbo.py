@@ -27,7 +27,7 @@ from evaluation.toy import D, data_of, toy_model
 from truth.sampling import SIGMAS
 
 B, CHAINS = 4, 1000
-GRID = torch.linspace(-8, 8, 4001)
+GRID = torch.linspace(-8, 8, 1001)
 ENCODERS = ("noise basis", "auxiliary", "mixture")
 
 
