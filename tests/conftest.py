@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 # pytest's "importlib" mode adds no folder of tests to the path; helper modules are imported as
 # ``truth.linear_gaussian``.
@@ -20,6 +22,45 @@ torch.set_num_threads(1)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run integration tests last, so that an error in a single function is reported early."""
     items.sort(key=lambda item: item.get_closest_marker("integration") is not None)
+
+
+SharedFolder = Callable[[str, Callable[[Path], object]], Path]
+
+
+@pytest.fixture(scope="session")
+def shared_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> SharedFolder:
+    """Return a function ``(name, fill) -> folder``: ``fill(folder)`` is called once for all test processes.
+
+    The folder exists and is empty before. Tests that change its content use a copy.
+    """
+    root = tmp_path_factory.getbasetemp()
+    if hasattr(request.config, "workerinput"):  # a process of pytest-xdist: next to its own folder
+        root = root.parent
+
+    def make(name: str, fill: Callable[[Path], object]) -> Path:
+        folder, finished = root / "shared" / name, root / "shared" / f"{name}.finished"
+        folder.parent.mkdir(exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not finished.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a process that failed
+                folder.mkdir()
+                fill(folder)
+                finished.touch()
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the figures of pages out, for tests of other parts: they take most of a page's time."""
+    from advae.report.html import HtmlFigure
+
+    def embed_nothing(file: Path, title: str, caption: str, *plot: object, **options: object) -> HtmlFigure:
+        return HtmlFigure("data:,", "data:,", 1, title, caption)
+
+    for module in ("run_report", "posterior_report", "comparison_page", "figures.per_image"):
+        monkeypatch.setattr(f"advae.report.{module}.embed_figure", embed_nothing)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,8 +57,15 @@ def advae(capsys: pytest.CaptureFixture[str]) -> Call:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(
+    shared_folder: Callable[[str, Callable[[Path], object]], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """Train for 20 steps, with evaluation and report; tests that change the run use a copy."""
-    out = tmp_path_factory.mktemp("runs") / "trained"
-    assert main(["train", "vae-digits", "--out", str(out), "--train.steps", "20", "--quiet", *SMALL]) == 0
-    return out
+
+    def train(folder: Path) -> None:
+        options = ["--train.steps", "20", "--quiet", *SMALL]
+        assert main(["train", "vae-digits", "--out", str(folder / "trained"), *options]) == 0
+
+    return shutil.copytree(
+        shared_folder("cli", train) / "trained", tmp_path_factory.mktemp("runs") / "trained"
+    )

@@ -9,32 +9,45 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from advae.evaluation.likelihood import ais
+
 pytestmark = pytest.mark.integration
 SRC = Path(__file__).resolve().parents[2] / "src"
 HANG_TIMEOUT = 600.0  # seconds; only a process that hangs reaches it, however busy the machine is
 OPTIONS = (
-    "--likelihood",
-    "elbo,ais",
-    "--chains",
-    "24",
-    "--temperatures",
-    "10",
-    "--diagnostics",
-    "none",
-    "--json",
+    *("--likelihood", "elbo,ais", "--chains", "4", "--temperatures", "3", "--leapfrog-steps", "1"),
+    *("--limit", "30", "--diagnostics", "none", "--json", "--device", "cpu"),
 )
+CHAINS_PER_BATCH = {"cpu": 40}  # three batches of ten images
+PROGRAM = f"""
+import os, signal, sys
+from pathlib import Path
+from advae.cli import main
+from advae.evaluation.likelihood import ais
+from advae.evaluation.resumable import PartialResult
+
+ais.CHAINS_PER_BATCH = {CHAINS_PER_BATCH}
+die_after, save = int(sys.argv.pop(1)), PartialResult.save_result
+
+def save_and_die(self, result):
+    save(self, result)
+    if len(list(Path(sys.argv[2]).glob("eval/unfinished/*/*.done"))) == die_after:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+PartialResult.save_result = save_and_die if die_after else save
+sys.exit(main(sys.argv[1:]))
+"""
 
 
-def command(run: Path, **env: str) -> subprocess.Popen[str]:
-    """Start ``advae evaluate RUN`` as a process."""
+def command(run: Path, die_after: int = 0, **env: str) -> subprocess.Popen[str]:
+    """Start ``advae evaluate RUN`` as a process; it kills itself after storing the given number of batches."""
     return subprocess.Popen(
-        [sys.executable, "-m", "advae", "evaluate", str(run), *OPTIONS, "--device", "cpu"],
+        [sys.executable, "-c", PROGRAM, str(die_after), "evaluate", str(run), *OPTIONS],
         env=os.environ | {"PYTHONPATH": str(SRC), "OMP_NUM_THREADS": "1"} | env,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -47,12 +60,15 @@ def read_estimates(run: Path) -> list[dict[str, Any]]:
     return estimates
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+@pytest.fixture
+def uninterrupted(
+    trained: Path, advae: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[dict[str, Any]]:
     """Return the estimates of one process that is not interrupted."""
-    run = shutil.copytree(trained, tmp_path_factory.mktemp("one") / "run")
-    process = command(run)
-    assert process.wait(HANG_TIMEOUT) == 0, process.stderr
+    monkeypatch.setattr(ais, "CHAINS_PER_BATCH", CHAINS_PER_BATCH)
+    run = shutil.copytree(trained, tmp_path / "uninterrupted")
+    answer = advae("evaluate", run, *OPTIONS)
+    assert answer.code == 0, answer.err
     return read_estimates(run)
 
 
@@ -74,20 +90,16 @@ def test_two_processes_give_the_same_estimates_as_one(
 
 
 def test_killed_and_repeated_it_gives_the_same_estimates(
-    trained: Path, uninterrupted: list[dict[str, Any]], tmp_path: Path
+    trained: Path, uninterrupted: list[dict[str, Any]], advae: Any, tmp_path: Path
 ) -> None:
-    """SIGKILL as soon as the first part of the work is done."""
+    """SIGKILL after two of three batches."""
     run = shutil.copytree(trained, tmp_path / "run")
     shutil.rmtree(run / "eval")
-    process = command(run)
-    deadline = time.monotonic() + HANG_TIMEOUT
-    while not list(run.glob("eval/unfinished/*/*.done")):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait(30)
+    process = command(run, die_after=2)
+    output = process.communicate(timeout=HANG_TIMEOUT)
+    assert process.returncode == -signal.SIGKILL, output
+    assert len(list(run.glob("eval/unfinished/*/*.done"))) == 2
     assert not (run / "eval" / "estimates.json").exists()
-    again = command(run)
-    output = again.communicate(timeout=HANG_TIMEOUT)
-    assert again.returncode == 0, output
+    answer = advae("evaluate", run, *OPTIONS)
+    assert answer.code == 0, answer.err
     assert read_estimates(run) == uninterrupted
