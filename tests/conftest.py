@@ -54,13 +54,14 @@ def shared_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
 @pytest.fixture
 def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the figures of pages out, for tests of other parts: they take most of a page's time."""
-    from advae.report.html import HtmlFigure
+    from advae.report.html import HtmlFigure, HtmlFigures
 
-    def embed_nothing(file: Path, title: str, caption: str, *plot: object, **options: object) -> HtmlFigure:
-        return HtmlFigure("data:,", "data:,", 1, title, caption)
+    def add_nothing(
+        figures: HtmlFigures, name: str, title: str, caption: str, *plot: object, **options: object
+    ) -> None:
+        figures[name] = HtmlFigure("data:,", "data:,", 1, title, caption)
 
-    for module in ("run_report", "posterior_report", "comparison_page", "figures.per_image"):
-        monkeypatch.setattr(f"advae.report.{module}.embed_figure", embed_nothing)
+    monkeypatch.setattr(HtmlFigures, "add", add_nothing)
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 
+from advae.formatting import Table, markdown_table
 from advae.report.figures.style import LIGHT, WIDTH, FloatArray, new_figure, to_png
-from advae.reproduce.markdown_report import markdown_table
 
 Values = dict[str, Any]
 """Of a run, as :func:`four_points.grid.measure` returns them, with seed and seconds."""
@@ -53,7 +53,7 @@ def values_table(results: Results) -> str:
         [name, str(len(runs)), *(median_and_worst(runs, *c) for c in COLUMNS.values())]
         for name, runs in results.items()
     ]
-    return markdown_table(["", "seeds", *COLUMNS], rows)
+    return markdown_table(Table.from_texts(["", "seeds", *COLUMNS], rows))
 
 
 def seeds_table(results: Results) -> str:
@@ -70,7 +70,7 @@ def seeds_table(results: Results) -> str:
         more = f"{of['AVB']['elbo'] - of['VAE']['elbo']:+.4f}" if len(of) == 2 else "–"
         rows.append([str(seed), *cells, more, most, claim])
     head = ["seed", "VAE, ELBO", "AVB, ELBO at least", "AVB − VAE", "AVB, log p(x)", "AVB, ELBO (critic)"]
-    return markdown_table(head, rows)
+    return markdown_table(Table.from_texts(head, rows))
 
 
 def errors(results: Results) -> dict[str, str]:

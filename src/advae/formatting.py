@@ -1,14 +1,141 @@
-"""Numbers, durations and nested settings as text."""
+"""Numbers, durations, nested settings and tables as text.
+
+A :class:`Table` is independent of its output: ``report/templates/macros.html`` writes it as HTML,
+:mod:`advae.cli.console` in the terminal, and :func:`markdown_table` as Markdown.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 MISSING = "—"
 MAX_DECIMALS = 6
 MAX_SETTING_LENGTH = 80  # characters; longer values of a setting are cut in a table
+
+CellStyle = Literal["", "best", "warning", "muted"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column; numbers are aligned right and never broken."""
+
+    title: str
+    numeric: bool = False
+    breakable: bool = False
+
+
+@dataclass(frozen=True)
+class TableCell:
+    """A text, with a shorter one for narrow output, and a note in small letters below it."""
+
+    text: str
+    style: CellStyle = ""
+    short: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A label, a cell for each of the other columns, and the labels of its footnotes."""
+
+    label: str
+    cells: tuple[TableCell, ...]
+    baseline: bool = False
+    marks: str = ""
+
+
+@dataclass(frozen=True)
+class TableNote:
+    """A footnote or a remark; ``label`` is its mark or what it is about.
+
+    ``criteria`` are rows (criterion, value, threshold, passed) that explain a verdict.
+    """
+
+    label: str
+    text: str
+    warning: bool = False
+    criteria: tuple[tuple[str, str, str, bool], ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.label}: {self.text}" if self.label else self.text
+
+
+@dataclass(frozen=True)
+class TableSection:
+    """The rows of one section, the settings that they share, their footnotes and the remarks on them."""
+
+    title: str
+    protocol: str
+    rows: list[TableRow]
+    footnotes: list[TableNote] = field(default_factory=list)
+    notes: list[TableNote] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Sections with the same columns; ``protocol`` has the settings that all rows share."""
+
+    columns: list[Column]
+    sections: list[TableSection]
+    protocol: str = ""
+
+    @classmethod
+    def from_texts(
+        cls, titles: Iterable[str], rows: Iterable[Sequence[str]], right: Iterable[str] = ()
+    ) -> Table:
+        """Return a table of one section without a title; columns named in ``right`` are numeric."""
+        right = set(right)
+        columns = [Column(title, numeric=title in right, breakable=title not in right) for title in titles]
+        section = TableSection("", "", [TableRow(row[0], tuple(map(TableCell, row[1:]))) for row in rows])
+        return cls(columns, [section])
+
+    @property
+    def rows(self) -> list[TableRow]:
+        return [row for section in self.sections for row in section.rows]
+
+    @property
+    def has_footnotes(self) -> bool:
+        return any(section.footnotes for section in self.sections)
+
+    def without_empty_columns(self) -> Table:
+        """Return the table without columns in which no row has a text."""
+        nonempty = [i for i in range(len(self.columns) - 1) if any(row.cells[i].text for row in self.rows)]
+        sections = [
+            replace(s, rows=[replace(row, cells=tuple(row.cells[i] for i in nonempty)) for row in s.rows])
+            for s in self.sections
+        ]
+        columns = [self.columns[0], *(self.columns[i + 1] for i in nonempty)]
+        return Table(columns, sections, self.protocol)
+
+
+def markdown_table(table: Table, rows: Iterable[TableRow] | None = None, *, bold_labels: bool = False) -> str:
+    """Return rows of a table, all by default, as a Markdown table."""
+    columns = [Column(""), *table.columns[1:], *[Column("note")] * table.has_footnotes]
+    lines = [[c.title for c in columns], ["---:" if c.numeric else "---" for c in columns]]
+    for row in table.rows if rows is None else rows:
+        label = escape_markdown(row.label)
+        emphasis = "*" if row.baseline else "**" * bold_labels
+        label = f"{emphasis}{label}{emphasis}"
+        lines.append([label, *map(_markdown_cell, row.cells), row.marks][: len(columns)])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _markdown_cell(cell: TableCell) -> str:
+    text = escape_markdown(cell.text)
+    text = f"**{text}**" if cell.style == "best" else text
+    return f"{text}<br><sub>{escape_markdown(cell.note)}</sub>" if cell.note else text
+
+
+def escape_markdown(text: str) -> str:
+    """Return a text without the characters that would end a table's cell or begin a tag.
+
+    >>> escape_markdown("KL(q(z|x) ‖ p) < 1")
+    'KL(q(z\\\\|x) ‖ p) &lt; 1'
+    """
+    return text.replace("|", "\\|").replace("<", "&lt;")
 
 
 def format_with_error(value: Any, stderr: Any = None, interval: Any = None) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from advae.cli.console import print_estimate_table, print_estimates
+from advae.cli.console import print_estimates, print_table
 from advae.report.comparison import Comparison, ComparisonRow, RunEstimate
 
 
@@ -79,7 +79,7 @@ def test_the_best_of_a_comparison_has_a_star_and_reasons_are_footnotes(
         ComparisonRow("rmse", "rmse", "", "reconstruction", False, [run(1.0, True), run(2.0)]),
         ComparisonRow("ssim", "ssim", "", "reconstruction", True, [run(1.0), run(2.0)], "not comparable"),
     ]
-    print_estimate_table(Comparison(["a", "b"], [str(Path("/a")), str(Path("/b"))], rows).table())
+    print_table(Comparison(["a", "b"], [str(Path("/a")), str(Path("/b"))], rows).table())
     out = capsys.readouterr().out
     assert "1.00 ± 0.10 *" in out and "2.00 ± 0.10 *" not in out
     assert "≠ a" in out and "a: not comparable" in out

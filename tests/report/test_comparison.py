@@ -143,7 +143,7 @@ def test_incomparable_estimates_are_not_ranked_and_say_why(
     assert reason in comparison.rows[0].incomparable
     (section,) = comparison.table().sections
     assert section.rows[0].marks == "≠ a"
-    assert [(note.mark, note.warning) for note in section.footnotes] == [("a", True)]
+    assert [(note.label, note.warning) for note in section.footnotes] == [("a", True)]
     assert not comparison.has_best
 
 

@@ -9,11 +9,10 @@ from typing import Any, get_args
 import pytest
 
 from advae.evaluation import estimate as evaluation
-from advae.formatting import join_items
+from advae.formatting import TableSection, join_items
 from advae.report.estimate_table import (
     KIND_DESCRIPTIONS,
     SECTION_TITLES,
-    TableSection,
     display_order,
     estimate_table,
     headline_estimates,
@@ -29,7 +28,7 @@ def labels(section: TableSection) -> list[str]:
 def test_every_kind_has_a_description_and_every_section_a_title() -> None:
     assert set(KIND_DESCRIPTIONS) == set(get_args(evaluation.Kind))
     assert tuple(SECTION_TITLES) == get_args(evaluation.Section)
-    assert [kind for kind, _ in kind_legend([{"kind": "baseline"}, {"kind": "score"}])] == [
+    assert [kind for kind, _ in kind_legend(["baseline", "score"])] == [
         "score",
         "baseline",
     ]
@@ -86,7 +85,7 @@ def test_the_settings_shown_for_an_estimate_are_exactly_its_protocol(fakes: Modu
         protocols = {str(e["name"]): protocol_items(e) for e in estimates}
         table = estimate_table(estimates)
         for section in table.sections:
-            footnotes = {note.mark: note.text for note in section.footnotes}
+            footnotes = {note.label: note.text for note in section.footnotes}
             for row in section.rows:
                 texts = [table.protocol, *(footnotes[mark] for mark in row.marks.split(",") if mark)]
                 for text in section.protocol.split("; "):
@@ -103,7 +102,7 @@ def test_settings_of_nearly_all_rows_are_in_the_protocol_with_exceptions(fakes: 
     assert {row.marks for row in section.rows} == {""}
     section, other = estimate_table([*rows[5:], fakes.make_estimate("i", section="speed")]).sections
     assert section.protocol == "seed 0"
-    assert [(note.mark, note.text) for note in section.footnotes] == [("a", "k 4")]
+    assert [(note.label, note.text) for note in section.footnotes] == [("a", "k 4")]
     assert other.protocol == ""
 
 
@@ -118,7 +117,7 @@ def test_settings_of_the_same_rows_share_a_footnote(fakes: ModuleType) -> None:
     )
     (section,) = table.sections
     assert (table.protocol, section.protocol) == ("split test", "")
-    assert [note[:2] for note in section.footnotes] == [
+    assert [(note.label, note.text) for note in section.footnotes] == [
         ("a", "samples 16"),
         ("b", "proposal q"),
         ("c", "samples 64"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -292,6 +293,42 @@ def test_run_after_early_stopping_is_finished(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(Trainer, "fit", record_calls(Trainer.fit, calls))
     train_or_resume(tree, out=tmp_path / "run", quiet=True)
     assert calls == []
+
+
+# --- damaged caches, full disks --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["images.npz", "small.json", "small.md"])
+def test_full_disk_stops_with_one_message_and_the_same_command_continues(
+    uninterrupted: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+) -> None:
+    replace = os.replace
+
+    def fail(source: Any, target: Any) -> None:
+        if Path(target).name == name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("advae.io.os.replace", fail)
+        assert reproduce(tmp_path, "--rows", "vae-small") == 2
+    stderr = capsys.readouterr().err
+    assert name in stderr and "continues" in stderr and "Traceback" not in stderr
+    assert reproduce(tmp_path, "--rows", "vae-small") == 0
+    assert values_of(tmp_path)["vae-small"] == values_of(uninterrupted)["vae-small"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"key": 3}'])
+def test_damaged_cached_result_is_computed_again(uninterrupted: Path, tmp_path: Path, text: str) -> None:
+    folder = copy_results(uninterrupted, tmp_path)
+    (path,) = (folder / "runs" / "vae-small").rglob("reproduced/estimates.json")
+    path.write_text(text)
+    assert reproduce(folder, "--rows", "vae-small") == 0
+    assert values_of(folder)["vae-small"] == values_of(uninterrupted)["vae-small"]
 
 
 # --- existing runs ------------------------------------------------------------------------------------------

@@ -9,8 +9,9 @@ import pytest
 
 from advae.config import recipes, resolve
 from advae.errors import ConfigError
+from advae.formatting import TableCell
 from advae.reproduce.evaluate_job import eval_arguments
-from advae.reproduce.markdown_report import column_title, data_name, missing_value, published_cell, value_cell
+from advae.reproduce.markdown_report import column_title, missing_value, published_cell, value_cell
 from advae.reproduce.table_spec import read_table, table_names
 from reproduce.small import table, write_table
 
@@ -137,13 +138,13 @@ def test_columns_select_estimates_by_metric_variant_and_unit() -> None:
 
 
 def test_format_of_published_values() -> None:
-    def text(**value: Any) -> str:
+    def cell(**value: Any) -> TableCell:
         return published_cell({"error": None, "kind": "", **value})
 
-    assert text(value=-85.1, error=0.2, kind="adversarial estimate") == "≈ −85.1 ± 0.2"
-    assert text(value=-85.0, error=0.3) == "−85.0 ± 0.3"
-    assert text(value=3.82, kind="by another") == "3.82<br><sub>by another</sub>"
-    assert published_cell(None) == "–"
+    assert cell(value=-85.1, error=0.2, kind="adversarial estimate") == TableCell("≈ −85.1 ± 0.2")
+    assert cell(value=-85.0, error=0.3) == TableCell("−85.0 ± 0.3")
+    assert cell(value=3.82, kind="by another") == TableCell("3.82", note="by another")
+    assert published_cell(None) == TableCell("–")
 
 
 def test_empty_cell_has_a_reason() -> None:
@@ -170,17 +171,12 @@ def test_feature_network_is_named_once_if_all_rows_share_it() -> None:
     same, different = make_results("a", "a"), make_results("a", "b")
     assert [column_title(same, "fid"), value_cell(same["rows"][1], "fid", same)] == [
         "FID [a]",
-        "5.0 ± 1.0",
+        TableCell("5.0 ± 1.0"),
     ]
     assert [column_title(different, "fid"), value_cell(different["rows"][1], "fid", different)] == [
         "FID",
-        "5.0 ± 1.0<br><sub>fid [b]</sub>",
+        TableCell("5.0 ± 1.0", note="fid [b]"),
     ]
-
-
-def test_display_names_of_data() -> None:
-    assert [data_name(n) for n in ("cifar10", "cifar10-jpeg")] == ["CIFAR-10", "CIFAR-10 (JPEG)"]
-    assert [data_name(n) for n in ("tiny-imagenet", "mine")] == ["tiny-imagenet", "mine"]
 
 
 # --- table definitions --------------------------------------------------------------------------------------
@@ -221,6 +217,8 @@ def test_invalid_definition_raises(more: dict[str, Any], words: list[str], tmp_p
 def test_files_that_are_not_tables_raise(tmp_path: Path) -> None:
     (tmp_path / "list.yaml").write_text("- a\n- b\n")
     (tmp_path / "bad.yaml").write_text("a: [\n")
-    for name in ("list", "bad", "none"):
+    (tmp_path / "loop.yaml").write_text(f"base: {tmp_path / 'loop.yaml'}\n")
+    (tmp_path / "twice.yaml").write_text("title: a\ntitle: b\n")
+    for name in ("list", "bad", "none", "loop", "twice"):
         with pytest.raises(ConfigError):
             read_table(tmp_path / f"{name}.yaml")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from advae.cli.console import print_estimate_table, print_json
+from advae.cli.console import print_json, print_table
 from advae.cli.loaded_model import allow_packages
 from advae.cli.parser import POSITIONAL, AllowOptions, FolderPath, Parser
 from advae.errors import ConfigError
@@ -49,7 +49,7 @@ def run(options: CompareOptions) -> int:
     if options.json:
         print_json({"page": str(page), **comparison.to_dict()})
         return 0
-    print_estimate_table(comparison.table())
+    print_table(comparison.table())
     if comparison.has_best:
         print("* best, or within two standard errors of the difference from the best")
     if not options.quiet:

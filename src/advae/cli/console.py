@@ -6,49 +6,23 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shutil import get_terminal_size
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from advae.errors import ConfigError
+from advae.formatting import Table, TableRow
 from advae.io import to_json, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from advae.cli.parser import OutputOptions
-    from advae.report.estimate_table import Table as EstimateTable
-    from advae.report.estimate_table import TableRow
+
+CELL_STYLES = {"best": "bold", "warning": "yellow", "muted": "dim", "": ""}
 
 
 def print_json(value: Any) -> None:
     """Print a value as JSON; non-finite numbers become null."""
     print(to_json(value), end="")
-
-
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> None:
-    """Print a table; the columns named in ``right`` are aligned to the right."""
-    if sys.stdout.isatty():
-        from rich import box
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(box=box.SIMPLE_HEAD)
-        for name in columns:
-            table.add_column(name, justify="right" if name in right else "left", overflow="fold")
-        for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
-        Console().print(table)
-        return
-    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
-    _print_columns(columns, rows, [name in right for name in columns], widths)
-
-
-def _print_columns(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool], widths: Sequence[int]
-) -> None:
-    for row in (columns, *rows):
-        cells = zip(row, right, widths, strict=True)
-        print("  ".join(text.rjust(w) if r else text.ljust(w) for text, r, w in cells).rstrip())
 
 
 def print_estimates(
@@ -57,75 +31,72 @@ def print_estimates(
     """Print the table of one run's estimates, as in ``eval/estimates.json``, with the remarks on them."""
     from advae.report.estimate_table import estimate_table
 
-    print_estimate_table(estimate_table(estimates, remarks))
+    print_table(estimate_table(estimates, remarks))
 
 
-def print_estimate_table(table: EstimateTable) -> None:
+def print_table(table: Table) -> None:
     """Print sections below each other, with their footnotes and notes; the best of a comparison have a star."""
     widths = [max(map(len, column)) for column in zip(*_texts(table, table.rows), strict=True)]
     is_narrow = sys.stdout.isatty() and sum(widths) + 2 * len(widths) > get_terminal_size().columns
     for i, section in enumerate(table.sections):
-        _print_line(f"\n{section.title}" if i else section.title, "bold")
+        if section.title:
+            _print_line(f"\n{section.title}" if i else section.title, "bold")
         if section.protocol:
             _print_line(f"({section.protocol})", "dim")
-        if section.rows:
-            _print_rows(table, section.rows, [0] * len(widths) if is_narrow else widths)
+        if section.rows and sys.stdout.isatty():
+            _print_grid(table, section.rows, [0] * len(widths) if is_narrow else widths)
+        elif section.rows:
+            _print_plain(table, section.rows, widths)
         for footnote in section.footnotes:
-            _print_line(f"{footnote.mark}: {footnote.text}", "yellow" if footnote.warning else "dim")
+            _print_line(str(footnote), "yellow" if footnote.warning else "dim")
         for note in section.notes:
-            _print_line(
-                f"warning: {note}" if note.warning else str(note), "bold yellow" if note.warning else ""
-            )
+            _print_line(f"warning: {note}" if note.warning else str(note), "bold yellow" * note.warning)
     if table.protocol:
-        _print_line(
-            f"\n(common to all: {table.protocol})" if len(table.sections) > 1 else f"({table.protocol})",
-            "dim",
-        )
+        is_shared = len(table.sections) > 1
+        _print_line(f"\n(common to all: {table.protocol})" if is_shared else f"({table.protocol})", "dim")
 
 
-def _print_rows(table: EstimateTable, rows: Sequence[TableRow], widths: Sequence[int]) -> None:
-    """Print the rows of a section; columns have these widths, or on a narrow terminal (0) what fits."""
-    (titles, *texts), numeric = _texts(table, rows), [column.numeric for column in table.columns]
-    numeric += [False] * (len(titles) - len(numeric))
-    if not sys.stdout.isatty():
-        _print_columns(titles, texts, numeric, widths)
-        return
+def _texts(table: Table, rows: Sequence[TableRow], short: bool = False) -> list[list[str]]:
+    """Return the titles and then the texts of rows, in columns; footnote marks are in the last, if there are any."""
+    lines = [[*(column.title for column in table.columns), "note"]]
+    for row in rows:
+        texts = [
+            ((short and c.short) or c.text) + (f" ({c.note})" if c.note else "") + " *" * (c.style == "best")
+            for c in row.cells
+        ]
+        lines.append([row.label, *texts, row.marks])
+    return [line[: len(table.columns) + table.has_footnotes] for line in lines]
+
+
+def _print_plain(table: Table, rows: Sequence[TableRow], widths: Sequence[int]) -> None:
+    numeric = [column.numeric for column in table.columns] + [False]
+    for line in _texts(table, rows):
+        cells = zip(line, numeric, widths, strict=False)
+        print("  ".join(text.rjust(w) if right else text.ljust(w) for text, right, w in cells).rstrip())
+
+
+def _print_grid(table: Table, rows: Sequence[TableRow], widths: Sequence[int]) -> None:
+    """Print rows on a terminal; columns have these widths or, if it is narrow (0), what fits."""
     from rich import box
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Table as Grid
     from rich.text import Text
 
-    is_narrow = not any(widths)
-    breakable = [column.breakable for column in table.columns] + [False]
-    grid = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    for title, is_numeric, can_break, width in zip(titles, numeric, breakable, widths, strict=False):
-        justify: Literal["left", "right"] = "right" if is_numeric else "left"
+    titles, *texts = _texts(table, rows, short=not any(widths))
+    grid = Grid(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for i, (title, width) in enumerate(zip(titles, widths, strict=True)):
+        column = table.columns[i] if i < len(table.columns) else None
         grid.add_column(
-            Text(title), justify=justify, overflow="fold", no_wrap=not can_break, min_width=width or None
+            Text(title),
+            justify="right" if column and column.numeric else "left",
+            overflow="fold",
+            no_wrap=not (column and column.breakable),
+            min_width=width or None,
         )
-    styles = {"best": "bold", "warning": "yellow", "muted": "dim"}
     for row, line in zip(rows, texts, strict=True):
-        if is_narrow:
-            line[1 : 1 + len(row.cells)] = [
-                cell.short or text for cell, text in zip(row.cells, line[1:], strict=False)
-            ]
-        cell_styles = [
-            "dim" if row.baseline else "",
-            *(styles.get(cell.style, "") for cell in row.cells),
-            "dim",
-        ]
-        grid.add_row(*(Text(text, style=style) for text, style in zip(line, cell_styles, strict=False)))
+        styles = ["dim" * row.baseline, *(CELL_STYLES[cell.style] for cell in row.cells), "dim"]
+        grid.add_row(*(Text(text, style=style) for text, style in zip(line, styles, strict=False)))
     Console().print(grid)
-
-
-def _texts(table: EstimateTable, rows: Sequence[TableRow]) -> list[list[str]]:
-    """Return the titles and then the texts of rows, in columns; footnote marks are in the last, if there are any."""
-    marks = [["note"], *([row.marks] for row in rows)] if table.has_footnotes else [[]] * (1 + len(rows))
-    lines = [[column.title for column in table.columns]]
-    lines += [
-        [row.label, *(f"{c.text} *" if c.style == "best" else c.text for c in row.cells)] for row in rows
-    ]
-    return [line + mark for line, mark in zip(lines, marks, strict=True)]
 
 
 def _print_line(text: str, style: str = "") -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, NamedTuple
 from advae.cli.console import log, print_estimates, print_facts, print_json, print_table
 from advae.cli.parser import POSITIONAL, FolderPath, Name, OutputOptions, Parser, Seed
 from advae.errors import CheckpointError, ConfigError, first_line
+from advae.formatting import Table
 from advae.inference.infer_options import InferOptions
 from advae.io import read_json_object
 
@@ -159,7 +160,7 @@ def _print_result(out: Path, options: InferCommandOptions) -> None:
             given=f"{out / 'summary.json'}: {first_line(error)}",
             fix="delete it and resume the run: the results are then written again",
         ) from None
-    print_table(SUMMARY_COLUMNS, rows, right=SUMMARY_COLUMNS[1:])
+    print_table(Table.from_texts(SUMMARY_COLUMNS, rows, right=SUMMARY_COLUMNS[1:]))
     print()
     print_estimates(run_dir.estimates(), run_dir.remarks())
     print()

@@ -7,6 +7,7 @@ from typing import Any
 
 from advae.cli.console import print_json, print_table
 from advae.cli.parser import OutputOptions, Parser
+from advae.formatting import Table
 
 SUMMARY = "list the built-in recipes"
 EXAMPLES = """
@@ -34,7 +35,7 @@ def run(options: RecipesOptions) -> int:
         return 0
     columns = ("recipe", "method", "data", "published", "description")
     cells = [(r["name"], r["method"], r["data"], r["published"] or "–", r["description"]) for r in rows]
-    print_table(columns, cells)
+    print_table(Table.from_texts(columns, cells))
     return 0
 
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 from advae.cli.console import log, print_json, print_table
 from advae.cli.parser import POSITIONAL, REPEATED, Count, FolderPath, Name, OutputOptions, Parser, Seed
-from advae.formatting import format_count, format_duration
+from advae.formatting import Table, format_count, format_duration
 from advae.io import read_json
 from advae.progress import stage_progress
 
 if TYPE_CHECKING:
     from advae.reproduce.plan import Plan, PlanOptions, Record
-    from advae.reproduce.table_spec import Table
+    from advae.reproduce.table_spec import PaperTable
 
 SUMMARY = "train and evaluate a paper's table and compare it with the published one"
 EXAMPLES = """
@@ -78,7 +78,7 @@ def run(options: ReproduceOptions) -> int:
     return reproduce(read_table(options.table), options)
 
 
-def reproduce(table: Table, options: ReproduceOptions) -> int:
+def reproduce(table: PaperTable, options: ReproduceOptions) -> int:
     """Reproduce a table; return exit code 1 if a row failed."""
     from advae.reproduce.plan import make_plan
     from advae.reproduce.runner import run_plan
@@ -145,7 +145,7 @@ def _list_tables(options: ReproduceOptions) -> int:
         print_json([{"name": t.name, "title": t.title, "rows": [row.name for row in t.rows]} for t in specs])
     else:
         cells = [(t.name, str(len(t.rows)), t.title) for t in specs]
-        print_table(("table", "rows", "title"), cells, ["rows"])
+        print_table(Table.from_texts(("table", "rows", "title"), cells, ["rows"]))
     return 0
 
 
@@ -168,7 +168,8 @@ def _dry_run(plan: Plan, options: ReproduceOptions) -> int:
         )
         for job in jobs
     ]
-    print_table(("recipe", "seed", "state", "steps", "training"), cells, ("seed", "steps", "training"))
+    titles, right = ("recipe", "seed", "state", "steps", "training"), ("seed", "steps", "training")
+    print_table(Table.from_texts(titles, cells, right))
     print(
         f"\nestimated from a few steps timed now: training {format_duration(seconds)}; evaluation not included"
     )
@@ -184,21 +185,19 @@ def _print_result(plan: Plan, records: Sequence[Record], options: ReproduceOptio
     elif options.quiet:
         print(page)
     else:
-        _print_tables(plan.table, page)
+        _print_tables(page)
         for record in failed:
             print(f"failed: {record['recipe']}, seed {record['seed']}: {record['error'].splitlines()[0]}")
         print(f"\n{page}")
     return int(bool(failed))
 
 
-def _print_tables(table: Table, page: Path) -> None:
+def _print_tables(page: Path) -> None:
     """Print published values next to ours, and paired differences between rows."""
-    from advae.reproduce.markdown_report import DIFFERENCES_TITLE, plain_table
-    from advae.reproduce.paired_differences import difference_cells
+    from advae.reproduce.markdown_report import DIFFERENCES_TITLE, difference_table, results_table
 
     record = read_json(page.with_suffix(".json"))
-    print_table(*plain_table(record))
-    columns, rows = difference_cells(record)
-    if rows:
+    print_table(results_table(record))
+    if differences := difference_table(record):
         print(f"\n{DIFFERENCES_TITLE}")
-        print_table(columns, rows)
+        print_table(differences)

@@ -14,24 +14,33 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from advae.formatting import as_interval, common_items, format_count, format_interval, format_with_error
-from advae.report.estimate_table import (
-    BASELINE,
-    UNRANKED_KINDS,
+from advae.errors import CheckpointError
+from advae.evaluation.estimate import file_stem
+from advae.formatting import (
     Column,
-    EstimateDict,
-    ProtocolRow,
     Table,
     TableCell,
     TableNote,
     TableRow,
+    as_interval,
+    common_items,
+    format_count,
+    format_interval,
+    format_with_error,
+)
+from advae.io import path_inside, read_npz
+from advae.report.estimate_table import (
+    BASELINE,
+    UNRANKED_KINDS,
+    EstimateDict,
+    ProtocolRow,
     build_table,
     describe_kind,
     display_order,
     protocol_items,
+    read_evaluation,
     section_of,
 )
-from advae.report.per_example import per_example_values
 
 if TYPE_CHECKING:
     from advae.run import Run
@@ -45,6 +54,9 @@ BOUND_KINDS = {"lower bound", "upper bound"}
 MAX_TIE_SIGMAS = 2.0  # standard errors of a difference up to which two runs are equally good
 NORMAL_95_SIGMAS = 1.959964  # half a 95 % interval of a normal
 RUN_NAME_DEPTH = 3  # parent folders that may be part of a run's name
+MEAN_REL_TOL = (
+    1e-5  # between the mean of per-example values and the estimate, which may have been rounded to float32
+)
 
 
 @dataclass(frozen=True)
@@ -66,8 +78,8 @@ class RunEstimate:
     @classmethod
     def load(cls, run: Run, estimate: EstimateDict) -> RunEstimate:
         """Return an estimate as ``eval/estimates.json`` of a run has it; the run's data are part of its protocol."""
-        protocol = protocol_items(estimate)
-        checksum = (run.env.get("data") or {}).get("checksum")
+        protocol, data = protocol_items(estimate), run.env.get("data")
+        checksum = data.get("checksum") if isinstance(data, Mapping) else None
         if checksum and not {"checksum", "data.checksum"} & set(protocol):
             protocol["data checksum"] = str(checksum)
         return cls(
@@ -83,10 +95,6 @@ class RunEstimate:
     def __str__(self) -> str:
         text = format_with_error(self.value, self.stderr, self.interval)
         return text if "±" in text else f"{text} {format_interval(self.interval)}".rstrip()
-
-    @property
-    def is_finite(self) -> bool:
-        return self.value is not None and math.isfinite(self.value)
 
     @property
     def error(self) -> float:
@@ -113,6 +121,14 @@ class ComparisonRow:
     def kinds(self) -> list[str]:
         return list(dict.fromkeys(e.kind for e in self.estimates if e))
 
+    def table_row(self) -> TableRow:
+        """Return the row with a cell for each run, the unit and the kinds."""
+        cells = [TableCell(str(e) if e else "—", "best" if e and e.best else "") for e in self.estimates]
+        kinds = ", ".join(map(describe_kind, self.kinds))
+        has_warning = kinds != ", ".join(self.kinds)
+        cells += [TableCell(self.unit), TableCell(kinds, "warning" if has_warning else "")]
+        return TableRow(self.name, tuple(cells), baseline=self.kinds == [BASELINE])
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -133,15 +149,11 @@ class Comparison:
 
     def table(self) -> Table:
         """Return the table with a column for each run."""
-        columns = [
-            Column("metric", breakable=True),
-            *(Column(run, numeric=True) for run in self.runs),
-            Column("unit"),
-            Column("kind", breakable=True),
-        ]
+        columns = [Column("metric", breakable=True), *(Column(run, numeric=True) for run in self.runs)]
+        columns += [Column("unit"), Column("kind", breakable=True)]
         rows = [
             ProtocolRow(
-                row.section, _table_row(row), [e.protocol for e in row.estimates if e], row.incomparable
+                row.section, row.table_row(), [e.protocol for e in row.estimates if e], row.incomparable
             )
             for row in self.rows
         ]
@@ -156,28 +168,26 @@ class Comparison:
 def compare(runs: Sequence[Run], names: Sequence[str] = ()) -> Comparison:
     """Return the estimates of several runs by name; runs are named as given, or by their folders."""
     names = list(names) or run_names(runs)
-    by_key = [{(e.get("name"), e.get("unit")): e for e in run.estimates()} for run in runs]
+    evaluations = [read_evaluation(run) for run in runs]
+    by_key = [{(e.get("name"), e.get("unit")): e for e in estimates} for estimates, _ in evaluations]
     first = {key: estimate for estimates in reversed(by_key) for key, estimate in estimates.items()}
     keys = list(dict.fromkeys(key for estimates in by_key for key in estimates))
     rows = []
     for i in display_order([first[key] for key in keys]):
-        estimate = first[keys[i]]
+        estimate, values = first[keys[i]], [estimates.get(keys[i]) for estimates in by_key]
         row = ComparisonRow(
             name=str(estimate.get("name", "")),
             metric=str(estimate.get("metric", "")),
             unit=str(estimate.get("unit") or ""),
             section=section_of(estimate),
             higher_is_better=estimate.get("higher_is_better"),
-            estimates=[
-                RunEstimate.load(run, estimates[keys[i]]) if keys[i] in estimates else None
-                for run, estimates in zip(runs, by_key, strict=True)
-            ],
+            estimates=[RunEstimate.load(run, e) if e else None for run, e in zip(runs, values, strict=True)],
         )
         rows.append(rank(replace(row, incomparable=why_incomparable(row, names))))
     unevaluated = {
-        name: str(run.remarks()[0].get("text", ""))
-        for name, run, estimates in zip(names, runs, by_key, strict=True)
-        if not estimates and run.remarks()
+        name: str(remarks[0].get("text", ""))
+        for name, (estimates, remarks) in zip(names, evaluations, strict=True)
+        if remarks and not estimates
     }
     return Comparison(names, [str(run.path) for run in runs], rows, unevaluated)
 
@@ -190,7 +200,11 @@ def why_incomparable(row: ComparisonRow, runs: Sequence[str]) -> str:
         return f"not comparable: different kinds ({kinds})"
     if len(present) > 1 and any("images" in e.protocol for e in present.values()):
         return "not comparable: each model is evaluated on images that it generated"
-    protocols = [{**_essential(e.protocol), "n": format_count(e.n)} for e in present.values()]
+    protocols = [
+        {k: text for k, text in e.protocol.items() if k.split(".")[-1] not in INCIDENTAL_SETTINGS}
+        | {"n": format_count(e.n)}
+        for e in present.values()
+    ]
     common = common_items(protocols)
     different = sorted({key for protocol in protocols for key in protocol} - set(common))
     if not different:
@@ -204,18 +218,19 @@ def why_incomparable(row: ComparisonRow, runs: Sequence[str]) -> str:
 
 def rank(row: ComparisonRow) -> ComparisonRow:
     """Mark the best of comparable finite estimates, and those within two standard errors of the difference."""
-    finite = [e for e in row.estimates if e and e.is_finite]
+    finite = [e for e in row.estimates if e and e.value is not None and math.isfinite(e.value)]
     is_unranked = row.higher_is_better is None or any(e.kind in UNRANKED_KINDS for e in finite)
     if row.incomparable or is_unranked or sum(e is not None for e in row.estimates) < 2 or not finite:
         return row
     best = (max if row.higher_is_better else min)(finite, key=lambda e: e.value or 0.0)
 
-    def is_tied(estimate: RunEstimate) -> bool:
+    def mark(estimate: RunEstimate | None) -> RunEstimate | None:
+        if estimate is None or not any(estimate is e for e in finite):
+            return estimate
         difference, error = paired_difference(estimate, best)
-        return abs(difference) <= MAX_TIE_SIGMAS * error
+        return replace(estimate, best=estimate is best or abs(difference) <= MAX_TIE_SIGMAS * error)
 
-    estimates = [replace(e, best=e is best or is_tied(e)) if e and e.is_finite else e for e in row.estimates]
-    return replace(row, estimates=estimates)
+    return replace(row, estimates=list(map(mark, row.estimates)))
 
 
 def paired_difference(a: RunEstimate, b: RunEstimate) -> tuple[float, float]:
@@ -224,14 +239,35 @@ def paired_difference(a: RunEstimate, b: RunEstimate) -> tuple[float, float]:
     Where both are means over the same examples, the error is that of the paired differences: how hard an example is
     affects both alike, and is most of the error of either.
     """
-    if (
-        a.per_example is not None
-        and b.per_example is not None
-        and len(a.per_example) == len(b.per_example) > 1
-    ):
-        differences = a.per_example - b.per_example
-        return float(differences.mean()), float(differences.std(ddof=1)) / math.sqrt(len(differences))
+    if a.per_example is not None and b.per_example is not None:
+        n = len(a.per_example)
+        if n == len(b.per_example) > 1:
+            differences = a.per_example - b.per_example
+            return float(differences.mean()), float(differences.std(ddof=1)) / math.sqrt(n)
     return (a.value or 0.0) - (b.value or 0.0), math.hypot(a.error, b.error)
+
+
+def per_example_arrays(run: Run, estimate: EstimateDict) -> dict[str, NDArray[Any]]:
+    """Return the arrays of an estimate, ``eval/NAME.npz``; empty if there is no such file or it cannot be read."""
+    try:
+        name = f"{file_stem(str(estimate.get('name', '')))}.npz"
+        return dict(read_npz(path_inside(run.path, run.eval_folder, name)))
+    except CheckpointError:
+        return {}
+
+
+def per_example_values(run: Run, estimate: EstimateDict) -> NDArray[np.float64] | None:
+    """Return the values whose mean an estimate is; None if they were not saved or are of another evaluation."""
+    values, mean = per_example_arrays(run, estimate).get("value"), estimate.get("value")
+    if (
+        values is None
+        or mean is None
+        or values.dtype.kind not in "fiu"
+        or values.shape != (estimate.get("n"),)
+    ):
+        return None
+    values = values.astype(np.float64)
+    return values if abs(values.mean() - mean) <= MEAN_REL_TOL * max(1.0, abs(mean)) else None
 
 
 def run_names(runs: Sequence[Run]) -> list[str]:
@@ -241,18 +277,3 @@ def run_names(runs: Sequence[Run]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     return [f"{name} ({i})" for i, name in enumerate(names, 1)]
-
-
-def _table_row(row: ComparisonRow) -> TableRow:
-    cells = [TableCell(str(e) if e else "—", "best" if e and e.best else "") for e in row.estimates]
-    kinds = ", ".join(map(describe_kind, row.kinds))
-    has_warning = kinds != ", ".join(row.kinds)
-    return TableRow(
-        row.name,
-        (*cells, TableCell(row.unit), TableCell(kinds, "warning" if has_warning else "")),
-        baseline=row.kinds == [BASELINE],
-    )
-
-
-def _essential(protocol: Mapping[str, str]) -> dict[str, str]:
-    return {k: text for k, text in protocol.items() if k.split(".")[-1] not in INCIDENTAL_SETTINGS}

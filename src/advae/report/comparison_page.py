@@ -16,7 +16,7 @@ from advae.report.comparison import Comparison, compare
 from advae.report.estimate_table import kind_legend
 from advae.report.figures.curves import collect_curves, overlaid_curves
 from advae.report.figures.image_grid import labeled_grids
-from advae.report.html import HtmlFigure, embed_figure, render
+from advae.report.html import HtmlFigures, render
 
 if TYPE_CHECKING:
     from advae.run import Run
@@ -37,20 +37,18 @@ def write_comparison(runs: Sequence[Run], out: Path, comparison: Comparison | No
     write_json(out / "compare.json", comparison.to_dict())
     samples, skipped = collect_samples(runs, comparison.runs)
     metrics = {name: run.metrics() for name, run in zip(comparison.runs, runs, strict=True)}
-    figures: list[HtmlFigure] = []
+    figures = HtmlFigures(out)
     if samples:
-        file = out / "compare-samples.png"
-        figures.append(embed_figure(file, "Samples.", SAMPLES_CAPTION, labeled_grids, samples))
+        figures.add("compare-samples", "Samples.", SAMPLES_CAPTION, labeled_grids, samples)
     if any(collect_curves(lines) for lines in metrics.values()):
-        file = out / "compare-curves.png"
-        figures.append(embed_figure(file, "Training curves.", CURVES_CAPTION, overlaid_curves, metrics))
+        figures.add("compare-curves", "Training curves.", CURVES_CAPTION, overlaid_curves, metrics)
     page = render(
         "comparison.html",
         runs=comparison.runs,
         paths=comparison.paths,
         table=comparison.table(),
-        legend=kind_legend([{"kind": kind} for row in comparison.rows for kind in row.kinds]),
-        figures=figures,
+        legend=kind_legend(kind for row in comparison.rows for kind in row.kinds),
+        figures=figures.values(),
         skipped=skipped,
     )
     write_atomically(out / "compare.html", page)
@@ -70,17 +68,16 @@ def collect_samples(runs: Sequence[Run], names: Sequence[str]) -> tuple[dict[str
         if len(model.x_shape) != 3:
             skipped.append(f"{name}: its data are not images")
             continue
-        preprocessing = (run.env.get("data") or model.info.get("data") or {}).get("preprocessing")
-        samples[name] = to_gray_levels(
-            model.sample(NUM_SAMPLES, seed=0, mean=model.latent_dim > 0), preprocessing
-        )
+        data = run.env.get("data") or model.info.get("data")
+        x = model.sample(NUM_SAMPLES, seed=0, mean=model.latent_dim > 0)
+        samples[name] = to_gray_levels(x, data.get("preprocessing") if isinstance(data, Mapping) else None)
     return samples, skipped
 
 
-def to_gray_levels(x: Tensor, preprocessing: Mapping[str, Any] | None) -> NDArray[Any]:
+def to_gray_levels(x: Tensor, preprocessing: Any) -> NDArray[Any]:
     """Map observations to gray levels 0..255 by their preprocessing; if it is not known, scale them to that range."""
     try:
         return preprocessing_from_dict(dict(preprocessing or {})).to_gray(x).cpu().numpy()
-    except (AdvaeError, KeyError):
+    except (AdvaeError, KeyError, TypeError, ValueError):
         low, high = float(x.min()), float(x.max())
         return ((x - low) * (255.0 / max(high - low, 1e-12))).cpu().numpy()

@@ -1,18 +1,23 @@
-"""Tables of estimates, independent of the output format.
+"""Tables of estimates: sections, shared settings, footnotes and remarks.
 
-A :class:`Table` has sections, rows, cells and footnotes; HTML (``templates/macros.html``), the terminal
-(:mod:`advae.cli.console`) and Markdown (:mod:`advae.reproduce`) are written from it. Settings that all estimates
-share are in the table's protocol; those of a section in the section's; the others are footnotes, each written once
-and referred to by the rows it holds for.
+Settings that all estimates share are in the table's protocol; those of a section in the section's; the others are
+footnotes, each written once and referred to by the rows it holds for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
+from advae.errors import CheckpointError
 from advae.formatting import (
+    Column,
+    Table,
+    TableCell,
+    TableNote,
+    TableRow,
+    TableSection,
     common_items,
     format_count,
     format_interval,
@@ -21,8 +26,21 @@ from advae.formatting import (
     join_items,
 )
 
+if TYPE_CHECKING:
+    from advae.run import Run
+
 EstimateDict = Mapping[str, Any]
-Style = Literal["", "best", "warning", "muted"]
+
+FIELD_TYPES: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("name", "metric", "variant", "kind", "unit", "section", "about", "text"), str),
+    **dict.fromkeys(("value", "stderr", "n"), (int, float)),
+    "higher_is_better": bool,
+    "warning": bool,
+    "protocol": dict,
+    "interval": list,
+    "criteria": list,
+}
+"""Types of the fields of estimates and remarks, unless they are null or missing."""
 
 ADVERSARIAL, BASELINE, DIAGNOSTIC = "adversarial estimate", "baseline", "diagnostic"
 UNRANKED_KINDS = (ADVERSARIAL, BASELINE, DIAGNOSTIC)
@@ -46,98 +64,8 @@ SECTION_TITLES = {
     "samples": "Samples",
 }
 HEADLINE_SECTIONS = ("likelihood", "reconstruction", "samples")
-MAX_EXCEPTIONS, MIN_ROWS_PER_EXCEPTION = (
-    2,
-    5,
-)  # for a setting to be in a section's protocol with named exceptions
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column; numbers are aligned right and never broken."""
-
-    title: str
-    numeric: bool = False
-    breakable: bool = False
-
-
-@dataclass(frozen=True)
-class TableCell:
-    """A text, with a shorter one for narrow output."""
-
-    text: str
-    style: Style = ""
-    short: str = ""
-
-
-@dataclass(frozen=True)
-class TableRow:
-    """A label, a cell for each of the other columns, and the marks of its footnotes."""
-
-    label: str
-    cells: tuple[TableCell, ...]
-    baseline: bool = False
-    marks: str = ""
-
-
-class Footnote(NamedTuple):
-    """Settings of some rows; ``warning`` if it says why the estimates of a row cannot be compared."""
-
-    mark: str
-    text: str
-    warning: bool = False
-
-
-class TableNote(NamedTuple):
-    """A remark on a section or an estimate; ``about`` is empty if the text names it.
-
-    ``criteria`` are rows (criterion, value, threshold, passed) that explain a verdict.
-    """
-
-    about: str
-    text: str
-    warning: bool = False
-    criteria: tuple[tuple[str, str, str, bool], ...] = ()
-
-    def __str__(self) -> str:
-        return f"{self.about}: {self.text}" if self.about else self.text
-
-
-@dataclass(frozen=True)
-class TableSection:
-    """The rows of one section, the settings that they share, their footnotes and the remarks on them."""
-
-    title: str
-    protocol: str
-    rows: list[TableRow]
-    footnotes: list[Footnote] = field(default_factory=list)
-    notes: list[TableNote] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Table:
-    """Sections with the same columns; ``protocol`` has the settings that all estimates share."""
-
-    columns: list[Column]
-    sections: list[TableSection]
-    protocol: str
-
-    @property
-    def rows(self) -> list[TableRow]:
-        return [row for section in self.sections for row in section.rows]
-
-    @property
-    def has_footnotes(self) -> bool:
-        return any(section.footnotes for section in self.sections)
-
-    def without_empty_columns(self) -> Table:
-        """Return the table without columns in which no row has a text."""
-        nonempty = [i for i in range(len(self.columns) - 1) if any(row.cells[i].text for row in self.rows)]
-        sections = [
-            replace(s, rows=[replace(row, cells=tuple(row.cells[i] for i in nonempty)) for row in s.rows])
-            for s in self.sections
-        ]
-        return Table([self.columns[0], *(self.columns[i + 1] for i in nonempty)], sections, self.protocol)
+MAX_EXCEPTIONS = 2  # rows that a setting in a section's protocol does not hold for
+MIN_ROWS_PER_EXCEPTION = 5
 
 
 @dataclass(frozen=True)
@@ -148,6 +76,28 @@ class ProtocolRow:
     row: TableRow
     protocols: list[dict[str, str]]
     warning: str = ""
+
+
+def read_evaluation(run: Run) -> tuple[list[EstimateDict], list[EstimateDict]]:
+    """Return estimates and remarks of a run's last evaluation.
+
+    Raises:
+        CheckpointError: a field has the wrong type.
+    """
+    estimates, remarks = list[EstimateDict](run.estimates()), list[EstimateDict](run.remarks())
+    for row in (*estimates, *remarks):
+        for name, types in FIELD_TYPES.items():
+            value = row.get(name)
+            is_valid = value is None or isinstance(value, types)
+            if name == "criteria" and is_valid:
+                is_valid = all(isinstance(criterion, dict) for criterion in value or ())
+            if not is_valid:
+                raise CheckpointError(
+                    f"Evaluation has an invalid {name}.",
+                    given=f"{run.path / run.eval_folder / 'estimates.json'}: {value!r:.60}",
+                    fix="run advae evaluate again",
+                )
+    return estimates, remarks
 
 
 def estimate_table(estimates: Sequence[EstimateDict], remarks: Sequence[EstimateDict] = ()) -> Table:
@@ -172,55 +122,45 @@ def build_table(
     shared = common_items([protocol for row in rows for protocol in row.protocols])
     sections = []
     for name in section_order([*(row.section for row in rows), *(section for section, _ in notes)]):
+        of_section = sorted((note for section, note in notes if section == name), key=lambda n: not n.warning)
         members = [row for row in rows if row.section == name]
-        protocol, footnotes, marks = make_footnotes(members, shared)
-        sections.append(
-            TableSection(
-                title=section_title(name),
-                protocol=protocol,
-                rows=[replace(m.row, marks=mark) for m, mark in zip(members, marks, strict=True)],
-                footnotes=footnotes,
-                notes=sorted(
-                    (note for section, note in notes if section == name), key=lambda n: not n.warning
-                ),
-            )
-        )
+        sections.append(replace(make_section(members, shared), title=section_title(name), notes=of_section))
     return Table(columns, sections, join_items(shared)).without_empty_columns()
 
 
-def make_footnotes(
-    rows: Sequence[ProtocolRow], shared: Mapping[str, str]
-) -> tuple[str, list[Footnote], list[str]]:
-    """Return the protocol of a section, its footnotes, and the marks of each row; ``shared`` is left out of all.
+def make_section(rows: Sequence[ProtocolRow], shared: Mapping[str, str]) -> TableSection:
+    """Return rows with their protocol and footnotes, without title and notes; ``shared`` is left out of all.
 
     A setting that nearly all rows share is part of the protocol, with the rows that it does not hold for.
     """
     common = common_items([protocol for row in rows for protocol in row.protocols])
-    rows_by_setting: dict[tuple[str, str], tuple[int, ...]] = {}
+    rows_by_setting: dict[tuple[str, str], list[int]] = {}
     for i, row in enumerate(rows):
         for setting in common_items(row.protocols).items():
             if setting[0] not in common:
-                rows_by_setting[setting] = (*rows_by_setting.get(setting, ()), i)
+                rows_by_setting.setdefault(setting, []).append(i)
     settings_by_rows: dict[tuple[int, ...], dict[str, str]] = {}
     for (name, text), indices in rows_by_setting.items():
-        settings_by_rows.setdefault(indices, {})[name] = text
+        settings_by_rows.setdefault(tuple(indices), {})[name] = text
 
     protocol = [join_items({k: v for k, v in common.items() if k not in shared})]
-    footnotes, row_marks = list[Footnote](), [list[str]() for _ in rows]
-    for indices, settings in settings_by_rows.items():
-        exceptions = [row.row.label for i, row in enumerate(rows) if i not in indices]
+    notes = list[tuple[str, Sequence[int], bool]]()  # text, rows, whether it is a warning
+    for members, settings in settings_by_rows.items():
+        exceptions = [row.row.label for i, row in enumerate(rows) if i not in members]
         if len(exceptions) <= MAX_EXCEPTIONS and len(rows) >= MIN_ROWS_PER_EXCEPTION * len(exceptions):
             protocol.append(f"all but {' and '.join(exceptions)}: {join_items(settings)}")
-            continue
-        footnotes.append(Footnote(footnote_mark(len(footnotes)), join_items(settings)))
-        for i in indices:
-            row_marks[i].append(footnotes[-1].mark)
+        else:
+            notes.append((join_items(settings), members, False))
     for warning in dict.fromkeys(row.warning for row in rows if row.warning):
-        footnotes.append(Footnote(footnote_mark(len(footnotes)), warning, warning=True))
-        for marks, row in zip(row_marks, rows, strict=True):
-            marks += [footnotes[-1].mark] * (row.warning == warning)
-    marks = [("≠ " if row.warning else "") + ",".join(m) for row, m in zip(rows, row_marks, strict=True)]
-    return "; ".join(filter(None, protocol)), footnotes, marks
+        notes.append((warning, [i for i, row in enumerate(rows) if row.warning == warning], True))
+    footnotes = [TableNote(footnote_mark(k), text, warning) for k, (text, _, warning) in enumerate(notes)]
+    marks = [
+        ("≠ " if row.warning else "")
+        + ",".join(note.label for note, (_, members, _) in zip(footnotes, notes, strict=True) if i in members)
+        for i, row in enumerate(rows)
+    ]
+    marked = [replace(row.row, marks=mark) for row, mark in zip(rows, marks, strict=True)]
+    return TableSection("", "; ".join(filter(None, protocol)), marked, footnotes)
 
 
 def estimate_row(estimate: EstimateDict) -> TableRow:
@@ -304,19 +244,14 @@ def protocol_items(estimate: EstimateDict) -> dict[str, str]:
     return format_settings(estimate.get("protocol") or {})
 
 
-def rank_direction(estimate: EstimateDict) -> bool | None:
-    """Return whether higher is better; None where models are not ranked by the estimate."""
-    return None if estimate.get("kind") in UNRANKED_KINDS else estimate.get("higher_is_better")
-
-
 def describe_kind(kind: str) -> str:
     """Return the kind of an estimate, with a warning for adversarial ones."""
     return f"{kind}: not a bound" if kind == ADVERSARIAL else kind
 
 
-def kind_legend(estimates: Sequence[EstimateDict]) -> list[tuple[str, str]]:
+def kind_legend(kinds: Iterable[str]) -> list[tuple[str, str]]:
     """Return the kinds that occur, with their descriptions."""
-    kinds = {estimate.get("kind") for estimate in estimates}
+    kinds = set(kinds)
     return [(kind, text) for kind, text in KIND_DESCRIPTIONS.items() if kind in kinds]
 
 
@@ -340,7 +275,7 @@ def criterion_row(criterion: Mapping[str, Any]) -> tuple[str, str, str, bool]:
     """Return a criterion of a verdict as name, value, threshold, and whether it passed."""
     sign = "≥" if criterion.get("limit") == "min" else "≤"
     value, threshold = (format_with_error(criterion.get(key)) for key in ("value", "threshold"))
-    return str(criterion["name"]), value, f"{sign} {threshold}", bool(criterion["passed"])
+    return str(criterion.get("name")), value, f"{sign} {threshold}", bool(criterion.get("passed"))
 
 
 def footnote_mark(index: int) -> str:
@@ -355,6 +290,9 @@ def headline_estimates(estimates: Sequence[EstimateDict]) -> list[EstimateDict]:
     """Return the first estimate that ranks models in each of the sections likelihood, reconstruction and samples."""
     first: dict[str, EstimateDict] = {}
     for estimate in estimates:
-        if section_of(estimate) in HEADLINE_SECTIONS and rank_direction(estimate) is not None:
+        is_ranked = (
+            estimate.get("kind") not in UNRANKED_KINDS and estimate.get("higher_is_better") is not None
+        )
+        if section_of(estimate) in HEADLINE_SECTIONS and is_ranked:
             first.setdefault(section_of(estimate), estimate)
     return [first[section] for section in section_order(first)]

@@ -14,7 +14,7 @@ from advae.evaluation.eval_data import EvalData
 from advae.evaluation.posterior_grid import posterior_grid
 from advae.random import seeded
 from advae.report.figures.image_grid import num_columns
-from advae.report.figures.posteriors import PosteriorGrids
+from advae.report.figures.latents import PosteriorGrids
 
 if TYPE_CHECKING:
     from advae.data import Dataset, Split

@@ -8,13 +8,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from advae.io import write_atomically
+from advae.io import path_inside, write_atomically
 from advae.report.figures.style import DARK, LIGHT, to_png
+
+if TYPE_CHECKING:
+    from advae.run import Run
 
 
 @dataclass(frozen=True)
@@ -28,14 +31,31 @@ class HtmlFigure:
     caption: str
 
 
-def embed_figure(
-    file: Path, title: str, caption: str, plot: Callable[..., Figure], *args: Any, **options: Any
-) -> HtmlFigure:
-    """Call ``plot(*args, theme=theme, **options)`` for both themes; the light version is also written to ``file``."""
-    light, dark = (plot(*args, theme=theme, **options) for theme in (LIGHT, DARK))
-    write_atomically(file, to_png(light, LIGHT))
-    light_png, dark_png = to_png(light, LIGHT, transparent=True), to_png(dark, DARK, transparent=True)
-    return HtmlFigure(_data_uri(light_png), _data_uri(dark_png), png_size(light_png)[0] // 2, title, caption)
+class HtmlFigures(dict[str, HtmlFigure]):
+    """The figures of a page by name, which are also written to a folder as PNG, in the light version."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def add(
+        self, name: str, title: str, caption: str, plot: Callable[..., Figure], *args: Any, **options: Any
+    ) -> None:
+        """Call ``plot(*args, theme=theme, **options)`` for both themes, and write ``name.png``."""
+        light, dark = (plot(*args, theme=theme, **options) for theme in (LIGHT, DARK))
+        write_atomically(self.folder / f"{name}.png", to_png(light, LIGHT))
+        light_png, dark_png = to_png(light, LIGHT, transparent=True), to_png(dark, DARK, transparent=True)
+        width = png_size(light_png)[0] // 2
+        self[name] = HtmlFigure(_data_uri(light_png), _data_uri(dark_png), width, title, caption)
+
+
+def figure_folder(run: Run) -> Path:
+    """Return the folder of a run's figures.
+
+    Raises:
+        CheckpointError: it is a link that leads out of the run.
+    """
+    return path_inside(run.path, "figures")
 
 
 def png_size(image: bytes) -> tuple[int, int]:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import yaml
 
-from advae.errors import CheckpointError
+from advae.errors import AdvaeError, CheckpointError, first_line
 from advae.formatting import format_count, format_duration, format_with_error
-from advae.io import read_json, read_npz, write_atomically
-from advae.report.estimate_table import estimate_table, kind_legend
+from advae.io import path_inside, read_json_object, read_npz, write_atomically
+from advae.report.estimate_table import estimate_table, kind_legend, read_evaluation
 from advae.report.figures.marginals import MAX_MARGINALS, marginals, pairs, training_bounds
 from advae.report.figures.style import FloatArray
-from advae.report.html import HtmlFigure, embed_figure, render
+from advae.report.html import HtmlFigures, figure_folder, render
 from advae.report.run_summary import Facts, environment
 
 if TYPE_CHECKING:
@@ -45,35 +45,53 @@ class PosteriorSamples(NamedTuple):
     @classmethod
     def load(cls, run: Run, names: list[str]) -> PosteriorSamples:
         """Load draws.npz and, where they exist, baselines.npz and reference.npz."""
-        arrays = {
-            name: _read_arrays(run.path / f"{name}.npz") for name in ("draws", "baselines", "reference")
-        }
-        baselines = {
-            family: _pool(concatenate_parameters(arrays["baselines"], names, f"{family}/"))
-            for family in BASELINE_FAMILIES
-            if f"{family}/{names[0]}" in arrays["baselines"]
-        }
-        reference = _pool(concatenate_parameters(arrays["reference"], names)) if arrays["reference"] else None
-        return cls(concatenate_parameters(arrays["draws"], names), baselines, reference)
+        draws, baselines, reference = (
+            _read_arrays(run, name) for name in ("draws", "baselines", "reference")
+        )
+        return cls(
+            concatenate_parameters(draws, names),
+            {
+                family: _pool(concatenate_parameters(baselines, names, f"{family}/"))
+                for family in BASELINE_FAMILIES
+                if f"{family}/{names[0]}" in baselines
+            },
+            _pool(concatenate_parameters(reference, names)) if reference else None,
+        )
 
 
 def write_posterior_report(run: Run) -> Path:
     """Write ``figures/*.png`` and ``report.html`` into the run directory of a posterior, and return the page's path.
 
     Raises:
-        CheckpointError: the fit is not finished.
+        CheckpointError: the fit is not finished, or a file of the run is damaged.
     """
-    if not (run.path / "summary.json").is_file():
+    path, folder = path_inside(run.path, "summary.json"), figure_folder(run)
+    if not path.is_file():
         raise CheckpointError(
             "Run has no finished posterior.",
             given=run.path,
             fix=f"resume it: advae infer FILE --resume {quote(str(run.path))}",
         )
-    summary, config, estimates = read_json(run.path / "summary.json"), run.config, run.estimates()
+    try:
+        page = make_page(run, read_json_object(path), folder)
+    except AdvaeError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            "Files of the posterior have unexpected contents.",
+            given=f"{run.path}: {first_line(error)}",
+            expected="config.yaml, summary.json and *.npz as advae infer wrote them",
+            fix="restore them, or infer again",
+        ) from error
+    write_atomically(run.path / "report.html", page)
+    return run.path / "report.html"
+
+
+def make_page(run: Run, summary: dict[str, Any], folder: Path) -> str:
+    """Return the page, and write its figures to a folder."""
+    config, (estimates, remarks) = run.config, read_evaluation(run)
     samples = PosteriorSamples.load(run, list(config["parameters"]))
-    folder = run.path / "figures"
-    folder.mkdir(exist_ok=True)
-    page = render(
+    return render(
         "posterior_report.html",
         title=str(config["source"].get("name") or "Posterior"),
         path=str(run.path),
@@ -81,19 +99,16 @@ def write_posterior_report(run: Run) -> Path:
         summary=posterior_facts(config),
         parameters=parameter_rows(summary, samples.reference),
         reference=summary.get("reference"),
-        table=estimate_table(estimates, run.remarks()),
-        legend=kind_legend(estimates),
+        table=estimate_table(estimates, remarks),
+        legend=kind_legend(str(e.get("kind")) for e in estimates),
         figures=make_figures(summary, samples, folder),
         has_netcdf=(run.path / "draws.nc").exists(),
-        source=config["source"].get("text", ""),
+        source=str(config["source"].get("text", "")),
         environment=environment(run.env),
         config=yaml.safe_dump(
             {k: v for k, v in config.items() if k != "source"}, sort_keys=False, allow_unicode=True
         ),
     )
-    path = run.path / "report.html"
-    write_atomically(path, page)
-    return path
 
 
 def concatenate_parameters(arrays: dict[str, FloatArray], names: list[str], prefix: str = "") -> FloatArray:
@@ -149,34 +164,30 @@ def parameter_rows(summary: dict[str, Any], reference: FloatArray | None) -> lis
     return rows
 
 
-def make_figures(summary: dict[str, Any], samples: PosteriorSamples, folder: Path) -> dict[str, HtmlFigure]:
-    """Plot the figures, write them to a folder, and return them by name."""
-    labels = list(summary["parameters"])
+def make_figures(summary: dict[str, Any], samples: PosteriorSamples, folder: Path) -> HtmlFigures:
+    """Plot the figures and write them to a folder."""
+    figures, labels = HtmlFigures(folder), list(summary["parameters"])
     hmc = "" if samples.reference is None else " Dark line, a long run of Hamiltonian Monte Carlo."
     first = f" The first {MAX_MARGINALS} of {len(labels)} parameters." if len(labels) > MAX_MARGINALS else ""
     plotted = (samples.fits, labels, samples.baselines, samples.reference)
-    caption = f"{MARGINALS_CAPTION}{hmc}{first}"
-    figures = {
-        "marginals": embed_figure(folder / "marginals.png", "Marginals.", caption, marginals, *plotted)
-    }
+    figures.add("marginals", "Marginals.", f"{MARGINALS_CAPTION}{hmc}{first}", marginals, *plotted)
     if len(labels) > 1:
-        figures["pairs"] = embed_figure(folder / "pairs.png", "Pairs.", PAIRS_CAPTION, pairs, *plotted)
+        figures.add("pairs", "Pairs.", PAIRS_CAPTION, pairs, *plotted)
     if summary["history"]:
-        steps = [step for step, _ in summary["history"]]
-        values = np.array([bounds for _, bounds in summary["history"]], dtype=np.float64)
+        steps, bounds = zip(*summary["history"], strict=True)
         evidence = (summary["log_evidence"]["value"], summary["log_evidence"]["stderr"])
-        figures["bounds"] = embed_figure(
-            folder / "bounds.png", "ELBO per step.", BOUND_CAPTION, training_bounds, steps, values, evidence
-        )
+        values = np.array(bounds, dtype=np.float64)
+        figures.add("bounds", "ELBO per step.", BOUND_CAPTION, training_bounds, steps, values, evidence)
     return figures
 
 
-def _read_arrays(path: Path) -> dict[str, FloatArray]:
+def _read_arrays(run: Run, name: str) -> dict[str, FloatArray]:
     """Return the arrays of an .npz file in float64; none if there is no such file or it cannot be read."""
     try:
-        return {name: np.asarray(value, dtype=np.float64) for name, value in read_npz(path).items()}
+        arrays = read_npz(path_inside(run.path, f"{name}.npz"))
     except CheckpointError:
         return {}
+    return {key: np.asarray(value, dtype=np.float64) for key, value in arrays.items()}
 
 
 def _pool(samples: FloatArray) -> FloatArray:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
 from advae.formatting import format_count, format_with_error
 from advae.io import write_atomically
-from advae.report.estimate_table import describe_kind, estimate_table, headline_estimates, kind_legend
-from advae.report.figure_data import Array, FigureData, collect_figure_data
-from advae.report.figures.curves import collect_curves, training_curves
+from advae.report.estimate_table import (
+    EstimateDict,
+    describe_kind,
+    estimate_table,
+    headline_estimates,
+    kind_legend,
+    read_evaluation,
+)
+from advae.report.figure_data import FigureData, collect_figure_data
+from advae.report.figures.curves import collect_curves, last_value, training_curves
 from advae.report.figures.image_grid import image_grid, interpolation_rows, reconstruction_pairs
-from advae.report.figures.latents import aggregated_posterior, latent_scatter
-from advae.report.figures.per_image import per_image_figures
-from advae.report.figures.posteriors import posterior_panels
+from advae.report.figures.latents import aggregated_posterior, latent_scatter, posterior_panels
+from advae.report.figures.per_image import add_per_image_figures
 from advae.report.figures.vectors import vector_reconstructions, vector_samples
-from advae.report.html import HtmlFigure, embed_figure, render
+from advae.report.html import HtmlFigures, figure_folder, render
 from advae.report.run_summary import (
     describe_method,
     describe_model,
@@ -43,8 +50,8 @@ CYCLE_ERRORS_CAPTION = (
 LATENTS_CAPTION = "the regions that hold 50 % and 90 % of them, and (dashed) of the prior."
 PRIOR_CAPTION = (
     "Where the two differ, samples come from latents that the decoder was not trained on. Top: histograms of the"
-    " latents and N(0, 1), for up to ten dimensions with the largest deviations. Middle: median, central 68 % (thick)"
-    " and 95 % (thin) of every dimension; shaded, those of the prior. Bottom: standard deviations; the prior’s is 1."
+    " latents and N(0, 1), for up to ten dimensions with the largest deviations. Bottom: median, central 68 % (thick)"
+    " and 95 % (thin) of every dimension; shaded, those of the prior."
 )
 POSTERIORS_CAPTION = (
     "shaded, the smallest regions that hold 50 %, 90 % and 99 % of p(z|x), computed on a grid; dots, samples from"
@@ -62,23 +69,38 @@ def write_report(run: Run, model: LatentModel, data: Dataset) -> Path:
         run: the run directory.
         model: its model.
         data: its data, of which the test split is shown.
+
+    Raises:
+        CheckpointError: a file of the run is damaged.
     """
-    folder = run.path / "figures"
-    folder.mkdir(exist_ok=True)
-    figure_data, metrics, estimates = collect_figure_data(model, data), run.metrics(), run.estimates()
+    folder, metrics = figure_folder(run), run.metrics()
+    estimates, remarks = read_evaluation(run)
+    figures, per_image = HtmlFigures(folder), HtmlFigures(folder)
+    add_figures(figures, collect_figure_data(model, data), data)
+    curves = collect_curves(metrics)
+    if curves:
+        caption = CURVES_CAPTION + (CYCLE_ERRORS_CAPTION if "error/x" in curves else "")
+        figures.add("curves", "Training curves.", caption, training_curves, metrics)
+    add_per_image_figures(per_image, run, estimates)
     page = render(
         "run_report.html",
         title=str(run.config.get("recipe") or run.name),
         name=run.name,
         path=str(run.path),
         method=describe_method(run.config),
-        abstract=make_abstract(run, data, estimates),
+        abstract=make_abstract(run, data, estimates, remarks),
         summary=run_summary(run, model, data.describe()),
-        table=estimate_table(estimates, run.remarks()),
-        legend=kind_legend(estimates),
-        figures=make_figures(figure_data, metrics, data, folder),
-        per_image=list(per_image_figures(run, estimates, folder).values()),
-        last_values=last_values(metrics),
+        table=estimate_table(estimates, remarks),
+        legend=kind_legend(str(e.get("kind")) for e in estimates),
+        figures=figures,
+        per_image=per_image.values(),
+        last_values=[
+            (
+                name,
+                [format_with_error(splits[s][1][-1]) if s in splits else "" for s in ("train", "validation")],
+            )
+            for name, splits in curves.items()
+        ],
         usage=usage_code(run, model),
         environment=environment(run.env),
         config=yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True),
@@ -88,166 +110,100 @@ def write_report(run: Run, model: LatentModel, data: Dataset) -> Path:
     return path
 
 
-def make_abstract(run: Run, data: Dataset, estimates: list[dict[str, Any]]) -> str:
+def make_abstract(
+    run: Run, data: Dataset, estimates: Sequence[EstimateDict], remarks: Sequence[EstimateDict]
+) -> str:
     """Return the run in two or three sentences."""
-    shape = " × ".join(str(n) for n in data.x_shape)
-    steps = max((m["step"] for m in run.metrics() if m.get("step")), default=None)
+    shape, steps = " × ".join(map(str, data.x_shape)), last_value(run.metrics(), "step")
     training = (
         f"{describe_model(run.config)}, trained by {describe_method(run.config).name or 'an unnamed method'} on"
         f" {data.name}: {format_count(len(data.train))} observations of shape {shape}, preprocessing"
         f" {describe_preprocessing(data.describe())}" + (f", {format_count(steps)} steps." if steps else ".")
     )
     headlines = [
-        f"{e['name']} {format_with_error(e['value'], e['stderr'], e.get('interval'))} {e.get('unit') or ''}".rstrip()
-        + f" ({describe_kind(str(e['kind']))})"
+        f"{e.get('name')} {format_with_error(e.get('value'), e.get('stderr'), e.get('interval'))}"
+        f" {e.get('unit') or ''}".rstrip()
+        + f" ({describe_kind(str(e.get('kind')))})"
         for e in headline_estimates(estimates)
     ]
-    remarks = run.remarks()
     if headlines:
         results = f"Results: {'; '.join(headlines)}."
+    elif estimates or remarks:
+        results = "No metric of the evaluation ranks models."
     else:
-        results = (
-            "No metric of the evaluation ranks models." if estimates or remarks else "Not evaluated yet."
+        results = "Not evaluated yet."
+    has_warning = any(remark.get("warning") for remark in remarks)
+    return f"{training} {results}" + " Some estimates are unreliable: see the warnings." * has_warning
+
+
+def add_figures(figures: HtmlFigures, shown: FigureData, data: Dataset) -> None:
+    """Add samples, reconstructions and latents; without an encoder, samples and observations."""
+    if shown.has_images:
+        add_image_figures(figures, shown)
+    else:
+        description = shown.samples_description[:1].lower() + shown.samples_description[1:]
+        caption = (
+            f"Observations of the {shown.split} split and {description}: in two dimensions, and as densities of"
+            " single values (data filled, model outlined)."
         )
-    warning = (
-        "Some estimates are unreliable: see the warnings." if any(r.get("warning") for r in remarks) else ""
-    )
-    return " ".join(filter(None, (training, results, warning)))
+        figures.add("samples", "Samples.", caption, vector_samples, shown.data, shown.samples)
+        if shown.reconstructions is not None:
+            caption = f"Reconstructed against original values, {shown.split} split; dashed, equality."
+            x, x_hat = shown.originals, shown.reconstructions
+            figures.add("reconstructions", "Reconstructions.", caption, vector_reconstructions, x, x_hat)
+    if shown.latents is not None:
+        add_latent_figures(figures, shown, data)
 
 
-def make_figures(
-    figure_data: FigureData, metrics: list[dict[str, Any]], data: Dataset, folder: Path
-) -> dict[str, HtmlFigure]:
-    """Plot the figures, write them to a folder, and return them by name."""
-    make_data_figures = image_figures if figure_data.has_images else vector_figures
-    figures = make_data_figures(figure_data, folder)
-    if figure_data.latents is not None:
-        figures |= latent_figures(figure_data, figure_data.latents, data, folder)
-    quantities = collect_curves(metrics)
-    if quantities:
-        caption = CURVES_CAPTION + (CYCLE_ERRORS_CAPTION if "error/x" in quantities else "")
-        figures["curves"] = embed_figure(
-            folder / "curves.png", "Training curves.", caption, training_curves, metrics
-        )
-    return figures
-
-
-def image_figures(figure_data: FigureData, folder: Path) -> dict[str, HtmlFigure]:
-    """Return samples, and reconstructions and interpolations or, without an encoder, observations."""
-    split, originals = figure_data.split, figure_data.originals
-    caption = f"{figure_data.samples_description}; not selected."
-    figures = {
-        "samples": embed_figure(folder / "samples.png", "Samples.", caption, image_grid, figure_data.samples)
-    }
-    if figure_data.reconstructions is None:
+def add_image_figures(figures: HtmlFigures, shown: FigureData) -> None:
+    """Add samples, and reconstructions and interpolations or, without an encoder, observations."""
+    split, x = shown.split, shown.originals
+    caption = f"{shown.samples_description}; not selected."
+    figures.add("samples", "Samples.", caption, image_grid, shown.samples)
+    if shown.reconstructions is None:
         caption = f"Preprocessed observations of the {split} split, for comparison; not selected."
-        figures["observations"] = embed_figure(
-            folder / "observations.png", "Observations.", caption, image_grid, originals
-        )
-        return figures
+        figures.add("observations", "Observations.", caption, image_grid, x)
+        return
     caption = (
         f"Preprocessed observations x of the {split} split, and below each the mean of p(x|z) at its latent; not"
         " selected."
     )
-    figures["reconstructions"] = embed_figure(
-        folder / "reconstructions.png",
-        "Reconstructions.",
-        caption,
-        reconstruction_pairs,
-        originals,
-        figure_data.reconstructions,
+    figures.add(
+        "reconstructions", "Reconstructions.", caption, reconstruction_pairs, x, shown.reconstructions
     )
-    if figure_data.paths is not None:
+    if shown.paths is not None:
         caption = (
             f"Decoded paths between the latents of two observations of the {split} split, which are shown at the ends"
             " of each row."
         )
-        figures["interpolations"] = embed_figure(
-            folder / "interpolations.png",
-            "Interpolations.",
-            caption,
-            interpolation_rows,
-            figure_data.paths,
-            figure_data.endpoints,
+        figures.add(
+            "interpolations", "Interpolations.", caption, interpolation_rows, shown.paths, shown.endpoints
         )
-    return figures
 
 
-def vector_figures(figure_data: FigureData, folder: Path) -> dict[str, HtmlFigure]:
-    """Return samples of data that are not images and, with an encoder, reconstructions."""
-    description = figure_data.samples_description[:1].lower() + figure_data.samples_description[1:]
-    caption = (
-        f"Observations of the {figure_data.split} split and {description}: in two dimensions, and as densities of"
-        " single values (data filled, model outlined)."
-    )
-    figures = {
-        "samples": embed_figure(
-            folder / "samples.png", "Samples.", caption, vector_samples, figure_data.data, figure_data.samples
-        )
-    }
-    if figure_data.reconstructions is not None:
-        caption = f"Reconstructed against original values, {figure_data.split} split; dashed, equality."
-        figures["reconstructions"] = embed_figure(
-            folder / "reconstructions.png",
-            "Reconstructions.",
-            caption,
-            vector_reconstructions,
-            figure_data.originals,
-            figure_data.reconstructions,
-        )
-    return figures
-
-
-def latent_figures(
-    figure_data: FigureData, latents: Array, data: Dataset, folder: Path
-) -> dict[str, HtmlFigure]:
-    """Return the latents in two dimensions, the aggregated posterior against the prior, and true posteriors."""
-    per_example, labels, posteriors = (
-        figure_data.latents_per_example, figure_data.labels, figure_data.posteriors,
-    )  # fmt: skip
-    samples = "One sample" if per_example == 1 else f"{per_example} samples"
+def add_latent_figures(figures: HtmlFigures, shown: FigureData, data: Dataset) -> None:
+    """Add latents in two dimensions, the aggregated posterior against the prior, and true posteriors."""
+    latents, labels, posteriors = shown.latents, shown.labels, shown.posteriors
+    assert latents is not None
+    samples = "One sample" if shown.latents_per_example == 1 else f"{shown.latents_per_example} samples"
     projection = "" if latents.shape[1] == 2 else ", projected on their principal directions"
     panels = "Right" if labels is None else "Left: colored by label, with names at the class medians. Right"
     caption = (
-        f"{samples} from q(z|x) for each of {format_count(figure_data.num_encoded)} observations of the"
-        f" {figure_data.split} split{projection}. {panels}: {LATENTS_CAPTION}"
+        f"{samples} from q(z|x) for each of {format_count(shown.num_encoded)} observations of the {shown.split}"
+        f" split{projection}. {panels}: {LATENTS_CAPTION}"
     )
     names = getattr(data, "class_names", None)
-    figures = {
-        "latents": embed_figure(
-            folder / "latents.png", "Latents.", caption, latent_scatter, latents, labels, names=names
-        ),
-        "prior": embed_figure(
-            folder / "prior.png",
-            "Aggregated posterior and prior.",
-            PRIOR_CAPTION,
-            aggregated_posterior,
-            latents,
-        ),
-    }
+    figures.add("latents", "Latents.", caption, latent_scatter, latents, labels, names=names)
+    figures.add("prior", "Aggregated posterior and prior.", PRIOR_CAPTION, aggregated_posterior, latents)
     if posteriors is not None:
         caption = f"For the first {len(posteriors.axes)} of these observations: {POSTERIORS_CAPTION}"
-        figures["posteriors"] = embed_figure(
-            folder / "posteriors.png",
-            "True posteriors and the encoder’s.",
-            caption,
-            posterior_panels,
-            posteriors,
-        )
-    return figures
-
-
-def last_values(metrics: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
-    """Return the last training and validation value of each quantity."""
-    return [
-        (name, *(format_with_error(splits[s][1][-1]) if s in splits else "" for s in ("train", "validation")))  # type: ignore[misc]
-        for name, splits in collect_curves(metrics).items()
-    ]
+        title = "True posteriors and the encoder’s."
+        figures.add("posteriors", title, caption, posterior_panels, posteriors)
 
 
 def usage_code(run: Run, model: LatentModel) -> str:
     """Return Python code that loads and uses the model."""
-    shape = ", ".join(str(n) for n in model.x_shape)
+    shape = ", ".join(map(str, model.x_shape))
     lines = [
         *("import advae", "", f"model = advae.load({str(run.path)!r})"),
         f"samples = model.sample(64)           # [64, {shape}]",

@@ -12,6 +12,7 @@ from torch import nn
 
 from advae.errors import AdvaeError
 from advae.formatting import describe_component, format_count, format_duration, format_settings, join_items
+from advae.report.figures.curves import last_value
 
 if TYPE_CHECKING:
     from advae.model import LatentModel
@@ -54,65 +55,49 @@ def describe_method(config: Mapping[str, Any]) -> MethodDescription:
 def run_summary(run: Run, model: LatentModel, data: Mapping[str, Any]) -> Facts:
     """Return the rows of the table of model and training; unknown ones are left out."""
     config, env = run.config, run.env
-    rows = [
-        ("recipe", str(config.get("recipe") or "")),
-        *method_rows(config),
-        *network_rows(config, model),
-        *data_rows(data),
-        ("training", describe_training(run, config, model)),
-        ("device", describe_device(env.get("device") or config.get("device"))),
-        ("precision", str(env.get("precision") or "")),
-        ("seed", "" if config.get("seed") is None else str(config["seed"])),
-        ("command", run.command),
-    ]
-    return [(name, text) for name, text in rows if text]
-
-
-def method_rows(config: Mapping[str, Any]) -> Facts:
-    """Return method, players and method options."""
-    method, spec = describe_method(config), config.get("method")
+    method, options = describe_method(config), _mapping(config.get("method"))
     paper = f" ({method.paper})" if method.paper else ""
-    players = [
-        f"{player} updates {', '.join(networks)}" for player, networks in (method.players or {}).items()
+    players = [f"{player} updates {', '.join(nets)}" for player, nets in (method.players or {}).items()]
+    counts = [f"{format_count(n)} {split}" for split, n in data["sizes"].items()]
+    about_data = [
+        data["name"],
+        " × ".join(map(str, data["shape"])),
+        ", ".join(counts),
+        f"{data['classes']} classes" if data.get("classes") else "",
+        f"checksum {data['checksum']}",
     ]
-    options = {k: v for k, v in spec.items() if k != "name"} if isinstance(spec, Mapping) else {}
-    return [
+    device = env.get("device") or config.get("device")
+    rows = [
+        ("recipe", config.get("recipe")),
         ("method", f"{method.name}{paper}{': ' if method.summary else ''}{method.summary}"),
         ("players", "; ".join(players)),
-        ("method options", join_items(format_settings(options))),
+        ("method options", join_items(format_settings({k: v for k, v in options.items() if k != "name"}))),
+        *network_rows(_mapping(config.get("model")), model),
+        ("data", "; ".join(filter(None, about_data))),
+        ("preprocessing", describe_preprocessing(data)),
+        ("training", describe_training(run, model)),
+        ("device", join_items(format_settings(device)) if isinstance(device, Mapping) else device),
+        ("precision", env.get("precision")),
+        ("seed", config.get("seed")),
+        ("command", run.command),
     ]
+    return [(name, str(text)) for name, text in rows if text not in ("", None)]
 
 
-def network_rows(config: Mapping[str, Any], model: LatentModel) -> Facts:
+def network_rows(spec: Mapping[str, Any], model: LatentModel) -> Facts:
     """Return latent, encoder, decoder and critics with their numbers of parameters."""
-    spec = _mapping(config.get("model"))
-    critics: Mapping[str, nn.Module] = getattr(model, "critics", None) or {}
     rows = [("latent", f"d = {model.latent_dim}, prior N(0, I)" if model.latent_dim else "none")]
     for role, head in (("encoder", "posterior"), ("decoder", "likelihood")):
         components = [describe_component(spec[key]) for key in (role, head) if spec.get(key)]
         if components[:1] == [NO_NETWORK]:
             rows.append((role, "none"))
-            continue
-        size = describe_size(getattr(model, role))
-        rows.append((role, "; ".join(filter(None, (" → ".join(components), size)))))
-    for role, critic in critics.items():
-        label = role if role.startswith("critic") else f"critic {role}"
-        component = describe_component(spec["critic"]) if spec.get("critic") else ""
-        rows.append((label, "; ".join(filter(None, (component, describe_size(critic))))))
+        else:
+            rows.append((role, "; ".join([" → ".join(components), describe_size(getattr(model, role))])))
+    component = [describe_component(spec["critic"])] if spec.get("critic") else []
+    for name, critic in model.critics.items():
+        label = name if name.startswith("critic") else f"critic {name}"
+        rows.append((label, "; ".join([*component, describe_size(critic)])))
     return rows
-
-
-def data_rows(data: Mapping[str, Any]) -> Facts:
-    """Return the data and their preprocessing."""
-    counts = [f"{format_count(n)} {split}" for split, n in _mapping(data.get("sizes")).items()]
-    parts = [
-        str(data.get("name") or ""),
-        " × ".join(str(n) for n in data.get("shape") or ()),
-        ", ".join(counts),
-        f"{data['classes']} classes" if data.get("classes") else "",
-        f"checksum {data['checksum']}" if data.get("checksum") else "",
-    ]
-    return [("data", "; ".join(filter(None, parts))), ("preprocessing", describe_preprocessing(data))]
 
 
 def describe_model(config: Mapping[str, Any]) -> str:
@@ -135,29 +120,20 @@ def describe_size(module: object) -> str:
 
 def describe_preprocessing(data: Mapping[str, Any]) -> str:
     """Return the name of the preprocessing, with its settings in parentheses."""
-    preprocessing = data.get("preprocessing")
-    if isinstance(preprocessing, Mapping):
-        preprocessing = {key: value for key, value in preprocessing.items() if key not in ("support", "unit")}
-    return describe_component(preprocessing) if preprocessing else ""
+    settings = data["preprocessing"].items()
+    return describe_component({key: value for key, value in settings if key not in ("support", "unit")})
 
 
-def describe_training(run: Run, config: Mapping[str, Any], model: LatentModel) -> str:
+def describe_training(run: Run, model: LatentModel) -> str:
     """Return the length of the training: steps, batch size and time."""
-    metrics = run.metrics()
-    steps = max((m["step"] for m in metrics if m.get("step")), default=model.info.get("step"))
-    seconds = max((m["time"] for m in metrics if m.get("time")), default=None)
-    batch_size = _mapping(config.get("train")).get("batch_size")
+    metrics, batch_size = run.metrics(), _mapping(run.config.get("train")).get("batch_size")
+    steps, seconds = last_value(metrics, "step") or model.info.get("step"), last_value(metrics, "time")
     parts = [
         f"{format_count(steps)} steps" if steps else "",
         f"batch size {format_count(batch_size)}" if batch_size else "",
         format_duration(seconds) if seconds else "",
     ]
     return ", ".join(filter(None, parts))
-
-
-def describe_device(device: object) -> str:
-    """Return the device that was recorded at the start of training."""
-    return join_items(format_settings(device)) if isinstance(device, Mapping) else str(device or "")
 
 
 def environment(env: Mapping[str, Any]) -> Facts:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,10 +19,11 @@ from numpy.typing import NDArray
 
 from advae.data import Dataset
 from advae.devices import find_device
+from advae.errors import CheckpointError
 from advae.evaluation.estimate import EvaluationResult, file_stem
 from advae.evaluation.eval_config import AISConfig, EvalConfig
 from advae.evaluation.evaluate import evaluate, resumable_evaluation, write_result
-from advae.io import read_json, read_npz, recovered_folder, write_json
+from advae.io import path_inside, read_json, read_json_object, read_npz, recovered_folder, write_json
 from advae.model import LatentModel
 from advae.progress import StageProgress
 from advae.reproduce.plan import Job, Plan, Record
@@ -51,19 +51,21 @@ def get_or_evaluate(plan: Plan, job: Job, run: Run, stage: StageProgress) -> Rec
     result = cached_result(plan, job, run)
     if result is None:
         result = evaluate_job(plan, job, run, stage)
-        (run.path / FOLDER).mkdir(exist_ok=True)
         cache = {"key": cache_key(plan, job), "model": _weights_checksum(run), "result": result}
-        write_json(run.path / FOLDER / "estimates.json", cache)
-        result = read_json(run.path / FOLDER / "estimates.json")["result"]
+        path = path_inside(run.path, FOLDER, "estimates.json")
+        write_json(path, cache)
+        result = read_json(path)["result"]
     return dict(result)
 
 
 def cached_result(plan: Plan, job: Job, run: Run) -> Record | None:
-    """Return the result of the same evaluation of the same weights, or None."""
-    path = run.path / FOLDER / "estimates.json"
-    cache = read_json(path) if path.exists() else {}
+    """Return the result of the same evaluation of the same weights; None if there is none, or it is damaged."""
+    try:
+        cache = read_json_object(path_inside(run.path, FOLDER, "estimates.json"))
+    except CheckpointError:
+        return None
     is_same = (cache.get("key"), cache.get("model")) == (cache_key(plan, job), _weights_checksum(run))
-    return dict(cache["result"]) if is_same else None
+    return dict(cache["result"]) if is_same and isinstance(cache.get("result"), dict) else None
 
 
 def cache_key(plan: Plan, job: Job) -> dict[str, Any]:
@@ -121,6 +123,8 @@ def make_images(model: LatentModel, data: Dataset) -> dict[str, NDArray[np.uint8
 
 
 def load_images(record: Record | None) -> dict[str, NDArray[Any]]:
-    """Return the images of an evaluated run; none for data that are not images."""
-    path = Path(record["run"]) / FOLDER / "images.npz" if record and "run" in record else None
-    return dict(read_npz(path)) if path is not None and path.exists() else {}
+    """Return the images of an evaluated run; none for data that are not images, or if they are damaged."""
+    try:
+        return dict(read_npz(path_inside(record["run"], FOLDER, "images.npz"))) if record else {}
+    except CheckpointError:
+        return {}

@@ -8,21 +8,30 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from advae.formatting import format_count, format_duration, format_with_error
+from advae.formatting import (
+    Column,
+    Table,
+    TableCell,
+    TableRow,
+    TableSection,
+    escape_markdown,
+    format_count,
+    format_duration,
+    format_with_error,
+    markdown_table,
+)
 from advae.io import write_atomically, write_json
 from advae.report.comparison import compare
-from advae.report.estimate_table import ADVERSARIAL, KIND_DESCRIPTIONS, Table, TableSection, describe_kind
+from advae.report.estimate_table import ADVERSARIAL, KIND_DESCRIPTIONS, describe_kind
 from advae.report.figures.image_grid import labeled_grids
 from advae.report.figures.style import to_png
 from advae.reproduce.evaluate_job import load_images
-from advae.reproduce.paired_differences import EvaluatedRun, available, difference_cells
 from advae.reproduce.plan import Plan, Record
-from advae.reproduce.results import table_record
+from advae.reproduce.results import EvaluatedRun, available_differences, table_record
 
 OBVIOUS_KINDS = ("error", "score")  # that need no explanation
 ABSENT = "–"
 DIFFERENCES_TITLE = "Paired differences"
-DATA_NAMES = {"mnist": "MNIST", "cifar10": "CIFAR-10", "imagenet64": "ImageNet 64", "imagenet": "ImageNet"}
 CAPTIONS = {
     "samples": "Means of p(x|z) at latents from the prior (samples of implicit and autoregressive decoders) for each"
     " row's first seed, below test images; not selected.",
@@ -60,17 +69,16 @@ def command_line(plan: Plan) -> str:
 def make_page(record: Record, command: str, grids: Sequence[str]) -> str:
     """Return the page of a table record."""
     runs = [run for row in record["rows"] for run in row["runs"]]
-    head, cells = table_cells(record)
     parts = [
         f"# {record['title']}",
         f"{record['source']}. Made by `{command}`. {describe_data(runs)}",
-        *steps_warning(runs),
-        markdown_table(head, cells, right=len(head) - 1),
+        steps_warning(runs),
+        markdown_table(results_table(record), bold_labels=True),
         *table_legend(record),
         *differences_section(record),
         *failures(runs),
         "## Training",
-        training_table(record["rows"]),
+        markdown_table(training_table(record["rows"])),
         *grid_sections(record["table"], grids),
         *estimates_section(record["rows"]),
         "## Notes",
@@ -82,32 +90,24 @@ def make_page(record: Record, command: str, grids: Sequence[str]) -> str:
 # --- the table ----------------------------------------------------------------------------------------------
 
 
-def plain_table(record: Record) -> tuple[list[str], list[list[str]]]:
-    """Return the table for a terminal: heads and cells."""
-    markup = {"**": "", "*": "", "<br><sub>": " (", "</sub>": ")", "<br>": "; ", "\\|": "|"}
-    head, cells = table_cells(record)
-    for mark, text in markup.items():
-        cells = [[cell.replace(mark, text) for cell in row] for row in cells]
-    return head, cells
-
-
-def table_cells(record: Record) -> tuple[list[str], list[list[str]]]:
-    """Return heads and cells: every column as published and ours, or once if nothing was published."""
+def results_table(record: Record) -> Table:
+    """Return the table with every column as published and ours, or once if nothing was published."""
     rows, columns = record["rows"], record["columns"]
-    published = [name for name in columns if any(name in row["published"] for row in rows)]
-    head, baselines = [""], ["*baseline*"]
+    published = {name for name in columns if any(name in row["published"] for row in rows)}
+    titles, baselines, cells = list[str](), list[TableCell](), [list[TableCell]() for _ in rows]
     for name in columns:
         title = column_title(record, name)
-        head += [f"{title}: published", "ours"] if name in published else [title]
-        baselines += [ABSENT] if name in published else []
+        titles += [f"{title}: published", "ours"] if name in published else [title]
+        baselines += [TableCell(ABSENT)] * (name in published)
         baselines.append(baseline_cell(rows, name))
-    cells = []
-    for row in rows:
-        cells.append([f"**{row['label']}**"])
-        for name in columns:
-            cells[-1] += [published_cell(row["published"].get(name))] if name in published else []
-            cells[-1].append(value_cell(row, name, record))
-    return head, cells + ([baselines] if set(baselines[1:]) - {ABSENT} else [])
+        for row, row_cells in zip(rows, cells, strict=True):
+            row_cells += [published_cell(row["published"].get(name))] * (name in published)
+            row_cells.append(value_cell(row, name, record))
+    table_rows = [TableRow(row["label"], tuple(cs)) for row, cs in zip(rows, cells, strict=True)]
+    if any(cell.text != ABSENT for cell in baselines):
+        table_rows.append(TableRow("baseline", tuple(baselines), baseline=True))
+    heads = [Column(""), *(Column(title, numeric=True) for title in titles)]
+    return Table(heads, [TableSection("", "", table_rows)])
 
 
 def column_variants(record: Record, name: str) -> list[str]:
@@ -133,27 +133,27 @@ def column_title(record: Record, name: str) -> str:
     return f"{title} [{variant}]" if is_uniform else title
 
 
-def published_cell(value: Mapping[str, Any] | None) -> str:
+def published_cell(value: Mapping[str, Any] | None) -> TableCell:
     """Return a value as the paper prints it, with ≈ before adversarial estimates."""
     if value is None:
-        return ABSENT
+        return TableCell(ABSENT)
     text = f"{value['value']}".replace("-", "−")
     text += f" ± {value['error']}" if value["error"] is not None else ""
-    return f"≈ {text}" if value["kind"] == ADVERSARIAL else with_subtext(text, value["kind"])
+    return TableCell(f"≈ {text}") if value["kind"] == ADVERSARIAL else TableCell(text, note=value["kind"])
 
 
-def value_cell(row: Record, name: str, record: Record) -> str:
+def value_cell(row: Record, name: str, record: Record) -> TableCell:
     """Return our value, with its kind below; or why there is none."""
     value = row["values"][name]
     if value is None:
-        return missing_value(row["runs"], record["needs"][name])
+        return TableCell(missing_value(row["runs"], record["needs"][name]))
     notes = [] if value["kind"] in OBVIOUS_KINDS else [describe_kind(value["kind"])]
     if len(column_variants(record, name)) > 1:
-        label = escape(estimate_label(value))
+        label = estimate_label(value)
         notes = [label, *(kind for kind in notes if not label.startswith(kind))]
     if value["seed_std"] is not None:
         notes.append(f"sd {value['seed_std']:.2g} over {value['seeds']} seeds")
-    return with_subtext(format_with_error(value["value"], value["stderr"]), ", ".join(notes))
+    return TableCell(format_with_error(value["value"], value["stderr"]), note=", ".join(notes))
 
 
 def missing_value(runs: Sequence[Record], need: str) -> str:
@@ -166,11 +166,11 @@ def missing_value(runs: Sequence[Record], need: str) -> str:
     return f"no {need}" if need and not supports[need] else ABSENT
 
 
-def baseline_cell(rows: Sequence[Record], name: str) -> str:
+def baseline_cell(rows: Sequence[Record], name: str) -> TableCell:
     """Return the distinct baselines of a column."""
     baselines = {b["name"]: b for row in rows if (b := row["baselines"].get(name))}
-    texts = [with_subtext(format_with_error(b["value"]), escape(key)) for key, b in baselines.items()]
-    return "<br>".join(texts) or ABSENT
+    texts = [f"{format_with_error(b['value'])} ({key})" for key, b in baselines.items()]
+    return TableCell("; ".join(texts) or ABSENT)
 
 
 def table_legend(record: Record) -> list[str]:
@@ -195,18 +195,40 @@ def table_legend(record: Record) -> list[str]:
 # --- sections -----------------------------------------------------------------------------------------------
 
 
+def difference_table(record: Record) -> Table | None:
+    """Return the rows and columns of a table record that have paired differences; None if there are none."""
+    labels = {row["recipe"]: row["label"] for row in record["rows"]}
+    rows = [(row, differences) for row in record["rows"] if (differences := available_differences(row))]
+    columns = [name for name in record["columns"] if any(name in differences for _, differences in rows)]
+    texts = [
+        [
+            f"{row['label']} − {labels[row['differences']['recipe']]}",
+            *(format_signed(differences[name]) if name in differences else ABSENT for name in columns),
+        ]
+        for row, differences in rows
+    ]
+    titles = [record["columns"][name] for name in columns]
+    return Table.from_texts(["", *titles], texts, right=titles) if rows else None
+
+
+def format_signed(difference: Mapping[str, Any]) -> str:
+    """Return a difference with its sign and error."""
+    text = format_with_error(difference["value"], difference["stderr"])
+    return text if text.startswith("−") else f"+{text}"
+
+
 def differences_section(record: Record) -> list[str]:
     """Return the section on paired differences; empty if there are none."""
-    head, cells = difference_cells(record)
-    if not cells:
+    table = difference_table(record)
+    if table is None:
         return []
-    counts = {d["n"] for row in record["rows"] for d in available(row).values()}
+    counts = {d["n"] for row in record["rows"] for d in available_differences(row).values()}
     return [
         f"## {DIFFERENCES_TITLE}",
         f"Differences on the same {' or '.join(format_count(n) for n in sorted(counts))} test images, where both values"
         " are of the same kind. Some images are harder than others for every model; this is most of the ± above, and"
         " does not contribute to the ± here.",
-        markdown_table(head, cells, right=len(head) - 1),
+        markdown_table(table),
     ]
 
 
@@ -217,58 +239,46 @@ def describe_data(runs: Iterable[Record]) -> str:
         sizes = ", ".join(f"{format_count(n)} {split}" for split, n in data["sizes"].items())
         preprocessing = data["preprocessing"]["name"]
         key = data["checksum"], preprocessing
-        texts[key] = f"{data_name(data['name'])} ({sizes}), preprocessing {preprocessing}"
+        texts[key] = f"{data['name']} ({sizes}), preprocessing {preprocessing}"
     return f"Data: {'; '.join(texts.values())}." if texts else ""
 
 
-def data_name(name: str) -> str:
-    """Return a data set's name for people.
-
-    >>> data_name("cifar10-jpeg"), data_name("mnist"), data_name("my-photographs")
-    ('CIFAR-10 (JPEG)', 'MNIST', 'my-photographs')
-    """
-    stem, _, variant = name.partition("-")
-    if stem not in DATA_NAMES:
-        return name
-    return f"{DATA_NAMES[stem]} ({variant.upper()})" if variant else DATA_NAMES[stem]
-
-
-def steps_warning(runs: Sequence[Record]) -> list[str]:
-    """Return a warning if rows were trained for fewer steps than their recipes say."""
+def steps_warning(runs: Sequence[Record]) -> str:
+    """Return a warning if rows were trained for fewer steps than their recipes say, or an empty string."""
     steps = {run["recipe"]: (run["planned_steps"], run["recipe_steps"]) for run in runs}
     shorter = [
         f"{name} {format_count(n)} of {format_count(full)}" for name, (n, full) in steps.items() if n < full
     ]
     if not shorter:
-        return []
-    return [
+        return ""
+    return (
         f"**Trained for fewer steps than the recipes say**: {', '.join(shorter)}. Values after short training say"
         " little about the methods."
-    ]
+    )
 
 
 def failures(runs: Iterable[Record]) -> list[str]:
     """Return the section on failed runs; empty if there are none."""
-    failed = [(f"{run['recipe']}, seed {run['seed']}", run["error"]) for run in runs if "error" in run]
     lines = [
-        f"- {run}: {'; '.join(' '.join(line.split()) for line in error.splitlines())}"
-        for run, error in failed
+        f"- {run['recipe']}, seed {run['seed']}: {'; '.join(' '.join(x.split()) for x in run['error'].splitlines())}"
+        for run in runs
+        if "error" in run
     ]
-    return ["## Failed", "\n".join(map(escape, lines))] if failed else []
+    return ["## Failed", escape_markdown("\n".join(lines))] if lines else []
 
 
-def training_table(rows: Sequence[Record]) -> str:
+def training_table(rows: Sequence[Record]) -> Table:
     """Return the table of how each run was trained."""
-    head = ["", "recipe", "seed", "steps", "time", "ms per step", "parameters", "device"]
-    cells = []
+    titles = ["", "recipe", "seed", "steps", "time", "ms per step", "parameters", "device"]
+    texts = []
     for row in rows:
         for run in row["runs"]:
-            training = ["failed"] + [ABSENT] * 4 if "error" in run else training_cells(run)
-            cells.append([row["label"], f"`{run['recipe']}`", str(run["seed"]), *training])
-    return markdown_table(head, cells)
+            training = ["failed"] + [ABSENT] * 4 if "error" in run else training_texts(run)
+            texts.append([row["label"], f"`{run['recipe']}`", str(run["seed"]), *training])
+    return Table.from_texts(titles, texts)
 
 
-def training_cells(run: Record) -> list[str]:
+def training_texts(run: Record) -> list[str]:
     """Return steps, time, milliseconds per step, parameters and device of a run."""
     steps = f"{format_count(run['steps'])} of {format_count(run['recipe_steps'])}"
     steps += " (stopped early)" if run["steps"] < run["planned_steps"] else ""
@@ -292,30 +302,17 @@ def estimates_section(rows: Sequence[Record]) -> list[str]:
         " where both are means over the same examples).",
     ]
     for section in table.sections:
-        parts += estimates_table(section, table)
-    parts.append(f"Common to all: {escape(table.protocol)}." if table.protocol else "")
+        notes = "\n".join(f"- {escape_markdown(str(note))}" for note in section.footnotes)
+        summary = f"<details><summary>{section.title}: {len(section.rows)} estimates</summary>"
+        protocol = escape_markdown(section.protocol)
+        parts += [summary, protocol, markdown_table(table, section.rows), notes, "</details>"]
+    parts.append(f"Common to all: {escape_markdown(table.protocol)}." if table.protocol else "")
     remarks = {label: run["remarks"] for label, run in records.items() if run["remarks"]}
     parts += ["## Remarks"] if remarks else []
     for label, items in remarks.items():
         lines = [f"- {'**warning** ' * r.get('warning', False)}{r['about']}: {r['text']}" for r in items]
-        parts += [f"**{label}**", "\n".join(map(escape, lines))]
+        parts += [f"**{label}**", escape_markdown("\n".join(lines))]
     return parts
-
-
-def estimates_table(section: TableSection, table: Table) -> list[str]:
-    """Return the table of one section with its footnotes."""
-    cells = [
-        [
-            escape(row.label),
-            *(f"**{c.text}**" if c.style == "best" else escape(c.text) for c in row.cells),
-            row.marks,
-        ]
-        for row in section.rows
-    ]
-    head = ["", *(column.title for column in table.columns[1:]), "note"]
-    notes = "\n".join(f"- {note.mark}: {escape(note.text)}" for note in section.footnotes)
-    summary = f"<details><summary>{section.title}: {len(cells)} estimates</summary>"
-    return [summary, escape(section.protocol), markdown_table(head, cells), notes, "</details>"]
 
 
 # --- image grids --------------------------------------------------------------------------------------------
@@ -347,29 +344,6 @@ def grid_sections(table: str, grids: Sequence[str]) -> list[str]:
     parts = []
     for key in grids:
         data, _, kind = key.rpartition("-")
-        title = f"{kind.capitalize()}{f', {data_name(data)}' if data else ''}"
+        title = f"{kind.capitalize()}{f', {data}' if data else ''}"
         parts += [f"## {title}", f"![{kind}]({table}-{key}.png)", CAPTIONS[kind]]
     return parts
-
-
-# --- Markdown -----------------------------------------------------------------------------------------------
-
-
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], right: int = 0) -> str:
-    """Return a Markdown table with its last ``right`` columns aligned right."""
-    rule = ["---"] * (len(head) - right) + ["---:"] * right
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))
-
-
-def with_subtext(text: str, below: str) -> str:
-    """Return a text with another one in small letters below it."""
-    return f"{text}<br><sub>{below}</sub>" if below else text
-
-
-def escape(text: str) -> str:
-    """Return a text for a table's cell.
-
-    >>> escape("KL(q(z|x) ‖ p)")
-    'KL(q(z\\\\|x) ‖ p)'
-    """
-    return text.replace("|", "\\|")

@@ -16,7 +16,7 @@ from advae.data import Dataset, load_data
 from advae.data.data_options import DataOptions
 from advae.devices import find_device, find_precision
 from advae.errors import AdvaeError, ConfigError, DataError, nearest
-from advae.reproduce.table_spec import Row, Table
+from advae.reproduce.table_spec import PaperTable, Row
 from advae.run import CONFIG_FILE, Run
 from advae.training.train import is_finished
 
@@ -92,7 +92,13 @@ class Job:
                 return False
             config = run.config
             return config == self.config.to_dict() or config_fingerprint(resolve(config).to_dict()) == own
-        except (AdvaeError, KeyError, AttributeError):  # written by another version, or damaged
+        except (
+            AdvaeError,
+            KeyError,
+            AttributeError,
+            TypeError,
+            ValueError,
+        ):  # written by another version, or damaged
             return False
 
     def run_folder(self) -> Path:
@@ -114,7 +120,7 @@ class Plan:
         jobs: all rows with the first seed, then with the next.
     """
 
-    table: Table
+    table: PaperTable
     options: PlanOptions
     jobs: tuple[Job, ...]
 
@@ -124,7 +130,7 @@ class Plan:
         return [override(part, self.options.evaluation) for part in self.table.evaluation]
 
 
-def make_plan(table: Table, options: PlanOptions, log: Log) -> Plan:
+def make_plan(table: PaperTable, options: PlanOptions, log: Log) -> Plan:
     """Plan a table; its data are read, so that missing data are an error before any training.
 
     Raises:
@@ -185,7 +191,7 @@ def config_fingerprint(config: Mapping[str, Any]) -> dict[str, Any]:
     return config
 
 
-def _resolve_recipes(table: Table, options: PlanOptions) -> dict[str, Config]:
+def _resolve_recipes(table: PaperTable, options: PlanOptions) -> dict[str, Config]:
     """Return the configuration of each row by name, with the paths of its data."""
     overrides = {"device": options.device} if options.device else {}
     configs = {row.name: resolve(row.recipe, overrides) for row in table.rows}
@@ -206,7 +212,7 @@ def _resolve_recipes(table: Table, options: PlanOptions) -> dict[str, Config]:
     }
 
 
-def _load_data(table: Table, configs: Iterable[Config], log: Log) -> dict[DataOptions, Dataset]:
+def _load_data(table: PaperTable, configs: Iterable[Config], log: Log) -> dict[DataOptions, Dataset]:
     data: dict[DataOptions, Dataset] = {}
     for options in dict.fromkeys(config.data for config in configs):
         log(f"reading {options.source} …")

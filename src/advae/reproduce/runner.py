@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from advae.errors import AdvaeError
+from advae.errors import AdvaeError, WriteError, first_line
 from advae.progress import StageProgress
 from advae.reproduce.evaluate_job import get_or_evaluate
 from advae.reproduce.markdown_report import write_report
@@ -41,9 +41,9 @@ def run_plan(
 
     Raises:
         KeyboardInterrupt: a signal came; finished work is kept, and the page is written.
+        WriteError: the disk is full or broken; finished work is kept.
     """
     records = list[Record]()
-    out.mkdir(parents=True, exist_ok=True)
     last_page = time.monotonic()
     try:
         for number, job in enumerate(plan.jobs, 1):
@@ -52,9 +52,16 @@ def run_plan(
             if time.monotonic() - last_page > SECONDS_BETWEEN_PAGES:
                 write_report(plan, records, out)
                 last_page = time.monotonic()
-    finally:
+        write_report(plan, records, out)
+    except KeyboardInterrupt:
         if records:
             write_report(plan, records, out)
+        raise
+    except WriteError as error:
+        fix = f"{error.fix}; then repeat the command: it continues"
+        raise WriteError(
+            "Reproduction stopped: a file cannot be written.", given=error.given, fix=fix
+        ) from error
     return records
 
 
@@ -62,10 +69,12 @@ def _run_job(plan: Plan, job: Job, stage: StageProgress, log: Log, command: str,
     try:
         run = train_job(job, command=command, quiet=quiet)
         return describe_job(job) | describe_run(run) | get_or_evaluate(plan, job, run, stage)
+    except WriteError:  # the other rows could not be written either
+        raise
     except Exception as error:  # of any type: the other rows are run, and the page shows the error
         if os.environ.get("ADVAE_DEBUG", "0") not in ("", "0"):
             traceback.print_exc()
-        text = str(error) if isinstance(error, AdvaeError) else f"{type(error).__name__}: {error}"
+        text = str(error) if isinstance(error, AdvaeError) else first_line(error)
         log(f"{job} failed: {text}")
         return describe_job(job) | {"error": text}
 
@@ -73,11 +82,5 @@ def _run_job(plan: Plan, job: Job, stage: StageProgress, log: Log, command: str,
 def train_job(job: Job, *, command: str = "", quiet: bool = False) -> Run:
     """Return the finished run of a job: an existing one, one that is resumed, or a new one."""
     options = {"device": job.config.device, "data.source": job.config.data.source}
-    return train_or_resume(
-        job.config.to_dict(),
-        options=options,
-        out=job.run_folder(),
-        command=command,
-        quiet=quiet,
-        data=job.data,
-    )
+    tree, out = job.config.to_dict(), job.run_folder()
+    return train_or_resume(tree, options=options, out=out, command=command, quiet=quiet, data=job.data)

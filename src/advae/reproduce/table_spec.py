@@ -24,11 +24,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from advae.errors import ConfigError, nearest
 from advae.evaluation.eval_config import AISConfig, EvalConfig
+from advae.safe_yaml import parse_yaml, read_yaml
 
+TABLES = resources.files("advae") / "reproduce" / "tables"
 NEEDS = ("", "encoder", "likelihood")
 AIS_OPTIONS = tuple(f.name for f in fields(AISConfig))
 EVALUATION_OPTIONS = (
@@ -130,7 +130,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Table:
+class PaperTable:
     """A paper's table; see the module's description of the YAML."""
 
     name: str
@@ -151,7 +151,7 @@ class Table:
             raise ConfigError(f"Table {self.name!r} needs rows with different recipes.", given=names)
         _check_keys(f"table {self.name!r}, references", self.references, names)
 
-    def select(self, names: Iterable[str]) -> Table:
+    def select(self, names: Iterable[str]) -> PaperTable:
         """Return the table with these rows only, or with all if there are no names.
 
         Raises:
@@ -171,15 +171,15 @@ def table_names() -> list[str]:
     return sorted(name for name in _shipped() if not name.startswith("_"))
 
 
-def read_table(source: str | os.PathLike[str]) -> Table:
+def read_table(source: str | os.PathLike[str]) -> PaperTable:
     """Read a table by its name, or from a YAML file.
 
     Raises:
         ConfigError: there is no such table, or its definition is invalid.
     """
-    tree, name = _read_yaml(str(source)), Path(str(source)).stem
+    tree, name = _read_definition(str(source)), Path(str(source)).stem
     where = f"table {name!r}"
-    values = _check_fields(where, tree, Table, without=("name",))
+    values = _check_fields(where, tree, PaperTable, without=("name",))
     for key in ("rows", "evaluation", "references", "notes", "seeds"):
         if key in values:
             values[key] = tuple(_as_list(where, key, values[key]))
@@ -188,31 +188,26 @@ def read_table(source: str | os.PathLike[str]) -> Table:
     values["rows"] = tuple(_row(where, row) for row in values["rows"])
     columns = _as_mapping(where, values["columns"]).items()
     values["columns"] = tuple(_column(f"{where}, column {key!r}", key, column) for key, column in columns)
-    return Table(name=name, **values)
+    return PaperTable(name=name, **values)
 
 
 def _shipped() -> list[str]:
     """Return the names of all tables; those with an underscore are bases of several."""
-    folder = resources.files("advae") / "reproduce" / "tables"
-    return [file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml")]
+    return [file.name.removesuffix(".yaml") for file in TABLES.iterdir() if file.name.endswith(".yaml")]
 
 
-def _read_yaml(source: str) -> dict[str, Any]:
-    """Return a definition, merged into its base."""
+def _read_definition(source: str, derived: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return a definition, merged into its base; ``derived`` are the tables that it is a base of."""
+    if source in derived:
+        raise ConfigError("Tables are based on each other.", given=" → ".join([*derived, source]))
     if source.endswith((".yaml", ".yml")):
-        try:
-            text = Path(source).read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError("The table cannot be read.", given=error) from None
+        value = read_yaml(source)
     elif source in _shipped():
-        text = (resources.files("advae") / "reproduce" / "tables" / f"{source}.yaml").read_text()
+        value = parse_yaml((TABLES / f"{source}.yaml").read_text("utf-8"), source)
     else:
         raise ConfigError(f"Unknown table {source!r}.", fix=nearest(source, table_names()))
-    try:
-        tree = _as_mapping(f"table {source!r}", yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        raise ConfigError("The table is not valid YAML.", given=f"{source}: {error}") from None
-    return {**_read_yaml(str(tree.pop("base"))), **tree} if "base" in tree else tree
+    tree = _as_mapping(f"table {source!r}", value)
+    return {**_read_definition(str(tree.pop("base")), (*derived, source)), **tree} if "base" in tree else tree
 
 
 def _row(where: str, value: Any) -> Row:

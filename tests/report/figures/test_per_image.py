@@ -15,6 +15,7 @@ from PIL import Image
 from advae.report.figures import per_image
 from advae.report.figures.image_grid import GRID_WIDTH
 from advae.report.figures.style import to_png
+from advae.report.html import HtmlFigures
 
 N = 40
 ESTIMATES = [  # name, metric
@@ -53,7 +54,9 @@ def figure_names(
         fakes.make_estimate(name, metric=metric, n=N if metric != "memorization" else 2000)
         for name, metric in ESTIMATES[:names]
     ]
-    return set(per_image.per_image_figures(fakes.FakeRun(path), estimates, path))
+    figures = HtmlFigures(path)
+    per_image.add_per_image_figures(figures, fakes.FakeRun(path), estimates)
+    return set(figures)
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from matplotlib.contour import QuadContourSet
 from matplotlib.figure import Figure
 from PIL import Image
 
-from advae.report.figures.posteriors import REGION_MASSES, PosteriorGrids, posterior_panels, region_levels
-from advae.report.figures.style import THEMES, to_png
+from advae.report.figures.latents import POSTERIOR_MASSES, PosteriorGrids, posterior_panels
+from advae.report.figures.style import THEMES, region_levels, to_png
 
 RNG = np.random.default_rng(0)
 
@@ -31,9 +31,9 @@ def test_regions_hold_their_masses() -> None:
     # |z|² of two standard normals is exponential with mean 2: the region of mass m ends where the density has
     # fallen to 1 − m of the mode. On a grid of steps of 0.025 the mass of a ring at its edge is uncertain by
     # some thousandths of it.
-    levels = region_levels(normal_grid()[1])
-    assert levels == pytest.approx([1 - mass for mass in REGION_MASSES], rel=0.01)
-    assert region_levels(np.full((4, 4), np.nan)) == []
+    levels = region_levels(np.exp(normal_grid()[1]) * 2 * np.pi, POSTERIOR_MASSES)
+    assert levels == pytest.approx([1 - mass for mass in POSTERIOR_MASSES], rel=0.01)
+    assert region_levels(np.full((4, 4), np.nan), POSTERIOR_MASSES) == []
 
 
 def test_panels_show_the_region_of_the_posterior() -> None:

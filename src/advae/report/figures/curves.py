@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from advae.report.figures.style import LIGHT, WIDTH, FloatArray, Theme, escape_mathtext, new_figure
+from advae.report.figures.style import (
+    DASHED,
+    LIGHT,
+    WIDTH,
+    FloatArray,
+    Theme,
+    escape_mathtext,
+    make_panels,
+    new_figure,
+)
 
 Metrics = Sequence[Mapping[str, Any]]
 Curve = tuple[FloatArray, FloatArray]  # steps, values
@@ -33,25 +42,28 @@ def collect_curves(metrics: Metrics) -> dict[str, dict[str, Curve]]:
     points: dict[str, dict[str, dict[float, float]]] = {}
     for line in metrics:
         for key, value in line.items():
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                continue
             split, _, name = key.partition("/")
             if split not in SPLITS:
                 split, name = str(line.get("split", "train")), key
-            if name == "step" or name.split("/")[0] in EXCLUDED or "step" not in line:
-                continue
-            points.setdefault(name, {}).setdefault(split, {})[float(line["step"])] = float(value)
+            is_plotted = name != "step" and name.split("/")[0] not in EXCLUDED
+            if is_plotted and _is_finite(value) and _is_finite(line.get("step")):
+                points.setdefault(name, {}).setdefault(split, {})[float(line["step"])] = float(value)
     return {
         name: {split: _to_curve(values) for split, values in sorted(points[name].items())}
         for name in sorted(points, key=_display_rank)
     }
 
 
+def last_value(metrics: Metrics, key: str) -> float | None:
+    """Return the largest number under a key, such as ``step`` or ``time``; None if there is none."""
+    return max((line[key] for line in metrics if _is_finite(line.get(key))), default=None)
+
+
 def training_curves(metrics: Metrics, *, theme: Theme = LIGHT) -> Figure:
     """Plot training (pale: as recorded; line: running mean) and validation (dots) of one run."""
     quantities = collect_curves(metrics)
     with theme.context():
-        figure, panels = _make_panels(quantities)
+        figure, panels = _make_figure(len(quantities))
         for axes, (name, splits) in zip(panels, quantities.items(), strict=True):
             plotted = []
             for split, (steps, values) in splits.items():
@@ -67,7 +79,7 @@ def training_curves(metrics: Metrics, *, theme: Theme = LIGHT) -> Figure:
                 )  # fmt: skip
                 plotted.append((steps, mean))
             _format_panel(axes, name, plotted, theme)
-        _add_legend(figure, panels)
+        _finish(figure, panels)
     return figure
 
 
@@ -75,24 +87,22 @@ def overlaid_curves(runs: Mapping[str, Metrics], *, theme: Theme = LIGHT) -> Fig
     """Plot one curve per run: validation if every run that has the quantity recorded it there, else training."""
     curves_by_run = {name: collect_curves(metrics) for name, metrics in runs.items()}
     names = sorted({quantity for curves in curves_by_run.values() for quantity in curves}, key=_display_rank)
+    colors = {run: theme.palette[i % len(theme.palette)] for i, run in enumerate(runs)}
     with theme.context():
-        figure, panels = _make_panels(names)
+        figure, panels = _make_figure(len(names))
         for axes, quantity in zip(panels, names, strict=True):
             by_run = {run: curves[quantity] for run, curves in curves_by_run.items() if quantity in curves}
             shared_splits = [s for s in reversed(SPLITS) if all(s in splits for splits in by_run.values())]
             plotted = []
-            for index, run in enumerate(runs):
-                if run not in by_run:
-                    continue
-                split = shared_splits[0] if shared_splits else next(iter(by_run[run]))
-                steps, values = by_run[run][split]
+            for run, splits in by_run.items():
+                split = shared_splits[0] if shared_splits else next(iter(splits))
+                steps, values = splits[split]
                 values = smooth(values) if split == "train" else values
-                color = theme.palette[index % len(theme.palette)]
                 marker = "o" if len(steps) < 3 else ""
-                axes.plot(steps, values, color=color, label=escape_mathtext(run), marker=marker, ms=3)
+                axes.plot(steps, values, color=colors[run], label=escape_mathtext(run), marker=marker, ms=3)
                 plotted.append((steps, values))
-            _format_panel(axes, quantity, plotted, theme, shared_splits[0] if shared_splits else "")
-        _add_legend(figure, panels)
+            _format_panel(axes, ", ".join([quantity, *shared_splits[:1]]), plotted, theme)
+        _finish(figure, panels)
     return figure
 
 
@@ -104,6 +114,10 @@ def smooth(values: FloatArray) -> FloatArray:
     return result
 
 
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _to_curve(values: Mapping[float, float]) -> Curve:
     steps = sorted(values)
     return np.array(steps, dtype=np.float64), np.array([values[s] for s in steps], dtype=np.float64)
@@ -112,37 +126,28 @@ def _to_curve(values: Mapping[float, float]) -> Curve:
 def _display_rank(name: str) -> tuple[int, str]:
     """Results of a model first, gradients last."""
     head = name.split("/")[0]
-    is_gradient = head == "gradient"
-    return FIRST_QUANTITIES.index(head) if head in FIRST_QUANTITIES else len(
-        FIRST_QUANTITIES
-    ) + is_gradient, name
+    known = (*FIRST_QUANTITIES, head, "gradient")
+    return known.index(head) if head != "gradient" else len(known), name
 
 
-def _make_panels(quantities: Iterable[str]) -> tuple[Figure, list[Axes]]:
-    count = len(list(quantities))
+def _make_figure(count: int) -> tuple[Figure, list[Axes]]:
     columns = min(3 if count <= 9 else 4, max(1, count))
     rows = -(-max(1, count) // columns)
     figure = new_figure(WIDTH, 0.4 + (1.65 if columns < 4 else 1.4) * rows if columns > 1 else 2.6)
-    panels: list[Axes] = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
-    for unused in panels[count:]:
-        unused.set_visible(False)
-    for lowest in panels[max(0, count - columns) : count]:
+    panels = make_panels(figure, count, columns)
+    for lowest in panels[-columns:]:
         lowest.set_xlabel("step")
-    return figure, panels[:count]
+    return figure, panels
 
 
-def _format_panel(axes: Axes, name: str, plotted: list[Curve], theme: Theme, split: str = "") -> None:
-    title = name.replace("/", " · ").replace("_", " ") + (f", {split}" if split else "")
-    axes.set_title(escape_mathtext(title))
-    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: _abbreviate(step)))
+def _format_panel(axes: Axes, name: str, plotted: list[Curve], theme: Theme) -> None:
+    axes.set_title(escape_mathtext(name.replace("/", " · ").replace("_", " ")))
     axes.yaxis.set_major_locator(MaxNLocator(4))
-    axes.margins(x=0.02)
-    quantity = name.split("/")[-1]
+    quantity = name.partition(",")[0].split("/")[-1]
     if quantity in SHARES:
         axes.set(ylim=(-0.04, 1.04), yticks=[0, 0.5, 1])
         if quantity == "accuracy":
-            axes.axhline(0.5, color=theme.muted, lw=0.8, ls=(0, (4, 3)))
+            axes.axhline(0.5, color=theme.muted, lw=0.8, ls=DASHED)
     elif limits := _value_limits(plotted):
         axes.set_ylim(*limits)
 
@@ -161,9 +166,17 @@ def _value_limits(curves: list[Curve]) -> tuple[float, float] | None:
     return float(low - pad), float(high + pad)
 
 
-def _add_legend(figure: Figure, panels: list[Axes]) -> None:
-    lines = {str(line.get_label()): line for axes in panels for line in axes.get_lines()}
-    labeled = {label: line for label, line in lines.items() if not label.startswith("_")}
+def _finish(figure: Figure, panels: list[Axes]) -> None:
+    """Give all panels the steps of the whole training, and the figure a legend."""
+    lines = [
+        line for axes in panels for line in axes.get_lines() if not str(line.get_label()).startswith("_")
+    ]
+    last = max((float(np.max(line.get_xdata())) for line in lines), default=1.0)
+    for axes in panels:
+        axes.set_xlim(-0.02 * last, 1.02 * last)
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 2.5, 5, 10]))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: _abbreviate(step)))
+    labeled = {str(line.get_label()): line for line in lines}
     if labeled:
         figure.legend(list(labeled.values()), list(labeled), loc="outside upper left", ncols=4)
 

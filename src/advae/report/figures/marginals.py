@@ -13,12 +13,15 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from advae.report.figures.style import (
+    DASHED,
     LIGHT,
     WIDTH,
     FloatArray,
     Theme,
     escape_mathtext,
     label_histogram,
+    limit_ticks,
+    make_panels,
     marker_area,
     new_figure,
 )
@@ -50,30 +53,31 @@ def marginals(
     """
     count = min(len(labels), MAX_MARGINALS)
     columns = min(COLUMNS, count)
-    rows = math.ceil(count / columns)
+    fit_style: dict[str, Any] = {"color": theme.primary, "lw": 0.6, "alpha": 0.7}
+    handles = [Line2D([], [], color=theme.primary, label="this posterior", lw=1.3)]
+    lines = list[tuple[FloatArray, dict[str, Any]]]()
+    for name, values in baselines.items():
+        lines.append((values, {"color": theme.secondary, "lw": 1.0, "ls": LINE_STYLES.get(name, "-")}))
+        handles.append(Line2D([], [], **lines[-1][1], label=f"{name} normal"))
+    if reference is not None:
+        lines.append((reference, {"color": theme.foreground, "lw": 1.0}))
+        handles.append(Line2D([], [], **lines[-1][1], label="HMC"))
     with theme.context():
-        figure = new_figure(WIDTH, 0.45 + 1.35 * rows)
-        panels = list(np.asarray(figure.subplots(rows, columns, squeeze=False)).flat)
-        for unused in panels[count:]:
-            unused.set_visible(False)
-        for j, axes in enumerate(panels[:count]):
+        figure = new_figure(WIDTH, 0.45 + 1.35 * math.ceil(count / columns))
+        for j, axes in enumerate(make_panels(figure, count, columns)):
             pooled = samples[:, :, j].ravel()
             edges = _bin_edges(pooled if reference is None else np.concatenate([pooled, reference[:, j]]))
             weights = np.full(len(pooled), 1 / (len(pooled) * (edges[1] - edges[0])))
             axes.hist(pooled, bins=list(edges), weights=weights, color=theme.primary, alpha=0.35, lw=0)
             for fit in samples[:, :, j]:
-                _density_line(axes, fit, edges, color=theme.primary, lw=0.6, alpha=0.7)
-            for name, values in baselines.items():
-                style = LINE_STYLES.get(name, "-")
-                _density_line(axes, values[:, j], edges, color=theme.secondary, lw=1.0, ls=style)
-            if reference is not None:
-                _density_line(axes, reference[:, j], edges, color=theme.foreground, lw=1.0)
+                _plot_density(axes, fit, edges, **fit_style)
+            for values, style in lines:
+                _plot_density(axes, values[:, j], edges, **style)
             axes.set_xlim(edges[0], edges[-1])
             axes.set_ylim(bottom=0)
             axes.xaxis.set_major_locator(MaxNLocator(3))
             is_mass_on_left = bool(np.median(pooled) < 0.7 * edges[0] + 0.3 * edges[-1])
             label_histogram(axes, escape_mathtext(labels[j]), on_right=is_mass_on_left)
-        handles = _legend_handles(baselines, reference is not None, theme)
         figure.legend(handles=handles, loc="outside upper left", ncols=5)
     return figure
 
@@ -102,9 +106,8 @@ def pairs(
         figure = new_figure(WIDTH, 0.3 + 1.75 * rows)
         panels = np.asarray(figure.subplots(rows, len(columns), squeeze=False, sharex="row", sharey="row"))
         for row, (a, b) in zip(panels, shown_pairs, strict=False):
-            low, high = np.quantile(
-                (pooled if reference is None else reference)[:, [a, b]], SHOWN_QUANTILES, axis=0
-            )
+            shown = (pooled if reference is None else reference)[:, [a, b]]
+            low, high = np.quantile(shown, SHOWN_QUANTILES, axis=0)
             pad = 0.15 * (high - low) + 1e-12
             for axes, (values, color) in zip(row, columns.values(), strict=True):
                 subset = np.random.default_rng(0).permutation(len(values))[:MAX_POINTS]
@@ -112,8 +115,7 @@ def pairs(
                 axes.scatter(x, y, s=0.5 * marker_area(MAX_POINTS), color=color, alpha=0.4, lw=0)
                 axes.set(xlim=(low[0] - pad[0], high[0] + pad[0]), ylim=(low[1] - pad[1], high[1] + pad[1]))
                 axes.set_xlabel(escape_mathtext(labels[a]))
-                axes.xaxis.set_major_locator(MaxNLocator(3))
-                axes.yaxis.set_major_locator(MaxNLocator(3))
+                limit_ticks(axes, 3)
             row[0].set_ylabel(escape_mathtext(labels[b]))
         for axes, name in zip(panels[0], columns, strict=True):
             axes.set_title(name)
@@ -144,17 +146,15 @@ def training_bounds(
     with theme.context():
         figure = new_figure(WIDTH, 2.4)
         axes = figure.subplots()
-        for i in range(values.shape[1]):
-            color = theme.palette[i % len(theme.palette)]
-            axes.plot(steps, values[:, i], color=color, lw=0.9, label=f"fit {i}")
+        for i, bounds in enumerate(values.T):
+            axes.plot(steps, bounds, color=theme.palette[i % len(theme.palette)], lw=0.9, label=f"fit {i}")
         late = values[len(values) // 2 :]
         low, high = (float(np.quantile(late, q)) for q in (0.02, 0.98)) if late.size else (0.0, 1.0)
         if evidence is not None:
             value, error = evidence
             axes.axhspan(value - 2 * error, value + 2 * error, color=theme.muted, alpha=0.3, lw=0)
-            axes.axhline(
-                value, color=theme.foreground, lw=0.8, ls=(0, (4, 3)), label="log evidence by annealing"
-            )
+            label = "log evidence by annealing"
+            axes.axhline(value, color=theme.foreground, lw=0.8, ls=DASHED, label=label)
             low, high = min(low, value), max(high, value)
         pad = max(0.5, 0.6 * (high - low))
         axes.set(xlabel="step", ylabel="bound, nats", ylim=(low - pad, high + pad))
@@ -168,16 +168,6 @@ def _bin_edges(values: FloatArray) -> FloatArray:
     return np.linspace(low - pad, high + pad, NUM_EDGES)
 
 
-def _density_line(axes: Axes, values: FloatArray, edges: FloatArray, **style: Any) -> None:
+def _plot_density(axes: Axes, values: FloatArray, edges: FloatArray, **style: Any) -> None:
     heights, _ = np.histogram(values, bins=edges)
     axes.plot((edges[1:] + edges[:-1]) / 2, heights / (len(values) * (edges[1] - edges[0])), **style)
-
-
-def _legend_handles(baselines: Mapping[str, FloatArray], has_reference: bool, theme: Theme) -> list[Line2D]:
-    styles: list[dict[str, Any]] = [{"color": theme.primary, "label": "this posterior"}]
-    styles += [
-        {"color": theme.secondary, "lw": 1.0, "ls": LINE_STYLES.get(name, "-"), "label": f"{name} normal"}
-        for name in baselines
-    ]
-    styles += [{"color": theme.foreground, "lw": 1.0, "label": "HMC"}] if has_reference else []
-    return [Line2D([], [], **style) for style in styles]

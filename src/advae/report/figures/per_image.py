@@ -7,20 +7,21 @@ eval/memorization*.npz     samples, nearest [n, C, H, W]: samples, and the train
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from advae.evaluation.estimate import file_stem
 from advae.formatting import format_count
-from advae.report.estimate_table import ADVERSARIAL
+from advae.report.comparison import per_example_arrays
+from advae.report.estimate_table import ADVERSARIAL, EstimateDict
 from advae.report.figures.image_grid import image_pairs, num_columns
 from advae.report.figures.style import (
+    DASHED,
     LIGHT,
     WIDTH,
     FloatArray,
@@ -29,13 +30,12 @@ from advae.report.figures.style import (
     label_histogram,
     new_figure,
 )
-from advae.report.html import HtmlFigure, embed_figure
-from advae.report.per_example import Arrays, per_example_arrays
+from advae.report.html import HtmlFigures
 
 if TYPE_CHECKING:
     from advae.run import Run
 
-Estimate = Mapping[str, Any]
+Arrays = Mapping[str, NDArray[Any]]
 
 SHOWN_FRACTION = 0.99  # of the images in a histogram; outliers would squeeze the rest into a spike
 PAIR_COLUMNS = (8, 4, 2)  # in a row of nearest neighbors: as many as tiles of a readable size allow
@@ -45,64 +45,38 @@ GAP_CAVEATS = {
 }
 
 
-def per_image_figures(run: Run, estimates: Sequence[Estimate], folder: Path) -> dict[str, HtmlFigure]:
-    """Return the figures by name, for estimates with saved arrays."""
-    figures: dict[str, HtmlFigure] = {}
+def add_per_image_figures(figures: HtmlFigures, run: Run, estimates: Sequence[EstimateDict]) -> None:
+    """Add the figures of estimates with saved arrays; arrays of another evaluation are ignored."""
     for estimate in estimates:
-        make_figure = FIGURES.get(str(estimate.get("metric")))
-        if make_figure is None:
+        metric, name = estimate.get("metric"), file_stem(str(estimate.get("name", "")))
+        if metric not in ("inference-gap", "ais", "memorization"):
             continue
-        stem = file_stem(str(estimate.get("name", "")))
-        figure = make_figure(per_example_arrays(run, estimate), estimate, folder / f"{stem}.png")
-        if figure is not None:
-            figures[stem] = figure
-    return figures
-
-
-def inference_gap_figure(arrays: Arrays, estimate: Estimate, file: Path) -> HtmlFigure | None:
-    """Return the figure of the inference gaps of all images."""
-    if not _have_values(arrays, estimate.get("n"), "value"):
-        return None
-    values, protocol = arrays["value"], estimate.get("protocol") or {}
-    log_prob, bound = protocol.get("log_prob", "log p(x)"), protocol.get("bound", "ELBO")
-    caption = (
-        f"log p(x) − ELBO of each image: {log_prob} minus {bound}, {format_count(len(values))} images. For an encoder"
-        f" that equals the true posterior the gap is zero.{GAP_CAVEATS.get(str(estimate.get('kind')), '')}"
-    )
-    return embed_figure(file, "Inference gap.", caption, value_histogram, values, "log p(x) − ELBO, nats")
-
-
-def ais_figure(arrays: Arrays, estimate: Estimate, file: Path) -> HtmlFigure | None:
-    """Return the figure of effective sample sizes and acceptance rates of annealed importance sampling."""
-    if not _have_values(arrays, estimate.get("n"), "ess", "acceptance"):
-        return None
-    chains = (estimate.get("protocol") or {}).get("chains")
-    of_chains = f" of the {format_count(chains)} chains" if chains else " of the chains"
-    caption = (
-        f"Left: effective sample size{of_chains} of an image; near 1, a single chain dominates and the bound may be"
-        " loose. Right: acceptance rate of the HMC transitions; near 0, the chains did not move."
-    )
-    title = "Annealed importance sampling, per image."
-    return embed_figure(file, title, caption, ais_histograms, arrays["ess"], arrays["acceptance"], chains)
-
-
-def memorization_figure(arrays: Arrays, estimate: Estimate, file: Path) -> HtmlFigure | None:
-    """Return the figure of the samples closest to training images."""
-    if not _have_images(arrays, "samples", "nearest"):
-        return None
-    caption = (
-        "The samples closest to training images, with the nearest training image below each. Near-identical pairs"
-        " would indicate memorization."
-    )
-    pairs = arrays["samples"], arrays["nearest"]
-    return embed_figure(file, "Nearest training images.", caption, nearest_neighbors, *pairs)
-
-
-FIGURES: dict[str, Callable[[Arrays, Estimate, Path], HtmlFigure | None]] = {
-    "inference-gap": inference_gap_figure,
-    "ais": ais_figure,
-    "memorization": memorization_figure,
-}
+        arrays, protocol = per_example_arrays(run, estimate), estimate.get("protocol") or {}
+        if metric == "inference-gap" and _have_values(arrays, estimate, "value"):
+            caption = (
+                f"log p(x) − ELBO of each image: {protocol.get('log_prob', 'log p(x)')} minus"
+                f" {protocol.get('bound', 'ELBO')}, {format_count(len(arrays['value']))} images. For an encoder that"
+                f" equals the true posterior the gap is zero.{GAP_CAVEATS.get(str(estimate.get('kind')), '')}"
+            )
+            label = "log p(x) − ELBO, nats"
+            figures.add(name, "Inference gap.", caption, value_histogram, arrays["value"], label)
+        elif metric == "ais" and _have_values(arrays, estimate, "ess", "acceptance"):
+            chains = protocol.get("chains")
+            chains = chains if isinstance(chains, int) else None
+            caption = (
+                f"Left: effective sample size of the {f'{chains:,} ' if chains else ''}chains of an image; near 1, a"
+                " single chain dominates and the bound may be loose. Right: acceptance rate of the HMC transitions;"
+                " near 0, the chains did not move."
+            )
+            title, values = "Annealed importance sampling, per image.", (arrays["ess"], arrays["acceptance"])
+            figures.add(name, title, caption, ais_histograms, *values, chains)
+        elif metric == "memorization" and _have_images(arrays, "samples", "nearest"):
+            caption = (
+                "The samples closest to training images, with the nearest training image below each. Near-identical"
+                " pairs would indicate memorization."
+            )
+            pairs = arrays["samples"], arrays["nearest"]
+            figures.add(name, "Nearest training images.", caption, nearest_neighbors, *pairs)
 
 
 def value_histogram(values: ArrayLike, label: str, *, theme: Theme = LIGHT) -> Figure:
@@ -136,17 +110,21 @@ def nearest_neighbors(samples: ArrayLike, nearest: ArrayLike, *, theme: Theme = 
     return image_pairs(samples, nearest, ("sample", "nearest"), columns=columns, theme=theme)
 
 
-def _have_values(arrays: Arrays, n: int | None, *names: str) -> bool:
-    """Return whether the arrays exist, have n values (else they are of another evaluation), and some are finite."""
+def _have_values(arrays: Arrays, estimate: EstimateDict, *names: str) -> bool:
+    """Return whether the arrays have one number per image of the estimate, some of them finite."""
     values = [arrays.get(name, np.zeros(0)) for name in names]
-    return all(v.ndim == 1 and len(v) == (n or len(v)) and np.isfinite(v).any() for v in values)
+    n = estimate.get("n")
+    return all(
+        v.ndim == 1 and v.dtype.kind in "fiu" and len(v) == (n or len(v)) and np.isfinite(v).any()
+        for v in values
+    )
 
 
 def _have_images(arrays: Arrays, *names: str) -> bool:
     """Return whether the arrays exist and have the same shape ``[n, C, H, W]``."""
-    shapes = {arrays[name].shape if name in arrays else () for name in names}
-    shape = shapes.pop()
-    return not shapes and len(shape) == 4 and shape[0] > 0
+    images = [arrays.get(name, np.zeros(0)) for name in names]
+    is_image = all(v.ndim == 4 and v.size and v.dtype.kind in "fiu" for v in images)
+    return is_image and len({v.shape for v in images}) == 1
 
 
 def _finite(values: ArrayLike) -> FloatArray:
@@ -159,7 +137,7 @@ def _histogram(axes: Axes, values: FloatArray, limits: tuple[float, float] | Non
     bins = int(np.clip(1.5 * np.sqrt(len(values)), 8, 48))
     axes.hist(values, bins=bins, range=(low, high), color=theme.primary, alpha=0.5, lw=0)
     median = float(np.median(values))
-    axes.axvline(median, color=theme.foreground, lw=1.0, ls=(0, (4, 3)))
+    axes.axvline(median, color=theme.foreground, lw=1.0, ls=DASHED)
     label_histogram(axes, "")
     axes.set_xlim(low, high)
     is_on_right = median > (low + high) / 2
@@ -170,10 +148,8 @@ def _histogram(axes: Axes, values: FloatArray, limits: tuple[float, float] | Non
     )  # fmt: skip
     outside = int(((values < low) | (values > high)).sum())
     if outside:
-        noun = "image" if outside == 1 else "images"
-        axes.set_title(
-            f"{format_count(outside)} {noun} outside", loc="right", fontsize=7.5, color=theme.muted
-        )
+        note = f"{format_count(outside)} {'image' if outside == 1 else 'images'} outside"
+        axes.set_title(note, loc="right", fontsize=7.5, color=theme.muted)
 
 
 def _central_range(values: FloatArray) -> tuple[float, float]:

@@ -7,14 +7,17 @@ they are transparent, and the page shows the version of its own theme; in a file
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 FloatArray = NDArray[np.float64]
@@ -22,6 +25,7 @@ FloatArray = NDArray[np.float64]
 DPI = 200  # two pixels per CSS pixel, for dense screens
 WIDTH = 7.0  # inches, 700 CSS pixels: the width of a page's text
 MAX_LABEL_LENGTH = 60  # characters
+DASHED = (0, (4, 3))
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,35 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def make_panels(figure: FigureBase, count: int, columns: int, **options: Any) -> list[Axes]:
+    """Return ``count`` axes in rows of ``columns``; the rest of the last row stays empty."""
+    grid = figure.subplots(max(1, -(-count // columns)), columns, squeeze=False, **options)
+    panels: list[Axes] = np.asarray(grid).ravel().tolist()
+    for unused in panels[count:]:
+        unused.set_visible(False)
+    for lowest in panels[max(0, count - columns) : count]:
+        lowest.xaxis.set_tick_params(labelbottom=True)  # with a shared axis, also above an empty place
+    return panels[:count]
+
+
+def limit_ticks(axes: Axes, count: int) -> None:
+    """Limit the ticks of both axes to about ``count`` round numbers."""
+    axes.xaxis.set_major_locator(MaxNLocator(count))
+    axes.yaxis.set_major_locator(MaxNLocator(count))
+
+
+def region_levels(density: FloatArray, masses: Sequence[float]) -> list[float]:
+    """Return the densities at the edges of the smallest regions that hold these masses, increasing and distinct.
+
+    ``density`` has values on a grid, of any scale; there are no levels if it is not finite.
+    """
+    if not np.isfinite(density.max()):
+        return []
+    ranked = np.sort(density.ravel())[::-1]
+    mass = np.cumsum(ranked) / ranked.sum()
+    return sorted({float(ranked[np.searchsorted(mass, share)]) for share in masses} - {0.0, ranked[0]})
 
 
 def to_png(figure: Figure, theme: Theme = LIGHT, *, transparent: bool = False) -> bytes:

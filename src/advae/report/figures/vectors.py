@@ -10,12 +10,14 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from advae.report.figures.style import (
+    DASHED,
     LIGHT,
     WIDTH,
     FloatArray,
     Theme,
     finite_rows,
     label_histogram,
+    make_panels,
     marker_area,
     new_figure,
 )
@@ -30,25 +32,20 @@ def vector_samples(data: ArrayLike, samples: ArrayLike, *, theme: Theme = LIGHT)
     """
     data, samples = finite_rows(data), finite_rows(samples)
     count = min(MAX_DIMENSIONS, data.shape[1])
+    points, axis_names = _project_to_plane(data, samples)
     with theme.context():
         figure = new_figure(WIDTH, 3.5)
         left, right = np.asarray(figure.subfigures(1, 2), dtype=object)
         axes = left.subplots()
-        (data_points, sample_points), axis_names = _project_to_plane(data, samples)
-        area = marker_area(len(data_points) + len(sample_points))
-        for points, color, name in (
-            (data_points, theme.primary, "data"),
-            (sample_points, theme.secondary, "model"),
+        area = marker_area(len(data) + len(samples))
+        for (x, y), color, name in zip(
+            points, (theme.primary, theme.secondary), ("data", "model"), strict=True
         ):
-            axes.scatter(points[:, 0], points[:, 1], s=area, color=color, alpha=0.5, lw=0, label=name)
+            axes.scatter(x, y, s=area, color=color, alpha=0.5, lw=0, label=name)
         axes.set(xlabel=axis_names[0], ylabel=axis_names[1])
         figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=2, markerscale=2)
-        columns = 1 if count <= 3 else 2
-        panels = list(np.asarray(right.subplots(-(-count // columns), columns, squeeze=False)).flat)
-        for i, panel in enumerate(panels):
-            panel.set_visible(i < count)
-            if i < count:
-                _marginals(panel, data[:, i], samples[:, i], f"$x_{{{i + 1}}}$", theme)
+        for i, panel in enumerate(make_panels(right, count, 1 if count <= 3 else 2)):
+            _plot_marginals(panel, data[:, i], samples[:, i], f"$x_{{{i + 1}}}$", theme)
     return figure
 
 
@@ -56,26 +53,19 @@ def vector_reconstructions(
     originals: ArrayLike, reconstructions: ArrayLike, *, theme: Theme = LIGHT
 ) -> Figure:
     """Plot reconstructed against original values, a panel for each of up to six dimensions."""
-    x, x_hat = (
-        np.asarray(v, dtype=np.float64).reshape(len(np.asarray(v)), -1) for v in (originals, reconstructions)
-    )
+    x, x_hat = (np.asarray(v, dtype=np.float64).reshape(len(v), -1) for v in (originals, reconstructions))  # type: ignore[arg-type]
     count = min(MAX_DIMENSIONS, x.shape[1])
     columns = min(3, count)
-    rows = -(-count // columns)
     with theme.context():
-        figure = new_figure(WIDTH if columns > 1 else 3.2, 2.3 * rows)
-        for i, axes in enumerate(np.asarray(figure.subplots(rows, columns, squeeze=False)).flat):
-            axes.set_visible(i < count)
-            if i < count:
-                axes.axline((0, 0), slope=1, color=theme.muted, lw=0.8, ls=(0, (4, 3)))
-                axes.scatter(
-                    x[:, i], x_hat[:, i], s=marker_area(len(x)), color=theme.primary, alpha=0.5, lw=0
-                )
-                axes.set(xlabel=f"$x_{{{i + 1}}}$", ylabel=rf"$\hat{{x}}_{{{i + 1}}}$")
+        figure = new_figure(WIDTH if columns > 1 else 3.2, 2.3 * -(-count // columns))
+        for i, axes in enumerate(make_panels(figure, count, columns)):
+            axes.axline((0, 0), slope=1, color=theme.muted, lw=0.8, ls=DASHED)
+            axes.scatter(x[:, i], x_hat[:, i], s=marker_area(len(x)), color=theme.primary, alpha=0.5, lw=0)
+            axes.set(xlabel=f"$x_{{{i + 1}}}$", ylabel=rf"$\hat{{x}}_{{{i + 1}}}$")
     return figure
 
 
-def _marginals(axes: Axes, data: FloatArray, samples: FloatArray, name: str, theme: Theme) -> None:
+def _plot_marginals(axes: Axes, data: FloatArray, samples: FloatArray, name: str, theme: Theme) -> None:
     low, high = np.percentile(np.concatenate([data, samples]), [0.2, 99.8])
     limits = (low, high) if high > low else (low - 0.5, high + 0.5)
     bins = int(np.clip(1.2 * math.sqrt(len(data)), 10, 36))
@@ -87,14 +77,14 @@ def _marginals(axes: Axes, data: FloatArray, samples: FloatArray, name: str, the
 def _project_to_plane(
     data: FloatArray, samples: FloatArray
 ) -> tuple[tuple[FloatArray, FloatArray], tuple[str, str]]:
-    """Return data and samples in the plane of the data's principal directions, and the names of its axes."""
+    """Return data and samples, ``[2, N]``, in the plane of the data's principal directions, and its axes' names."""
     if data.shape[1] == 2:
-        return (data, samples), ("$x_1$", "$x_2$")
+        return (data.T, samples.T), ("$x_1$", "$x_2$")
     if data.shape[1] == 1:
         rng = np.random.default_rng(0)
-        with_noise = [np.column_stack([v[:, 0], rng.uniform(size=len(v))]) for v in (data, samples)]
-        return (with_noise[0], with_noise[1]), ("$x_1$", "random height")
+        points = [np.stack([v[:, 0], rng.uniform(size=len(v))]) for v in (data, samples)]
+        return (points[0], points[1]), ("$x_1$", "random height")
     mean = data.mean(axis=0)
-    directions = np.linalg.svd(data - mean, full_matrices=False)[2][:2].T
+    directions = np.linalg.svd(data - mean, full_matrices=False)[2][:2]
     axis_names = ("principal direction 1 of the data", "principal direction 2 of the data")
-    return ((data - mean) @ directions, (samples - mean) @ directions), axis_names
+    return (directions @ (data - mean).T, directions @ (samples - mean).T), axis_names
