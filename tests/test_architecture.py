@@ -21,11 +21,11 @@ import pytest
 SRC = Path(__file__).resolve().parents[1] / "src"
 
 LAYERS = (
-    ("renamed_options", "formatting", "cpu_matmul", "tiling"),
+    ("renamed_options", "formatting", "random", "tiling"),
     ("errors",),
-    ("io", "random", "registry", "devices", "progress"),
+    ("io", "registry", "devices", "progress"),
     ("options",),
-    ("serialization", "torch_state", "inductor", "safe_yaml"),
+    ("serialization", "inductor", "safe_yaml"),
     ("data", "distributions", "networks", "density_ratio", "metrics"),
     ("model",),
     ("run", "methods"),
@@ -66,7 +66,7 @@ GLOBAL_STATE = {
     "torch.load": set(),
     "torch.manual_seed": {"random.py"},
     "torch.set_rng_state": {"random.py", "training/checkpoint.py"},
-    "torch.set_default_dtype": {"torch_state.py"},
+    "torch.set_default_dtype": {"devices.py"},
     "torch.set_num_threads": set(),
     "torch.set_float32_matmul_precision": set(),
     "signal.signal": {"training/signals.py"},

@@ -120,10 +120,10 @@ def test_only_leftovers_of_killed_writers_are_removed(tmp_path: Path) -> None:
     for name in (*kept, ".last.new-01234567", ".last.old"):
         (tmp_path / name).mkdir()
     (tmp_path / ".last.new-89abcdef").symlink_to(tmp_path / "last")
-    remove_leftovers(tmp_path / "last")
+    remove_leftovers(tmp_path, "last|best")
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(kept)
     (tmp_path / "last").rename(tmp_path / ".last.old")
-    remove_leftovers(tmp_path / "last")
+    remove_leftovers(tmp_path, "last|best")
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(kept)
 
 

@@ -74,7 +74,7 @@ def write_atomically(path: PathLike, content: str | bytes) -> None:
 
 
 def _temporary_name(path: Path) -> Path:
-    """Return a name next to ``path`` that is free, and that :func:`remove_leftovers` knows."""
+    """Return a name next to ``path`` that is free; :func:`remove_leftovers` knows it."""
     return path.with_name(f".{path.name}.new-{os.urandom(4).hex()}")
 
 
@@ -197,6 +197,24 @@ def path_inside(root: PathLike, *parts: str) -> Path:
     return path
 
 
+def check_kinds(folder: PathLike) -> None:
+    """Check that a folder contains nothing but files, folders, and links that stay inside it.
+
+    Raises:
+        CheckpointError: a link leads out of the folder, or there is a pipe, a socket or a device.
+    """
+    for parent, folders, files in os.walk(folder):
+        for path in (Path(parent, name) for name in (*folders, *files)):
+            try:
+                mode = path.lstat().st_mode
+            except FileNotFoundError:  # a temporary file of another process
+                continue
+            if stat.S_ISLNK(mode):
+                path_inside(folder, str(path.relative_to(folder)))
+            elif not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise CheckpointError("Folder contains a pipe, a socket or a device.", given=path)
+
+
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file."""
     with path.open("rb") as file:
@@ -290,20 +308,29 @@ def replaced_folder(path: PathLike) -> Iterator[Path]:
         except BaseException:
             _remove(tmp_dir)
             raise
-        remove_leftovers(path)
+        remove_leftovers(path.parent, re.escape(path.name))
 
 
-def remove_leftovers(path: PathLike) -> None:
-    """Remove what killed writers of a file or folder left next to it; no other process may be writing it."""
-    path = Path(path)
-    old = _old_folder(path)
-    if os.path.lexists(path):
-        _remove(old)
-    elif old.exists():
-        os.rename(old, path)
-    for sibling in path.parent.iterdir():
-        if re.fullmatch(rf"\.{re.escape(path.name)}\.new-\w{{8}}", sibling.name):
-            _remove(sibling)
+def remove_leftovers(folder: PathLike, names: str) -> None:
+    """Remove the temporary files and folders of killed writers; no other process may be writing them.
+
+    Args:
+        folder: where they are.
+        names: a regular expression of what was written.
+    """
+    for path in list(Path(folder).iterdir()):
+        if match := re.fullmatch(rf"\.({names})\.(old|new-\w{{8}})", path.name):
+            target = path.with_name(match[1])
+            if match[2] == "old" and not os.path.lexists(target):
+                os.rename(path, target)
+            else:
+                _remove(path)
+
+
+def leftover_of(name: str) -> str | None:
+    """Return the name of the file or folder that a temporary file or folder was to become; None for other names."""
+    match = re.fullmatch(r"\.(.+)\.new-\w{8}", name)
+    return match[1] if match else None
 
 
 def _remove(path: Path) -> None:

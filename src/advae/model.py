@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from advae.devices import default_torch_modes
 from advae.distributions import HEADS, Distribution, Head, StandardNormal
-from advae.errors import CheckpointError, ConfigError
-from advae.io import PathLike, read_json, recovered_folder, replaced_folder, write_json
+from advae.errors import CheckpointError, ConfigError, first_line
+from advae.io import PathLike, read_json, read_replaceable, recovered_folder, replaced_folder, write_json
 from advae.networks import NETWORKS
 from advae.networks.base import CriticInputs, NullNetwork, build_critic
 from advae.random import seeded
 from advae.serialization import check_no_pickle, download_model, is_hub_id, load_weights, save_tensors
-from advae.torch_state import default_torch_modes
 
 MODEL_FORMAT = 1
 MODEL_CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -215,6 +216,10 @@ class LatentModel(nn.Module):
         path = recovered_folder(folder)
         if not path.exists() and is_hub_id(str(folder)):
             path = download_model(str(folder))
+        return read_replaceable(path, cls._from_folder).to(device).eval()
+
+    @classmethod
+    def _from_folder(cls, path: Path) -> LatentModel:
         if not (path / MODEL_CONFIG_FILE).exists():
             check_no_pickle(path)
             files = f"a folder with {MODEL_CONFIG_FILE} and {WEIGHTS_FILE}"
@@ -224,13 +229,13 @@ class LatentModel(nn.Module):
             raise CheckpointError("Model has an unknown format.", given=path / MODEL_CONFIG_FILE)
         try:
             model = build_model(config["spec"], config["x_shape"], config["critics"], config["info"])
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(
-                f"{MODEL_CONFIG_FILE} of the model is incomplete or was edited.", given=error
+                f"{MODEL_CONFIG_FILE} of the model is incomplete or was edited.", given=first_line(error)
             ) from None
         load_weights(model, path / WEIGHTS_FILE, config.get("sha256"))
         model.checksum = config.get("sha256")
-        return model.to(device).eval()
+        return model
 
 
 @default_torch_modes()

@@ -1,11 +1,14 @@
-"""Progress bars: on a terminal a bar, in a pipe plain lines, if quiet nothing."""
+"""Progress bars: on a terminal a bar, in a pipe plain lines, if quiet nothing.
+
+Work never ends because its progress cannot be shown: a closed terminal or pipe, or a full disk, only ends the display.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from types import TracebackType
 from typing import Any
 
@@ -39,7 +42,7 @@ class Progress:
     ) -> None:
         self.total, self.start, self.step, self.quiet, self.label = total, start, start, quiet, label
         self.transient, self.delay = transient, delay
-        self.terminal = sys.stderr.isatty() and not quiet
+        self.terminal = not quiet and sys.stderr is not None and sys.stderr.isatty()
         self._printed_step: int | None = None
         self._start_time = self._print_time = time.monotonic()
         self._metrics = ""
@@ -66,7 +69,8 @@ class Progress:
                 console=Console(stderr=True),
                 transient=self.transient,
             )
-            self._bar.start()
+            with suppress(OSError):
+                self._bar.start()
             self._task = self._bar.add_task(
                 "", total=self.total, completed=self.start, speed="– steps/s", metrics=""
             )
@@ -75,7 +79,8 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._bar is not None:
-            self._bar.stop()
+            with suppress(OSError):  # the terminal was closed
+                self._bar.stop()
         elif not (self.quiet or self.terminal) and kind is None:
             if not (self.transient and self._printed_step in (None, self.step)):
                 self._print()
@@ -106,12 +111,17 @@ class Progress:
         speed = self.steps_per_second
         minutes, seconds = divmod(round((self.total - self.step) / max(1e-9, speed)), 60)
         label = f"{self.label}: " if self.transient else ""
-        print(
+        print_line(
             f"{label}step {self.step}/{self.total}  {format_speed(speed)}  {minutes}:{seconds:02d} left"
-            f"  {self._metrics}",
-            file=sys.stderr,
-            flush=True,
+            f"  {self._metrics}"
         )
+
+
+def print_line(line: str) -> None:
+    """Print a line on stderr; nothing if it is closed, or if its pipe or file does not take it."""
+    if sys.stderr is not None:
+        with suppress(OSError, ValueError):
+            print(line, file=sys.stderr, flush=True)
 
 
 def format_speed(steps_per_second: float) -> str:

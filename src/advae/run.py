@@ -16,6 +16,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
@@ -25,12 +26,36 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import yaml
 
 from advae.errors import CheckpointError
-from advae.io import PathLike, read_json_object, recovered_folder, write_atomically, write_json, write_npz
+from advae.io import (
+    LOCK_FILE,
+    PathLike,
+    check_kinds,
+    leftover_of,
+    path_inside,
+    read_json_object,
+    read_text,
+    recovered_folder,
+    write_atomically,
+    write_json,
+    write_npz,
+)
+from advae.safe_yaml import read_yaml
 
 if TYPE_CHECKING:
     from advae.model import LatentModel
 
 CONFIG_FILE = "config.yaml"
+STARTED_FILES = (
+    CONFIG_FILE,
+    "command.txt",
+    "env.json",
+    "metrics.jsonl",
+    "metrics.csv",
+    "tensorboard",
+    "checkpoints",
+)
+"""What a run writes before its first checkpoint."""
+
 _TRAINED_SINCE = "The last evaluation is not shown: the run was trained further. Run advae evaluate again."
 _OLDER_VERSION = "The last evaluation is not shown: an older version wrote it. Run advae evaluate again."
 
@@ -42,24 +67,27 @@ class Run:
     Attributes:
         path: the directory.
         trained_model: the model as it is in memory after training, for :meth:`model`; None for a run that was opened.
+        check_folder: raises if the directory is not the one that training started in; None outside of training.
         eval_folder: name of the folder of the last evaluation in it.
     """
 
     path: Path
     trained_model: LatentModel | None = field(default=None, repr=False, compare=False)
+    check_folder: Callable[[], None] | None = field(default=None, repr=False, compare=False)
     eval_folder: ClassVar[str] = "eval"
 
     @classmethod
     def open(cls, path: PathLike) -> Run:
-        """Return the run at ``path``.
+        """Return the run at ``path``, which may be a link itself.
 
         Raises:
-            CheckpointError: it is not a run directory.
+            CheckpointError: it is not a run directory; or a link leads out of it, or it contains a pipe or device.
         """
         path = Path(path)
         if not (path / CONFIG_FILE).is_file():
             what = "Folder is not a run directory." if path.exists() else "Run directory does not exist."
             raise CheckpointError(what, given=path, expected=f"a folder with {CONFIG_FILE}, from advae train")
+        check_kinds(path)
         return cls(path)
 
     @classmethod
@@ -80,16 +108,27 @@ class Run:
     def name(self) -> str:
         return self.path.resolve().name
 
+    def file(self, *parts: str) -> Path:
+        """Return the path of a file of the run, to write it.
+
+        Raises:
+            CheckpointError: the run directory was removed or moved, or a link leads out of it.
+        """
+        if self.check_folder is not None:
+            self.check_folder()
+        if not (self.path / CONFIG_FILE).exists():
+            raise CheckpointError(
+                "Run directory was removed, or moved, while a process was writing to it.", given=self.path
+            )
+        return path_inside(self.path, *parts)
+
     @property
     def config(self) -> dict[str, Any]:
         """The resolved configuration."""
-        try:
-            config = yaml.safe_load((self.path / CONFIG_FILE).read_text())
-        except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-            raise CheckpointError(f"{CONFIG_FILE} cannot be read.", given=error) from None
-        if not isinstance(config, dict):
-            raise CheckpointError(f"{CONFIG_FILE} holds no configuration.", given=self.path / CONFIG_FILE)
-        return config
+        path = self.path / CONFIG_FILE
+        return _with_sections(
+            read_yaml(path, CheckpointError), path, "data", "model", "method", "train", "inference"
+        )
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Write config.yaml."""
@@ -99,16 +138,21 @@ class Run:
     def env(self) -> dict[str, Any]:
         """Versions, device and data, as recorded when training started."""
         path = self.path / "env.json"
-        return read_json_object(path) if path.exists() else {}
+        sections = "versions", "data", "parameters", "backend"
+        return _with_sections(read_json_object(path), path, *sections) if path.exists() else {}
 
     @property
     def command(self) -> str:
         """The command that started the run, or an empty string."""
         path = self.path / "command.txt"
-        return path.read_text().strip() if path.exists() else ""
+        return read_text(path).strip() if path.exists() else ""
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Return the lines of metrics.jsonl, without a line that was cut off by a kill."""
+        """Return the lines of metrics.jsonl, without a line that was cut off by a kill.
+
+        Raises:
+            CheckpointError: a line has no step, or a value is not a number or a string.
+        """
         path = self.path / "metrics.jsonl"
         rows = []
         for line in path.read_bytes().splitlines() if path.exists() else []:
@@ -116,8 +160,12 @@ class Run:
                 row = json.loads(line)
             except (json.JSONDecodeError, UnicodeDecodeError):
                 continue
-            if isinstance(row, dict):
-                rows.append(row)
+            if not isinstance(row, dict):
+                continue
+            values_are_plain = all(isinstance(value, int | float | str | None) for value in row.values())
+            if not (isinstance(row.get("step"), int) and values_are_plain):
+                raise CheckpointError("Line of metrics is invalid.", given=f"{path}: {line[:100]!r}")
+            rows.append(row)
         return rows
 
     def write_metrics_csv(self) -> None:
@@ -128,7 +176,7 @@ class Run:
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        write_atomically(self.path / "metrics.csv", text.getvalue())
+        write_atomically(self.file("metrics.csv"), text.getvalue())
 
     def estimates(self) -> list[dict[str, Any]]:
         """Return the estimates of the last evaluation; results for older weights are ignored."""
@@ -140,7 +188,7 @@ class Run:
 
     def write_estimates(self, result: dict[str, Any], model: str | None = None) -> None:
         """Write an evaluation of the run's model; ``model`` is the checksum of the evaluated weights."""
-        write_json(self.path / self.eval_folder / "estimates.json", result | {"model": model})
+        write_json(self.file(self.eval_folder, "estimates.json"), result | {"model": model})
 
     def _evaluation(self, section: str) -> list[dict[str, Any]]:
         path = self.path / self.eval_folder / "estimates.json"
@@ -166,7 +214,7 @@ class Run:
 
     def write_arrays(self, name: str, arrays: dict[str, Any]) -> None:
         """Write arrays as the .npz file ``name`` of the run, atomically."""
-        write_npz(self.path / name, arrays)
+        write_npz(self.file(name), arrays)
 
     def checkpoint(self, name: str = "last") -> Path:
         """Return the folder of a checkpoint: ``last``, ``best`` or ``step-000100``."""
@@ -201,19 +249,51 @@ class Run:
         return LatentModel.from_pretrained(folder, device)
 
 
+def _with_sections(tree: Any, path: Path, *sections: str) -> dict[str, Any]:
+    """Return the content of a file: a mapping that holds mappings, or nothing, under these keys.
+
+    Raises:
+        CheckpointError: it holds something else.
+    """
+    if not isinstance(tree, Mapping):
+        raise CheckpointError(
+            "File holds the wrong type.", given=f"{path}: {tree!r:.50}", expected="a mapping"
+        )
+    for name in sections:
+        if not isinstance(tree.get(name, {}), Mapping):
+            raise CheckpointError(
+                "File holds the wrong type.",
+                given=f"{path}: {name}: {tree[name]!r:.50}",
+                expected="a mapping",
+            )
+    return dict(tree)
+
+
 def check_unused(path: Path, verb: str = "train") -> None:
     """Check that a new run can be made at ``path``, by a verb that can also resume one.
+
+    The folder may hold what a run wrote that was killed before its first checkpoint.
 
     Raises:
         CheckpointError: the folder is not empty or cannot be written.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and not (path.is_dir() and is_only_started(path)):
         raise CheckpointError(
             "Output folder is not empty.",
             given=path,
             fix=f"use another --out, or resume the run: advae {verb} --resume {quote(str(path))}",
         )
     check_writable(path)
+
+
+def is_only_started(folder: Path) -> bool:
+    """Return whether a folder is empty, or that of a run that was killed before its first checkpoint."""
+    names = {path.name for path in folder.iterdir() if leftover_of(path.name) not in STARTED_FILES}
+    has_metrics = "metrics.jsonl" in names and (folder / "metrics.jsonl").stat().st_size > 0
+    checkpoints = (folder / "checkpoints").iterdir() if "checkpoints" in names else ()
+    has_checkpoint = any(leftover_of(path.name) is None for path in checkpoints)
+    is_ours = names <= {LOCK_FILE} or LOCK_FILE in names  # every run begins with its lock
+    return is_ours and names <= {LOCK_FILE, *STARTED_FILES} and not (has_metrics or has_checkpoint)
 
 
 def check_writable(path: Path) -> None:

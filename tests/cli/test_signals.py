@@ -1,4 +1,4 @@
-"""Signals: SIGTERM and Ctrl-C save a checkpoint; after SIGKILL the last one is readable."""
+"""Signals save a checkpoint, after SIGKILL the last one is readable, and closed streams do not stop training."""
 
 from __future__ import annotations
 
@@ -64,7 +64,9 @@ def last_step(run: Path) -> int:
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["term", "int"]
+    ("number", "code"),
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)],
+    ids=["term", "int", "hup"],
 )
 def test_a_signal_saves_a_checkpoint_and_prints_how_to_resume(
     number: signal.Signals, code: int, tmp_path: Path, advae: Any, small: tuple[str, ...]
@@ -90,7 +92,7 @@ def test_sigkill_leaves_the_last_checkpoint_readable(
     out = tmp_path / "run"
     argv: tuple[object, ...] = ("vae-digits", "--out", out, *small, *ENDLESS)
     step = 0
-    for number in range(3):
+    for number in range(2):  # a run from its start, and a resumed one
         process = start_training(*argv)
         wait_for_step(process, out, max(step, FIRST_BEST))
         time.sleep(random.Random(number).uniform(0, 0.3))
@@ -107,3 +109,34 @@ def test_sigkill_leaves_the_last_checkpoint_readable(
         argv = ("--resume", out, "--no-report")
     assert advae("train", "--resume", out, "--train.steps", step + 3, "--no-report", "--quiet").code == 0
     assert last_step(out) == step + 3
+
+
+@pytest.mark.parametrize(
+    ("redirection", "codes"),
+    [
+        ("2>&1 >/dev/null | head -n 1 >/dev/null", {0}),
+        ("2>&1 | true", {0, 141}),
+        ("2>/dev/full", {0}),
+        ("2>&-", {0}),
+        (">&-", {0, 2}),
+        (">&- 2>&-", {0, 2}),
+        (">/dev/full 2>&1", {0, 2}),
+    ],
+)
+def test_training_is_completed_whatever_the_streams(
+    redirection: str, codes: set[int], tmp_path: Path, small: tuple[str, ...]
+) -> None:
+    """Progress, warnings and the result cannot be written; only the result is worth an error, after training."""
+    out = tmp_path / "run"
+    options = " ".join((*small, "--train.steps 20 --train.checkpoint_every 7 --no-report"))
+    options = options.replace("[16]", "'[16]'")
+    command = (
+        f"set -o pipefail; {sys.executable} -m advae train vae-digits --out {out} {options} {redirection}"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(SRC), "OMP_NUM_THREADS": "1"}
+    code = subprocess.run(
+        ["bash", "-c", command], env=environment, check=False, timeout=HANG_TIMEOUT
+    ).returncode
+    assert last_step(out) == 20 and Run.open(out).model().info["step"] == 20
+    assert [row["step"] for row in Run.open(out).metrics() if row["split"] == "train"] == [5, 10, 15, 20]
+    assert code in codes

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM during a block."""
+"""SIGINT, SIGTERM and SIGHUP during a block."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from advae.training.signals import SignalHandler
 
 
 @pytest.fixture(autouse=True)
-def python_handler() -> Iterator[None]:
-    """Python's handler of Ctrl-C: a shell starts background jobs with the signal ignored."""
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+def usual_handlers() -> Iterator[None]:
+    """Python's handlers: shells start background jobs, and nohup starts programs, with a signal ignored."""
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    previous = {signum: signal.signal(signum, handler) for signum, handler in handlers.items()}
     yield
-    signal.signal(signal.SIGINT, previous)
+    for signum, handler in previous.items():
+        signal.signal(signum, handler)
 
 
 def test_first_signal_is_recorded_and_second_acts_as_usual() -> None:
@@ -27,12 +29,23 @@ def test_first_signal_is_recorded_and_second_acts_as_usual() -> None:
             signal.raise_signal(signal.SIGINT)
 
 
+def test_closed_terminal_is_recorded_unless_it_is_to_be_ignored() -> None:
+    with SignalHandler() as signals:
+        signal.raise_signal(signal.SIGHUP)
+        assert signals.signum == signal.SIGHUP
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
+    with SignalHandler() as signals:
+        signal.raise_signal(signal.SIGHUP)
+        assert signals.signum is None
+
+
 def test_handlers_are_restored_after_an_exception() -> None:
-    before = [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)]
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(signum) for signum in signals]
     with pytest.raises(ZeroDivisionError), SignalHandler():
         assert signal.getsignal(signal.SIGINT) != before[0]
         raise ZeroDivisionError
-    assert [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)] == before
+    assert [signal.getsignal(signum) for signum in signals] == before
 
 
 def test_no_handlers_outside_the_main_thread() -> None:

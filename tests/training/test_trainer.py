@@ -91,18 +91,34 @@ def test_validations_during_kl_warmup_do_not_count(
     assert (state["step"], state["best"]) == (5, 3.0)
 
 
-def test_tensorboard_gets_the_metrics(source: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("killed_at", [None, 9])
+def test_tensorboard_gets_the_metrics(
+    killed_at: int | None, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a run that was killed and resumed, values after the checkpoint are shown once."""
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    run = advae.train(
-        tiny.tree(source), options={"train.tensorboard": True}, out=tmp_path / "run", quiet=True
-    )
+    options = {"train.tensorboard": True, "train.checkpoint_every": 5}
+    run_step, out = Trainer._run_step, tmp_path / "run"
+
+    def killed(self: Trainer, step: int, batches: Any) -> None:
+        if step == killed_at:
+            raise SystemExit
+        run_step(self, step, batches)
+
+    if killed_at:
+        with monkeypatch.context() as patch, pytest.raises(SystemExit):
+            patch.setattr(Trainer, "_run_step", killed)
+            advae.train(tiny.tree(source), options=options, out=out, quiet=True)
+        run = advae.resume(out, quiet=True)
+    else:
+        run = advae.train(tiny.tree(source), options=options, out=out, quiet=True)
     events = EventAccumulator(str(run.path / "tensorboard"))
     events.Reload()
     rows = [row for row in run.metrics() if "train/loss/model" in row]
     logged = [(event.step, event.value) for event in events.Scalars("train/loss/model")]
-    assert [step for step, _ in logged] == [row["step"] for row in rows]
+    assert [step for step, _ in logged] == [row["step"] for row in rows] == [2, 4, 6, 8, 10, 12]
     assert [value for _, value in logged] == pytest.approx([row["train/loss/model"] for row in rows])
 
 

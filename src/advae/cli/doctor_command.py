@@ -110,7 +110,7 @@ def _catch(check: Callable[[], CheckResult], name: str = "") -> CheckResult:
 
 
 def _check_packages() -> Iterator[CheckResult]:
-    from advae.training.environment import versions
+    from advae.devices import versions
 
     for name, version in versions().items():
         if name == "advae" and version == "missing":  # run from its sources
@@ -142,7 +142,7 @@ def _check_bf16() -> CheckResult:
 
 
 def _check_matmul() -> CheckResult:
-    from advae.cpu_matmul import matmul_library
+    from advae.devices import matmul_library
 
     return CheckResult("matmul", True, f"compiled fp32 training steps on the CPU use {matmul_library()}")
 

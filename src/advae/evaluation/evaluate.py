@@ -47,7 +47,7 @@ from advae.model import LatentModel
 from advae.progress import StageProgress
 from advae.random import seeded
 from advae.run import Run
-from advae.torch_state import default_torch_modes
+from advae.devices import default_torch_modes
 
 
 def evaluate(

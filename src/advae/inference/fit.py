@@ -30,7 +30,7 @@ from advae.inference.preconditioner import (
 )
 from advae.inference.target import Target
 from advae.random import mix_seeds, reseed
-from advae.torch_state import default_torch_modes
+from advae.devices import default_torch_modes
 from advae.training.optimizers import PlayerOptimizer, compute_lr_scale
 from advae.training.train_options import TrainOptions
 

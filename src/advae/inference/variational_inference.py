@@ -35,8 +35,8 @@ from advae.progress import Progress, StageProgress, stage_progress
 from advae.random import mix_seeds, seeded
 from advae.run import CONFIG_FILE, Run
 from advae.training.checkpoint import read_state, write_state
-from advae.training.environment import environment_info
-from advae.training.logger import MetricsLogger
+from advae.devices import environment_info
+from advae.training.training_metrics import MetricsLogger
 from advae.training.signals import Interrupted, SignalHandler
 
 LOG_INTERVAL, CHECKPOINT_INTERVAL = 50, 500  # steps

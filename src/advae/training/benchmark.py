@@ -13,11 +13,10 @@ from torch import nn
 from advae.config import Config, resolve
 from advae.data import BatchLoader, Preprocessing, Split
 from advae.data.preprocessing import make_preprocessing
-from advae.devices import allow_tf32, find_precision
+from advae.devices import allow_tf32, find_precision, isolated_torch_state
 from advae.methods import METHODS
 from advae.model import build_model
 from advae.random import mix_seeds, reseed, seeded
-from advae.torch_state import isolated_torch_state
 from advae.training.backends.compiled import CompiledBackend
 from advae.training.backends.cuda_graph import WARMUP_STEPS, CUDAGraphStep
 from advae.training.backends.select import BACKENDS, auto_backend

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from advae.errors import CheckpointError
-from advae.io import read_json, replaced_folder, write_json
+from advae.io import read_json, read_replaceable, replaced_folder, write_json
 from advae.serialization import check_no_pickle, load_tensors, save_tensors
 from advae.training.step import TrainStep
 
@@ -23,13 +23,14 @@ TENSORS_FILE, STATE_FILE = "state.safetensors", "state.json"
 
 
 def save_checkpoint(folder: Path, step: TrainStep, state: dict[str, Any]) -> None:
-    """Write networks, moving average, optimizers and ``state`` (JSON values), atomically."""
+    """Write networks, moving average, optimizers, metric sums and ``state`` (JSON values), atomically."""
     tensors = {f"model/{key}": value for key, value in step.model.state_dict().items()}
     tensors |= {f"ema/{key}": value for key, value in step.ema.model.state_dict().items()}
     for name, optimizer in step.optimizers.items():
         tensors |= {f"optimizer/{name}/{key}": value for key, value in optimizer.state().items()}
     tensors["random/cpu"] = torch.get_rng_state()
     tensors["num_skipped"] = step.metrics.num_skipped
+    tensors |= {f"metrics/{key}": value for key, value in step.metrics.state().items()}
     write_state(folder, tensors, state)
 
 
@@ -47,6 +48,7 @@ def load_checkpoint(folder: Path, step: TrainStep) -> dict[str, Any]:
             optimizer.load_state(_with_prefix(tensors, f"optimizer/{name}/"))
         torch.set_rng_state(tensors["random/cpu"].cpu())
         step.metrics.num_skipped = tensors["num_skipped"]
+        step.metrics.load_state(_with_prefix(tensors, "metrics/"))
     except (RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(
             "Checkpoint does not fit the run's configuration.",
@@ -69,15 +71,19 @@ def write_state(folder: Path, tensors: dict[str, Tensor], state: dict[str, Any])
         write_json(tmp_dir / STATE_FILE, state | {"seal": _seal(state)})
 
 
-def read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors and the state that :func:`write_state` wrote.
 
     Raises:
         CheckpointError: they are missing, truncated, edited or pickled.
     """
+    return read_replaceable(path, _read_state)
+
+
+def _read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not folder.is_dir():
         raise CheckpointError(
-            "Checkpoint is missing.", given=folder, fix="start the run again, without --resume"
+            "Checkpoint is missing.", given=folder, fix="restore the folder, or start a new run"
         )
     check_no_pickle(folder)
     state = read_json(folder / STATE_FILE)

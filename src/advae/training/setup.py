@@ -9,13 +9,11 @@ import torch
 
 from advae.config import Config
 from advae.data import Dataset, check_compatibility, load_data
-from advae.devices import find_device, find_precision
+from advae.devices import environment_info, find_device, find_precision, isolated_torch_state
 from advae.errors import ConfigError
 from advae.methods import METHODS, Method
 from advae.model import LatentModel, build_model
-from advae.torch_state import isolated_torch_state
 from advae.training.distributed import make_fabric, prepare_model
-from advae.training.environment import environment_info
 
 
 class Setup:
@@ -41,6 +39,7 @@ class Setup:
             check_compatibility(self.data, self.model.likelihood_support or "real", config.train.batch_size)
             self.method.check(self.model)
             self._check_patience()
+            self._check_batch_norm()
 
     def _build_model(self) -> LatentModel:
         info = {
@@ -61,6 +60,18 @@ class Setup:
                 "Early stopping needs a validation error, and this model can only be sampled.",
                 given=f"train.patience = {self.config.train.patience}",
                 fix="set train.patience to 0",
+            )
+
+    def _check_batch_norm(self) -> None:
+        train = self.config.train
+        has_batch_norm = any(
+            isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in self.model.modules()
+        )
+        if has_batch_norm and train.batch_size * self.fabric.world_size == train.accumulation_steps:
+            raise ConfigError(
+                "Batch normalization needs more than one example at a time.",
+                given=f"train.batch_size {train.batch_size}, train.accumulation_steps {train.accumulation_steps}",
+                fix="set train.batch_size to twice train.accumulation_steps, or more",
             )
 
     def num_parameters(self) -> dict[str, int]:

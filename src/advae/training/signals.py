@@ -1,4 +1,4 @@
-"""Graceful interruption by SIGINT (Ctrl-C) and SIGTERM."""
+"""Graceful interruption by SIGINT (Ctrl-C), SIGTERM and SIGHUP (a closed terminal)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Interrupted(KeyboardInterrupt):
     """A signal stopped training after a checkpoint was saved.
 
     Attributes:
-        exit_code: of the command: 130 for Ctrl-C, 143 for SIGTERM.
+        exit_code: of the command: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP.
     """
 
     def __init__(self, signum: int) -> None:
@@ -21,10 +21,11 @@ class Interrupted(KeyboardInterrupt):
 
 
 class SignalHandler:
-    """Context in which the first SIGINT or SIGTERM is only recorded, in :attr:`signum`.
+    """Context in which the first SIGINT, SIGTERM or SIGHUP is only recorded, in :attr:`signum`.
 
-    The previous handlers are restored at the first signal, so that a second one acts as usual, and at the end of the
-    block. Outside the main thread, where Python allows no handlers, the context does nothing.
+    SIGHUP stays ignored if it is, as under ``nohup``. The previous handlers are restored at the first signal, so that a
+    second one acts as usual, and at the end of the block. Outside the main thread, where Python allows no handlers, the
+    context does nothing.
     """
 
     def __init__(self) -> None:
@@ -33,6 +34,9 @@ class SignalHandler:
 
     def __enter__(self) -> SignalHandler:
         if threading.current_thread() is threading.main_thread():
+            sighup = getattr(signal, "SIGHUP", None)  # not on Windows
+            if sighup is not None and signal.getsignal(sighup) is not signal.SIG_IGN:
+                self._previous_handlers[sighup] = signal.signal(sighup, self._record)
             for signum in (signal.SIGINT, signal.SIGTERM):
                 self._previous_handlers[signum] = signal.signal(signum, self._record)
         return self

@@ -17,9 +17,9 @@ from advae.model import LatentModel
 from advae.training.distributed import all_reduce_gradients
 from advae.training.ema import EMA
 from advae.training.gradients import EagerBackend, GradientFn, GradientOutput, accumulate_gradients
-from advae.training.metric_accumulator import MetricAccumulator
 from advae.training.optimizers import compute_lr_scale, make_optimizers
 from advae.training.train_options import TrainOptions
+from advae.training.training_metrics import MetricAccumulator
 
 BatchFn = Callable[[int], Tensor]
 """``get_batch(i)``: the i-th batch of the step, preprocessed."""

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
 
 from advae.config import Config, resolve
 from advae.data import Dataset
-from advae.errors import CheckpointError
-from advae.io import LOCK_FILE, lock_folder, read_json, recovered_folder, write_atomically, write_json
-from advae.run import CONFIG_FILE, Run, check_unused
-from advae.torch_state import isolated_torch_state
+from advae.devices import isolated_torch_state
+from advae.errors import CheckpointError, ConfigError, WriteError
+from advae.io import (
+    lock_folder,
+    read_json,
+    recovered_folder,
+    remove_leftovers,
+    write_atomically,
+    write_json,
+)
+from advae.run import Run, check_unused, is_only_started
 from advae.training.checkpoint import STATE_FILE
 from advae.training.distributed import broadcast, is_first_process
 from advae.training.setup import Setup
@@ -41,6 +47,13 @@ RESUMABLE_OPTIONS = (
     "train.checkpoint_keep_every",
 )
 """Options that may change when a run is resumed."""
+
+FOLDERS = {
+    ".": r"config\.yaml|command\.txt|env\.json|metrics\.(jsonl|csv)|model",
+    "checkpoints": r"last|best|step-\d+",
+    "samples": r"step-\d+\.png",
+}
+"""What training writes: folders of a run, and regular expressions of the names in them."""
 
 
 def train(
@@ -70,18 +83,15 @@ def train(
         NotFiniteError: a loss or gradient is not finite.
         Interrupted: by a signal; a checkpoint was saved.
     """
+    if out is not None and not os.fspath(out):
+        raise ConfigError("The run directory has an empty name.", given="out = ''", fix="name a folder")
     config = resolve(recipe, options)
     folder = Path(out or default_run_dir(config))
     if is_first_process():
         check_unused(folder)  # before data are read
     setup = Setup(config, data)
     folder = broadcast(setup.fabric, folder)  # its default contains the time at which the process started
-    if setup.fabric.is_global_zero:
-        run = Run.create(folder, config.to_dict())
-        write_atomically(run.path / "command.txt", (command or "advae.train(…)") + "\n")
-        write_json(run.path / "env.json", setup.environment())
-    setup.fabric.barrier()
-    return _fit(setup, Run(folder), resume=False, quiet=quiet)
+    return _fit(setup, folder, command=command or "advae.train(…)", quiet=quiet)
 
 
 def resume(
@@ -92,13 +102,12 @@ def resume(
     quiet: bool = False,
     data: Dataset | None = None,
 ) -> Run:
-    """Resume a run from its last checkpoint.
+    """Resume a run from its last checkpoint; from the start if it was killed before the first one.
 
     Args:
         folder: the run directory.
         options: overrides, of ``RESUMABLE_OPTIONS`` only: ``{"train.steps": N}`` to train longer; learning rates and
             clipping, to get past a non-finite value; and where training runs.
-        config: the result of :func:`resume_config`, instead of ``options``.
         config: the result of :func:`resume_config`, if the overrides are already resolved.
         quiet: show no progress.
         data: the run's data set, if it is already loaded.
@@ -116,19 +125,45 @@ def resume(
             expected=f"checksum {checksum}",
             fix="restore the data, or start a new run",
         )
-    return _fit(setup, run, resume=True, quiet=quiet)
+    return _fit(setup, run.path, quiet=quiet)
 
 
-def _fit(setup: Setup, run: Run, *, resume: bool, quiet: bool) -> Run:
-    """Run the training loop; no other process may work on the run."""
-    lock = lock_folder(run.path) if setup.fabric.is_global_zero else nullcontext()
-    with lock, isolated_torch_state(setup.config.seed, setup.fabric.device):
-        trainer = Trainer(setup, run, resume=resume)
-        trainer.fit(quiet)
-        if trainer.exported_model is not None:  # in the memory format of a model that is read from its file
-            trainer.exported_model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+def _fit(setup: Setup, folder: Path, *, command: str = "", quiet: bool) -> Run:
+    """Run the training loop, of a new run if there is a command; no other process may work in the folder.
+
+    Raises:
+        WriteError: the disk is full; with how to resume.
+    """
+    is_writer = setup.fabric.is_global_zero
+    lock = lock_folder(folder, create=bool(command)) if is_writer else nullcontext()
+    try:
+        with lock as check_folder, isolated_torch_state(setup.config.seed, setup.fabric.device):
+            has_started = broadcast(setup.fabric, is_writer and _prepare_folder(setup, folder, command))
+            trainer = Trainer(setup, Run(folder, check_folder=check_folder), resume=has_started)
+            trainer.fit(quiet)
+    except WriteError as error:
+        fix = f"{error.fix}; then resume the run: advae train --resume {quote(str(folder))}"
+        raise WriteError("Training stopped: a file cannot be written.", given=error.given, fix=fix) from error
+    if trainer.exported_model is not None:  # in the memory format of a model that is read from its file
+        trainer.exported_model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     setup.fabric.barrier()  # all processes see what the first one wrote
-    return replace(run, trained_model=trainer.exported_model)
+    return Run(folder, trained_model=trainer.exported_model)
+
+
+def _prepare_folder(setup: Setup, folder: Path, command: str) -> bool:
+    """Write the first files of a run, or remove what a killed process left; return whether there is a checkpoint."""
+    if command:
+        check_unused(folder)
+    for name, pattern in FOLDERS.items():
+        if (folder / name).is_dir():
+            remove_leftovers(folder / name, pattern)
+    has_started = not is_only_started(folder)
+    if not has_started:
+        Run(folder).write_config(setup.config.to_dict())
+        if command:
+            write_atomically(folder / "command.txt", command + "\n")
+        write_json(folder / "env.json", setup.environment())
+    return has_started
 
 
 def train_or_resume(
@@ -140,14 +175,10 @@ def train_or_resume(
     quiet: bool = False,
     data: Dataset | None = None,
 ) -> Run:
-    """Return the completed run in ``out``: as it is, resumed if it was stopped, or trained as by :func:`train`.
-
-    Files of a run that was killed before its first checkpoint are removed.
-    """
-    run = Run(Path(out))
-    if not run.checkpoint().exists():
-        _remove_started_run(run.path)
+    """Return the completed run in ``out``: as it is, resumed if it was stopped, or trained as by :func:`train`."""
+    if not Path(out).is_dir() or is_only_started(Path(out)):
         return train(recipe, options=options, out=out, command=command, quiet=quiet, data=data)
+    run = Run.open(out)
     if is_finished(run):
         return run
     location = {key: value for key, value in (options or {}).items() if key in LOCATION_OPTIONS}
@@ -159,10 +190,10 @@ def is_finished(run: Run) -> bool:
     model_config = recovered_folder(run.path / "model") / "config.json"
     if not model_config.exists() or not (run.checkpoint() / STATE_FILE).exists():
         return False
-    options, state = run.config["train"], read_json(run.checkpoint() / STATE_FILE)
-    patience = options.get("patience", 0)
+    options, state = resolve(run.config).train, read_json(run.checkpoint() / STATE_FILE)
+    patience = options.patience
     stopped_early = 0 < patience <= state["validations_since_best"]
-    if state["step"] < options["steps"] and not stopped_early:
+    if state["step"] < options.steps and not stopped_early:
         return False
     final = run.checkpoint("best") if patience and state["best"] is not None else run.checkpoint()
     return bool(read_json(model_config)["info"].get("step") == read_json(final / STATE_FILE)["step"])
@@ -209,22 +240,3 @@ def dated_run_dir(name: str, seed: int) -> Path:
         count += 1
         folder = folder.with_name(f"{stem}-{count}")
     return folder
-
-
-def _remove_started_run(folder: Path) -> None:
-    """Remove a run directory that contains only what is written before the first checkpoint."""
-    prefixes = (
-        CONFIG_FILE,
-        "command.txt",
-        "env.json",
-        "metrics.jsonl",
-        "metrics.csv",
-        "tensorboard",
-        "checkpoints",
-    )
-    if not folder.is_dir():
-        return
-    with lock_folder(folder):
-        names = [path.name.removeprefix(".") for path in folder.iterdir() if path.name != LOCK_FILE]
-        if names and all(name.startswith(prefixes) for name in names):
-            shutil.rmtree(folder)

@@ -7,9 +7,9 @@ with the same weights as an uninterrupted one.
 from __future__ import annotations
 
 import copy
-import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from advae.data import BatchLoader
 from advae.io import write_atomically, write_json
 from advae.model import LatentModel
-from advae.progress import Progress
+from advae.progress import Progress, print_line
 from advae.random import mix_seeds, reseed, seeded
 from advae.run import Run
 from advae.tiling import grid_png
@@ -26,10 +26,10 @@ from advae.training.backends.cuda_graph import CUDAGraphStep
 from advae.training.backends.select import select_backend
 from advae.training.checkpoint import load_checkpoint, load_ema_tensors, save_checkpoint
 from advae.training.distributed import all_reduce_max
-from advae.training.logger import MetricsLogger
 from advae.training.setup import Setup
 from advae.training.signals import Interrupted, SignalHandler
 from advae.training.step import TrainStep
+from advae.training.training_metrics import MetricsLogger
 from advae.training.validation import Validation, early_stopping_loss
 
 NUM_SAMPLES = 64  # in each grid of samples
@@ -94,15 +94,19 @@ class Trainer:
         Raises:
             NotFiniteError: a loss or gradient is not finite.
             Interrupted: by a signal, after a checkpoint was saved.
+            WriteError: the disk is full; the last checkpoint stands.
+            CheckpointError: the run directory was removed or moved.
         """
         first_step = self.state.step
         quiet = quiet or not self.is_writer
-        logger = MetricsLogger(self.run, first_step, self.options.tensorboard) if self.is_writer else None
         self.model.train()
         batches = self.loader.stream(first_step * len(self.step.updates))
-        try:
+        log_metrics = (
+            MetricsLogger(self.run, first_step, self.options.tensorboard) if self.is_writer else None
+        )
+        with log_metrics or nullcontext() as logger:
             if first_step == 0:
-                self._save_checkpoint("last")  # from here on a killed run can be resumed
+                self._save_checkpoint("last")  # from here on a killed run continues after its last checkpoint
             self._select_backend(quiet)
             with SignalHandler() as signals, Progress(self.options.steps, first_step, quiet) as progress:
                 while self.state.step < self.options.steps and not self._out_of_patience:
@@ -110,9 +114,6 @@ class Trainer:
                     progress.update(self.state.step, self._after_step(logger))
                     self._stop_on_signal(signals)
             self._save_checkpoint("last")
-        finally:
-            if logger:
-                logger.close()
 
     def _run_step(self, step: int, batches: Iterator[Tensor]) -> None:
         reseed(mix_seeds(self.config.seed, step, self.fabric.global_rank), self.device)
@@ -140,10 +141,10 @@ class Trainer:
             displayed_metrics = displayed_metrics | metrics
         if options.samples_every and (step % options.samples_every == 0 or is_last):
             self._write_samples()
+        if options.checkpoint_keep_every and step % options.checkpoint_keep_every == 0:
+            self._save_checkpoint(f"step-{step:06d}")  # before "last", which is resumed from after a kill
         if step % options.checkpoint_every == 0:
             self._save_checkpoint("last")
-        if options.checkpoint_keep_every and step % options.checkpoint_keep_every == 0:
-            self._save_checkpoint(f"step-{step:06d}")
         return displayed_metrics
 
     # --- stopping -------------------------------------------------------------------------------------------------
@@ -189,7 +190,7 @@ class Trainer:
         if choice.name == "cuda-graph":
             self.graph_step = CUDAGraphStep(self.step, self.loader, self.data.preprocessing.apply, print_line)
         if self.is_writer and (not is_resumed or choice.name != previous):
-            write_json(self.run.path / "env.json", env | {"backend": asdict(choice)})
+            write_json(self.run.file("env.json"), env | {"backend": asdict(choice)})
 
     def _first_batch(self) -> Tensor:
         return self.data.preprocessing.apply(self.loader(0))
@@ -213,7 +214,7 @@ class Trainer:
         if not self.is_writer:
             return
         state: dict[str, Any] = asdict(self.state) | {"seconds": self.seconds}
-        save_checkpoint(self.run.path / "checkpoints" / name, self.step, state)
+        save_checkpoint(self.run.file("checkpoints", name), self.step, state)
         if name == "last":
             self._export_model()
 
@@ -225,19 +226,14 @@ class Trainer:
             tensors, step = load_ema_tensors(self.run.checkpoint("best"))
             model.load_state_dict(tensors)
         model.info["step"] = step
-        model.save_pretrained(self.run.path / "model")
+        model.save_pretrained(self.run.file("model"))
         self.exported_model = model
 
     def _write_samples(self) -> None:
         if len(self.model.x_shape) == 3 and self.is_writer:
             x = self.step.ema.model.sample(NUM_SAMPLES, seed=self.config.seed)
             images = self.data.preprocessing.to_gray(x).cpu().numpy()
-            write_atomically(self.run.path / "samples" / f"step-{self.state.step:06d}.png", grid_png(images))
-
-
-def print_line(line: str) -> None:
-    """Print a line to the terminal."""
-    print(line, file=sys.stderr, flush=True)
+            write_atomically(self.run.file("samples", f"step-{self.state.step:06d}.png"), grid_png(images))
 
 
 def _print_nothing(line: str) -> None:

@@ -1,4 +1,4 @@
-"""Metric sums on the device, with detection of non-finite values.
+"""Metrics of training: sums on the device, and rows on disk.
 
 Metrics are accumulated on the device, and updates stop at the first non-finite value, without a host sync per step. The
 number of operations per update is small, because captured steps of small networks spend most of their time on launches.
@@ -6,13 +6,21 @@ number of operations per update is small, because captured steps of small networ
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from advae.errors import NotFiniteError
+from advae.errors import AdvaeError, ConfigError, NotFiniteError
+from advae.io import write_atomically, write_errors
+from advae.run import Run
+
+if TYPE_CHECKING:
+    from lightning_fabric.loggers import TensorBoardLogger
 
 Players = tuple[str, ...]
 
@@ -41,6 +49,7 @@ class MetricAccumulator:
         self._skips_left = scalar(self._max_skipped) if max_skipped else None
         self._updates_since_halt = scalar()  # including the update that halted
         self._zero = scalar()
+        self._stored: dict[Players, dict[str, Tensor]] = {}  # of a checkpoint, until the next update
         self._names: dict[Players, tuple[str, ...]] = {}
         self._sums: dict[Players, Tensor] = {}
         self._counts: Counter[Players] = Counter()
@@ -50,7 +59,10 @@ class MetricAccumulator:
         """Add the metrics of an update of ``players``; set the flag if one of them is not finite."""
         values = torch.stack(list(metrics.values()))
         if players not in self._sums:
-            self._names[players], self._sums[players] = tuple(metrics), torch.zeros_like(values)
+            stored, zero = self._stored.pop(players, {}), torch.zeros(2)
+            sums = [float(stored.get(name, zero)[0]) for name in metrics]
+            self._names[players] = tuple(metrics)
+            self._sums[players] = torch.tensor(sums, dtype=values.dtype, device=values.device)
         total = values.sum()
         is_bad, is_ignored = (total - total) != 0, self._halted > 0
         if self._skips_left is None:
@@ -76,6 +88,26 @@ class MetricAccumulator:
     def num_skipped(self, count: Tensor) -> None:
         if self._skips_left is not None:
             self._skips_left.fill_(self._max_skipped - count.item())
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the sums since the last :meth:`pop_means`, each with its number of updates ``[2]``, by name."""
+        state = {
+            f"{'+'.join(players)}/{name}": torch.tensor([total, self._counts[players]], dtype=torch.float64)
+            for players, sums in self._sums.items()
+            if self._counts[players]
+            for name, total in zip(self._names[players], sums.tolist(), strict=True)
+        }
+        stored = {
+            f"{'+'.join(players)}/{name}": v for players, d in self._stored.items() for name, v in d.items()
+        }
+        return state | stored
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Continue the sums that :meth:`state` returned, before the first update."""
+        for key, value in state.items():
+            players, _, name = key.partition("/")
+            self._stored.setdefault(tuple(players.split("+")), {})[name] = value
+            self._counts[tuple(players.split("+"))] = int(value[1])
 
     def count(self, players: Players) -> None:
         """Count on the host that an update's metrics were added."""
@@ -128,3 +160,59 @@ def _metric_name(key: str) -> str:
     """Return the logged name: ``model:loss`` is ``loss/model``; ``model:kl`` is ``kl``."""
     player, _, name = key.partition(":")
     return f"{name}/{player}" if name in ("loss", "gradient") else name
+
+
+class MetricsLogger:
+    """Appends metrics to a run's metrics.jsonl, in a block, and writes metrics.csv at its end.
+
+    Args:
+        run: the run.
+        step: the step that training starts from; rows of later steps, whose work was lost, are removed.
+        tensorboard: also write for TensorBoard, which ignores values of later steps from then on.
+    """
+
+    def __init__(self, run: Run, step: int = 0, tensorboard: bool = False) -> None:
+        self.run = run
+        rows = [row for row in run.metrics() if row["step"] <= step]
+        write_atomically(run.file("metrics.jsonl"), "".join(json.dumps(row) + "\n" for row in rows))
+        self._tensorboard = _tensorboard_logger(run, step) if tensorboard else None
+
+    def __enter__(self) -> MetricsLogger:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
+        if kind is None:
+            self.close()
+        else:
+            with suppress(AdvaeError):  # the error that is being handled says more
+                self.close()
+
+    def write(self, step: int, split: str, seconds: float, metrics: dict[str, float]) -> None:
+        """Write one row: ``metrics`` under ``SPLIT/…`` at ``step``, ``seconds`` after the start."""
+        named = {f"{split}/{key}": value for key, value in metrics.items()}
+        path = self.run.file("metrics.jsonl")
+        with write_errors(path):
+            with path.open("a") as file:
+                row = {"step": step, "split": split, "time": round(seconds, 3), **named}
+                file.write(json.dumps(row) + "\n")
+            if self._tensorboard:
+                self._tensorboard.log_metrics(named, step)
+
+    def close(self) -> None:
+        """Close TensorBoard's files and write metrics.csv."""
+        if self._tensorboard:
+            with write_errors(self.run.path / "tensorboard"):
+                self._tensorboard.finalize("success")
+        self.run.write_metrics_csv()
+
+
+def _tensorboard_logger(run: Run, step: int) -> TensorBoardLogger:
+    from lightning_fabric.loggers import TensorBoardLogger
+
+    try:
+        return TensorBoardLogger(run.path, "tensorboard", version="", purge_step=step + 1 if step else None)
+    except ModuleNotFoundError:
+        raise ConfigError(
+            "TensorBoard is not installed.",
+            fix="pip install 'advae[tensorboard]', or set train.tensorboard to false",
+        ) from None

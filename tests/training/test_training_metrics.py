@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from advae.errors import NotFiniteError
-from advae.training.metric_accumulator import MetricAccumulator
+from advae.training.training_metrics import MetricAccumulator
 
 UPDATES = (("critic",), ("model",))
 STEPS = 7

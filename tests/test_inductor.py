@@ -9,15 +9,9 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from advae import cpu_matmul
-from advae.cpu_matmul import (
-    MIN_MULTIPLICATIONS,
-    cpu_vendor,
-    decompositions,
-    matmul_library,
-    onednn_linear,
-    prefers_onednn,
-)
+from advae import devices, inductor
+from advae.devices import cpu_vendor, matmul_library, prefers_onednn
+from advae.inductor import MIN_MULTIPLICATIONS, decompositions, onednn_linear
 
 pytestmark = pytest.mark.skipif(
     not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")),
@@ -30,7 +24,7 @@ B, N, M = 64, 200, 160  # B · N · M is above MIN_MULTIPLICATIONS
 @pytest.fixture
 def onednn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Decompositions as on a machine that prefers oneDNN."""
-    monkeypatch.setattr(cpu_matmul, "prefers_onednn", lambda: True)
+    monkeypatch.setattr(inductor, "prefers_onednn", lambda: True)
 
 
 @pytest.fixture
@@ -143,7 +137,7 @@ def test_small_products_and_other_dtypes_stay(onednn: None, onednn_shapes: list[
 def test_library_depends_on_the_processor_alone(
     vendor: str, capability: str, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cpu_matmul, "cpu_vendor", lambda: vendor)
+    monkeypatch.setattr(devices, "cpu_vendor", lambda: vendor)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     assert prefers_onednn() is expected
     assert (matmul_library() == "oneDNN") is expected
