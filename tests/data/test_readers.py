@@ -346,9 +346,12 @@ def truncated_npz(path: Path) -> None:
         ("a.npy", lambda p: np.save(p, noise(2, 4)), ["2 examples", "data.validation"]),
         ("a.npy", lambda p: p.write_bytes(b""), ["a.npy"]),
         ("a.npz", truncated_npz, ["a.npz"]),
-        ("a.npz", lambda p: np.savez(p, one=noise(9, 4), two=noise(9, 4)), ["'one', 'two'", "x_train"]),
+        (
+            "a.npz",
+            lambda p: np.savez(p, one=noise(9, 4), two=noise(9, 4)),
+            ["one [9, 4]", "two [9, 4]", "x_train"],
+        ),
         ("a.npz", lambda p: np.savez(p, x=noise(9, 4), y=np.arange(8)), ["8 labels, 9 examples"]),
-        ("a.npz", lambda p: np.savez(p, x=noise(9, 4), y=np.full(9, 0.5)), ["float64", "whole number"]),
         ("a.npz", lambda p: np.savez(p, train=noise(9, 4), test=noise(9, 5)), ["[(4,), (5,)]"]),
         ("a.parquet", lambda p: p.write_text("not a table"), ["a.parquet"]),
         ("a.pkl", lambda p: p.write_bytes(b"\x80\x04."), ["pickled", "numpy.save"]),
@@ -356,7 +359,7 @@ def truncated_npz(path: Path) -> None:
         ("empty", lambda p: p.mkdir(), ["empty", "folder of images"]),
         ("gone.npy", lambda p: None, ["gone.npy", "does not exist"]),
         ("*.parquet", lambda p: None, ["*.parquet"]),
-        ("*.txt", lambda p: (p.parent / "b.txt").write_text("hello"), ["*.txt", ".parquet"]),
+        ("*.txt", lambda p: (p.parent / "b.txt").write_text("hello"), ["*.txt", "Parquet"]),
     ],
 )
 def test_data_that_cannot_be_read_raise_an_error_with_details(

@@ -198,7 +198,16 @@ def _load_input(loaded: LoadedModel, source: str, part: str | None) -> tuple[str
     from advae.data.readers import find_reader
 
     shape = loaded.model.x_shape
-    fit: dict[str, int] = {}
-    if find_reader(source)[0].resizes_images and loaded.has_images:
+    reader, data = find_reader(source)[0], loaded.model.info.get("data") or {}
+    reading, is_image_reader = data.get("reading") or {}, "image_size" in reader.options
+    fit: dict[str, Any] = {}
+    if is_image_reader and loaded.has_images:
         fit = {"channels": shape[0]} | ({"image_size": shape[1]} if shape[1] == shape[2] else {})
-    return load_part(DataOptions(source=source, **fit), loaded.preprocessing, part)  # type: ignore[arg-type]
+    if is_image_reader == ("channels" in reading) and "white_level" in reader.options:
+        fit["white_level"] = reading.get("white_level")  # the same gray levels as in training
+    if loaded.run is not None and "layout" in reader.options:
+        fit["layout"] = loaded.run.config.get("data", {}).get("layout", "auto")
+    name, split, remarks = load_part(DataOptions(source=source, **fit), loaded.preprocessing, part)
+    for remark in remarks:
+        print(f"advae: {remark}", file=sys.stderr)
+    return name, split

@@ -14,7 +14,7 @@ from advae.cli.console import log, print_estimates, print_facts, print_json
 from advae.cli.loaded_model import allow_packages
 from advae.cli.parser import HIDDEN, POSITIONAL, AllowOptions, FilePath, FolderPath, Name, Parser, Seed
 from advae.errors import ConfigError
-from advae.formatting import flatten
+from advae.formatting import flatten, format_settings
 from advae.progress import stage_progress
 
 if TYPE_CHECKING:
@@ -246,11 +246,19 @@ def _dry_run(config: Config, options: TrainCommandOptions) -> int:
         "players": "; ".join(f"{player} updates {', '.join(nets)}" for player, nets in players.items()),
         "parameters": ", ".join(f"{name} {n:,}" for name, n in parameters.items()),
         "data": f"{data['name']}: {sizes}; {shape}, {data['preprocessing']['name']}",
+        "labels": f"{data['classes']} classes" if data["classes"] else "none",
+        "read as": "; ".join(f"{key} {value}" for key, value in format_settings(data["reading"]).items()),
         "steps": f"{config.train.steps:,}",
     }
     print_facts(facts | texts)
+    _log_remarks(options, setup.data)
     log(options, "nothing was written")
     return 0
+
+
+def _log_remarks(options: TrainCommandOptions, data: Dataset) -> None:
+    for remark in data.remarks:
+        log(options, f"data: {remark}")
 
 
 def _train_and_evaluate(config: Config, options: TrainCommandOptions) -> dict[str, Any]:
@@ -260,6 +268,7 @@ def _train_and_evaluate(config: Config, options: TrainCommandOptions) -> dict[st
 
     out = _run_dir(config, options)
     data = load_data(config.data)
+    _log_remarks(options, data)
     if not options.no_report:
         EvalData(data).check_min_size()  # before training
     run_dir = _train(config, data, out, options)

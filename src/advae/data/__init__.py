@@ -33,23 +33,20 @@ __all__ = [
 ]
 
 _MODULES = {  # imported on first use, so that the options alone do not import torch
-    "BatchLoader": "loader",
-    "DataOptions": "data_options",
-    "Dataset": "dataset",
-    "Preprocessing": "dataset",
-    "Split": "dataset",
-    "check_compatibility": "compatibility",
-    "load_data": "loading",
-    "load_part": "loading",
-    "make_preprocessing": "preprocessing",
-    "preprocessing_from_dict": "preprocessing",
+    "compatibility": ("check_compatibility",),
+    "data_options": ("DataOptions",),
+    "dataset": ("Dataset", "Preprocessing", "Split"),
+    "loader": ("BatchLoader",),
+    "loading": ("load_data", "load_part"),
+    "preprocessing": ("make_preprocessing", "preprocessing_from_dict"),
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
+    module = next((module for module, names in _MODULES.items() if name in names), None)
+    if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{module}"), name)
 
 
 def __dir__() -> list[str]:

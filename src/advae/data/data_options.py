@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 PreprocessingName = Literal["binarize-dynamic", "binarize-static", "gray", "dequantize", "standardize"]
+Layout = Literal["auto", "NHW", "NCHW", "NHWC", "as-stored"]
 Storage = Literal["auto", "resident", "stream"]
 
 
@@ -43,7 +44,16 @@ class DataOptions:
     Parquet, hub). By default the size is kept, and must then be the same for all images."""
 
     channels: int | None = None
-    """Convert images (image folders, Parquet, hub) to 1 channel (gray) or 3 (RGB). By default as the first image."""
+    """Convert images (image folders, Parquet, hub) to 1 channel (gray) or 3 (RGB). By default RGB if any image has
+    color."""
+
+    layout: Layout = "auto"
+    """Axes of arrays (.npy, .npz): `NHW` gray images, `NCHW` or `NHWC` images with channels, or `as-stored`. `auto`
+    decides by the shape."""
+
+    white_level: float | None = None
+    """Stored value of white, which becomes 255. By default 1 or 255 for arrays, and for images of more than 8 bits
+    the largest value of the fewest bits (8, 10, 12, 14, 16, 24, 32) that hold all pixels."""
 
     limit: int | None = None
     """Use only the first training examples, this many."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
@@ -15,10 +16,12 @@ import torch
 from torch import Tensor
 
 from advae.errors import ConfigError, DataError
+from advae.progress import Progress
 
 Indices = npt.NDArray[np.int64]
 CHUNK_SIZE = 1024  # examples per read: few calls, and 200 MB for RGB images of 256 × 256
 MAX_REPORTED_ERRORS = 5
+PROGRESS_DELAY_SECONDS = 2.0
 
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -46,6 +49,12 @@ def chunk_ranges(total: int, size: int = CHUNK_SIZE) -> list[range]:
     [range(0, 2), range(2, 4), range(4, 5)]
     """
     return [range(start, min(start + size, total)) for start in range(0, total, size)]
+
+
+def reading_progress(label: str, total: int) -> Progress:
+    """Return a progress bar that appears on a terminal only, and only if reading takes long."""
+    quiet = not sys.stderr.isatty()
+    return Progress(total, quiet=quiet, label=label, transient=True, delay=PROGRESS_DELAY_SECONDS)
 
 
 @dataclass
@@ -80,10 +89,16 @@ class ReadErrors:
 
 
 class IndexedExamples(ABC):
-    """Examples that are read by index. Picklable, so that workers can read them."""
+    """Examples that are read by index. Picklable, so that workers can read them.
+
+    ``reading`` is how they are read, as JSON: the option (``layout``, ``white_level``) and its value. ``remarks`` are
+    sentences about what the user may not expect: conversions that lose information, examples left out, guesses.
+    """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
+    reading: Mapping[str, Any] = {}
+    remarks: Sequence[str] = ()
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -120,7 +135,7 @@ class Split:
 
     Args:
         name: train, validation or test.
-        values: resident examples, uint8 or float32 ``[N, *shape]``; None if they are streamed.
+        values: resident examples, uint8, float32 or float64 ``[N, *shape]``; None if they are streamed.
         labels: class ids, int64 ``[N]``, -1 where unknown; None without labels.
         examples: where a streamed split is read from.
     """
@@ -153,7 +168,7 @@ class Split:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of stored values: uint8 or float32."""
+        """The type of stored values: uint8, float32, or float64 for values with a large offset."""
         return self.storage.dtype
 
     def raw(self, indices: Tensor | Sequence[int]) -> Tensor:
@@ -194,7 +209,7 @@ class Preprocessing(ABC):
 
     @abstractmethod
     def to_gray(self, x: Tensor) -> Tensor:
-        """Map observations or decoder means to the scale 0 to 255, float32, not clamped."""
+        """Map observations or decoder means to the scale 0 to 255, not clamped, float32 (float64 at large offsets)."""
 
     def raw_to_gray(self, raw: Tensor) -> Tensor:
         """Map stored examples to the scale of :meth:`to_gray`, without noise, float32 ``[B, *shape]``."""
@@ -213,6 +228,7 @@ class Preprocessing(ABC):
 class Dataset:
     """Three splits and their preprocessing.
 
+    ``reading`` and ``remarks`` are as of :class:`IndexedExamples`, with those of the labels and of the source.
     ``checksum`` is a short SHA-256 of shapes, values and labels of the three splits before preprocessing. Of
     streamed data it covers evenly spaced examples, and then begins with ``sampled-``.
     """
@@ -227,6 +243,8 @@ class Dataset:
     checksum: str
     classes: int | None = None
     class_names: tuple[str, ...] | None = None
+    reading: Mapping[str, Any] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
     @property
     def splits(self) -> tuple[Split, Split, Split]:
@@ -244,6 +262,8 @@ class Dataset:
             "preprocessing": self.preprocessing.describe(),
             "storage": "resident" if self.train.resident else "stream",
             "checksum": self.checksum,
+            "reading": dict(self.reading),
+            "remarks": list(self.remarks),
         }
 
 

@@ -30,15 +30,18 @@ def open_tables(name: str, tables: Mapping[str, datasets.Dataset], options: Data
     tables = {split: table for split, table in tables.items() if len(table) or split == "train"}
     images = {}
     for split, table in tables.items():
-        column = table.select_columns([image]).cast_column(image, datasets.Image(decode=False))
+        if image not in table.column_names:
+            raise DataError(f"The {split} split has no column {image}.", given=", ".join(table.column_names))
+        column = table.select_columns([image])
+        if getattr(column.features[image], "dtype", "struct") not in ("struct", "binary", "large_binary"):
+            column = column.cast_column(image, datasets.Value("binary"))  # binary_view, fixed_size_binary[n]
+        column = column.cast_column(image, datasets.Image(decode=False))
         images[split] = column if image == "image" else column.rename_column(image, "image")
     examples = image_examples(name, images, options)
-    if label is None:
-        return DataSource(name, examples, ordered=True)
     labels = {split: list(table[label]) for split, table in tables.items() if label in table.column_names}
-    complete = {split: values for split, values in labels.items() if None not in values}
-    class_names = tuple(getattr(features[label], "names", None) or ()) or None
-    return DataSource(name, examples, complete, ordered=True, class_names=class_names)
+    class_names = tuple(getattr(features.get(label), "names", None) or ()) or None
+    reading = {"image_column": image} | ({"label_column": label} if label else {})
+    return DataSource(name, examples, labels, ordered=True, class_names=class_names, reading=reading)
 
 
 @contextmanager
@@ -69,7 +72,9 @@ def _image_column(features: Mapping[str, Any]) -> str:
 
     def holds_images(feature: Any) -> bool:
         encoded = isinstance(feature, dict) and "bytes" in feature
-        return encoded or isinstance(feature, datasets.Image) or getattr(feature, "dtype", "") == "binary"
+        return (
+            encoded or isinstance(feature, datasets.Image) or "binary" in str(getattr(feature, "dtype", ""))
+        )
 
     columns = [name for name, feature in features.items() if holds_images(feature)]
     if not columns:
@@ -83,8 +88,10 @@ def _image_column(features: Mapping[str, Any]) -> str:
 
 
 def _label_column(features: Mapping[str, Any]) -> str | None:
-    """Return the first column with a usual name that does not hold floats, else the first column of classes."""
+    """Return the first column with a usual name that holds single values, else the first column of classes."""
+    import datasets
+
     for name in LABEL_COLUMNS:
-        if name in features and "float" not in str(getattr(features[name], "dtype", "float")):
+        if isinstance(features.get(name), datasets.ClassLabel | datasets.Value):
             return name
     return next((name for name, feature in features.items() if getattr(feature, "names", None)), None)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import numpy as np
+import math
+from collections.abc import Iterable
+from typing import get_args
 
-from advae.data.data_options import DataOptions
+import numpy as np
+import torch
+
+from advae.data.data_options import DataOptions, Layout
 from advae.data.dataset import Dataset, Preprocessing, Split, Subset
-from advae.data.labels import class_ids
+from advae.data.labels import class_labels
 from advae.data.preprocessing import make_preprocessing, preprocessing_class
-from advae.data.readers import open_source
+from advae.data.readers import DataSource, open_source
 from advae.data.splits import checksum, fits_in_memory, make_splits, read_splits, scan_splits
 from advae.errors import ConfigError, DataError
 
 MAX_IMAGE_SIZE = 1024  # pixels per side
 
 
+@torch.inference_mode(False)  # tensors made in the caller's inference mode could not be trained on
 def load_data(options: DataOptions) -> Dataset:
     """Load the data set that the options describe.
 
@@ -25,10 +31,11 @@ def load_data(options: DataOptions) -> Dataset:
     eight_bit = preprocessing_class(options.preprocessing).eight_bit
     _check_options(options)
     source = open_source(options, eight_bit)
-    labels, class_names = class_ids(source.labels, {part: len(rows) for part, rows in source.parts.items()})
+    lengths = {part: len(examples) for part, examples in source.parts.items()}
+    labels = class_labels(source.labels, lengths, source.class_names)
     splits = make_splits(
         source,
-        labels,
+        labels.ids,
         validation=options.validation,
         test=options.test,
         seed=options.split_seed,
@@ -49,23 +56,32 @@ def load_data(options: DataOptions) -> Dataset:
         test=test,
         preprocessing=preprocessing,
         checksum=checksum(splits),
-        classes=1 + max(int(ids.max()) for ids in labels.values()) if labels else None,
-        class_names=class_names or source.class_names,
+        classes=labels.classes,
+        class_names=labels.names,
+        reading={**source.reading, **source.parts["train"].reading},
+        remarks=_collect_remarks(source, labels.remarks),
     )
 
 
+def _collect_remarks(source: DataSource, others: Iterable[str] = ()) -> tuple[str, ...]:
+    """Return the remarks of a source, its examples and others, each once."""
+    of_examples = (remark for examples in source.parts.values() for remark in examples.remarks)
+    return tuple(dict.fromkeys([*source.remarks, *of_examples, *others]))
+
+
+@torch.inference_mode(False)
 def load_part(
     options: DataOptions, preprocessing: Preprocessing, part: str | None = None
-) -> tuple[str, Split]:
+) -> tuple[str, Split, tuple[str, ...]]:
     """Load all examples of a source in their order, without splitting them.
 
     Args:
-        options: of which the source and the image options are used.
+        options: of which the source and how it is read are used.
         preprocessing: of a trained model.
         part: train, validation or test, for sources that have several; by default test.
 
     Returns:
-        The source's name, and its examples.
+        The source's name, its examples, and remarks.
 
     Raises:
         ConfigError, DataError: as :func:`load_data`, and if the part does not exist or is empty.
@@ -78,10 +94,11 @@ def load_part(
     examples = source.parts[name]
     if len(examples) == 0:
         raise DataError("The data are empty.", given=options.source)
-    labels, _ = class_ids(source.labels, {key: len(values) for key, values in source.parts.items()})
-    splits = [Split(name, None, labels.get(name), Subset(examples, np.arange(len(examples))))]
+    lengths = {key: len(values) for key, values in source.parts.items()}
+    labels = class_labels(source.labels, lengths, source.class_names, renumber=False)
+    splits = [Split(name, None, labels.ids.get(name), Subset(examples, np.arange(len(examples))))]
     splits = read_splits(splits) if fits_in_memory(splits) else scan_splits(splits)
-    return source.name, preprocessing.prepare_split(splits[0], 2)
+    return source.name, preprocessing.prepare_split(splits[0], 2), _collect_remarks(source)
 
 
 def _check_options(options: DataOptions) -> None:
@@ -89,6 +106,11 @@ def _check_options(options: DataOptions) -> None:
         raise ConfigError("data.channels must be 1 or 3.", given=options.channels)
     if options.image_size is not None and not 1 <= options.image_size <= MAX_IMAGE_SIZE:
         raise ConfigError(f"data.image_size must be 1 to {MAX_IMAGE_SIZE}.", given=options.image_size)
+    if options.white_level is not None and not 0 < options.white_level < math.inf:
+        raise ConfigError("data.white_level must be positive.", given=options.white_level)
+    if options.layout not in get_args(Layout):
+        expected = ", ".join(get_args(Layout))
+        raise ConfigError("data.layout is unknown.", given=options.layout, expected=expected)
     if options.storage not in ("auto", "resident", "stream"):
         expected = "auto, resident or stream"
         raise ConfigError("data.storage is unknown.", given=options.storage, expected=expected)

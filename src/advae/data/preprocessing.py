@@ -30,9 +30,8 @@ Moments = float | Sequence[float]  # one for all values, or one per feature
 # Below 256, neighbors in float32 differ by at least 2⁻¹⁶: v + MAX_NOISE cannot round up to v + 1.
 MAX_NOISE = 1 - 2.0**-16
 NUM_EXAMPLES_FOR_MOMENTS = 20_000  # streamed examples from which mean and standard deviation are computed
-MAX_RELATIVE_ROUNDING = (
-    1e-7  # of the mean, below which a standard deviation is rounding: the feature is constant
-)
+# Standard deviations below this part of the mean are rounding: the feature is constant.
+MAX_RELATIVE_ROUNDING = {torch.uint8: 1e-7, torch.float32: 1e-7, torch.float64: 1e-14}
 
 
 class _Divide255(Preprocessing):
@@ -102,12 +101,24 @@ class Standardize(Preprocessing):
     Args:
         mean, std: scalars, or one per feature, in the units of the stored examples.
         gray: (low, high), the stored values of gray levels 0 and 255; None for vectors.
+        dtype: float64 for examples stored as float64, which have large offsets: they are centered before they are
+            rounded to float32, and :meth:`to_gray` returns float64.
     """
 
     name, support, eight_bit = "standardize", "real", False
 
-    def __init__(self, mean: Moments, std: Moments, gray: tuple[float, float] | None = None) -> None:
-        self.mean, self.std = torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32)
+    def __init__(
+        self,
+        mean: Moments,
+        std: Moments,
+        gray: tuple[float, float] | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.mean, self.std, self.dtype = (
+            torch.tensor(mean, dtype=dtype),
+            torch.tensor(std, dtype=dtype),
+            dtype,
+        )
         self.low, self.step = (gray[0], (gray[1] - gray[0]) / 255) if gray else (0.0, 1.0)
         self.gray, self.unit = gray, "gray levels" if gray else "data units"
         self._moments_on: dict[torch.device, tuple[Tensor, Tensor]] = {}
@@ -120,18 +131,21 @@ class Standardize(Preprocessing):
 
     def apply(self, raw: Tensor, generator: torch.Generator | None = None) -> Tensor:
         mean, std = self._moments(raw.device)
-        return (raw.to(torch.float32) - mean) / std
+        return ((raw.to(self.dtype) - mean) / std).to(torch.float32)
 
     def to_gray(self, x: Tensor) -> Tensor:
         mean, std = self._moments(x.device)
-        return self.raw_to_gray(x.to(torch.float32) * std + mean)
+        return self.raw_to_gray(x.to(self.dtype) * std + mean)
 
     def raw_to_gray(self, raw: Tensor) -> Tensor:
-        return (raw.to(torch.float32) - self.low) / self.step
+        return (raw.to(self.dtype) - self.low) / self.step
 
     def describe(self) -> dict[str, Any]:
         gray = list(self.gray) if self.gray else None
-        return super().describe() | {"mean": self.mean.tolist(), "std": self.std.tolist(), "gray": gray}
+        wide = {"dtype": "float64"} if self.dtype == torch.float64 else {}
+        return (
+            super().describe() | {"mean": self.mean.tolist(), "std": self.std.tolist(), "gray": gray} | wide
+        )
 
     @classmethod
     def fit(cls, train: Split) -> Standardize:
@@ -142,11 +156,12 @@ class Standardize(Preprocessing):
         """
         mean, variance, low, high = _moments(train)
         # A constant feature has no scale and becomes 0. Rounding leaves a variance of about (10⁻¹⁶ mean)².
-        is_constant = variance <= (MAX_RELATIVE_ROUNDING * np.abs(mean)) ** 2
+        is_constant = variance <= (MAX_RELATIVE_ROUNDING[train.dtype] * np.abs(mean)) ** 2
         std = np.sqrt(np.where(is_constant, 1.0, variance))
         if not (np.isfinite(mean).all() and np.isfinite(std.astype(np.float32)).all()):
             raise DataError("The training examples are too large to standardize.", fix="rescale the data")
-        return cls(mean.tolist(), std.tolist(), _gray_range(train, low, high))
+        dtype = torch.float64 if train.dtype == torch.float64 else torch.float32
+        return cls(mean.tolist(), std.tolist(), _gray_range(train, low, high), dtype)
 
 
 class BinarizedExamples(IndexedExamples):
@@ -249,5 +264,6 @@ def preprocessing_from_dict(description: dict[str, Any]) -> Preprocessing:
     cls = preprocessing_class(description["name"])
     if cls is Standardize:
         gray = description["gray"]
-        return Standardize(description["mean"], description["std"], tuple(gray) if gray else None)
+        dtype = torch.float64 if description.get("dtype") == "float64" else torch.float32
+        return Standardize(description["mean"], description["std"], tuple(gray) if gray else None, dtype)
     return BinarizeStatic(description["seed"]) if cls is BinarizeStatic else cls()

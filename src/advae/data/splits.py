@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-import sys
 from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from advae.data.dataset import IndexedExamples, ReadErrors, Split, Subset, chunk_ranges
+from advae.data.dataset import IndexedExamples, ReadErrors, Split, Subset, chunk_ranges, reading_progress
 from advae.data.readers.base import DataSource
+from advae.data.sources import check_memory
 from advae.errors import ConfigError, DataError
-from advae.progress import Progress
 from advae.random import mix_seeds
 
 MIN_TRAIN_FOR_FIXED_VALIDATION = 50_000  # training examples: the size of CIFAR-10; MNIST has 60,000
@@ -22,7 +21,6 @@ FIXED_VALIDATION_SIZE = 10_000  # examples: the usual validation set of MNIST
 DEFAULT_FRACTION = 0.1  # of the training examples, for a split that the source does not have
 MAX_RESIDENT_BYTES = 2 * 2**30  # leaves room for the networks on an 8 GB device
 NUM_CHECKSUM_EXAMPLES = 4096  # per streamed split
-PROGRESS_DELAY_SECONDS = 2.0
 
 
 def make_splits(
@@ -118,18 +116,23 @@ def is_sorted_by_class(labels: Tensor | None) -> bool:
 
 def fits_in_memory(splits: Iterable[Split]) -> bool:
     """Return whether the splits are small enough to be resident by default."""
-    num_bytes = sum(len(split) * math.prod(split.shape) * split.dtype.itemsize for split in splits)
-    return num_bytes <= MAX_RESIDENT_BYTES
+    return num_resident_bytes(splits) <= MAX_RESIDENT_BYTES
+
+
+def num_resident_bytes(splits: Iterable[Split]) -> int:
+    """Return the memory that the splits take when resident."""
+    return sum(len(split) * math.prod(split.shape) * split.dtype.itemsize for split in splits)
 
 
 def read_splits(splits: list[Split]) -> list[Split]:
     """Read all examples and return resident splits on the CPU.
 
     Raises:
-        DataError: if images cannot be read, or have different sizes, over all splits.
+        DataError: if images cannot be read, or have different sizes, over all splits; or memory is too small.
     """
+    check_memory(num_resident_bytes(splits), "examples of all splits")
     errors, total, resident = ReadErrors(), sum(len(split) for split in splits), []
-    with _progress("reading data", total) as progress:
+    with reading_progress("reading data", total) as progress:
         for split in splits:
             examples = _examples(split)
             values = torch.empty((len(examples), *examples.shape), dtype=examples.dtype)
@@ -149,7 +152,7 @@ def scan_splits(splits: list[Split]) -> list[Split]:
         DataError: if files are not images, or have different sizes.
     """
     errors, total = ReadErrors(), sum(len(split) for split in splits)
-    with _progress("checking data", total) as progress:
+    with reading_progress("checking data", total) as progress:
         for split in splits:
             for chunk in chunk_ranges(len(split)):
                 _examples(split).scan(np.arange(chunk.start, chunk.stop), errors)
@@ -161,12 +164,6 @@ def scan_splits(splits: list[Split]) -> list[Split]:
 def _examples(split: Split) -> IndexedExamples:
     assert split.examples is not None, "the split is resident already"
     return split.examples
-
-
-def _progress(label: str, total: int) -> Progress:
-    """Return a progress bar that appears on a terminal only, and only if reading takes long."""
-    quiet = not sys.stderr.isatty()
-    return Progress(total, quiet=quiet, label=label, transient=True, delay=PROGRESS_DELAY_SECONDS)
 
 
 def checksum(splits: list[Split]) -> str:

@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
+import io
+import math
+import re
 import zipfile
-import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
 from advae.data.arrays import Array, array_examples
 from advae.data.data_options import DataOptions
+from advae.data.dataset import SPLIT_NAMES
 from advae.data.readers.base import READERS, DataSource, SourceReader
-from advae.data.sources import Location
+from advae.data.sources import Location, check_memory, list_some, printable
 from advae.errors import DataError
 
-KEYS = {
-    "train": ("train", "x_train", "train_x", "x"),
-    "validation": ("validation", "x_validation", "x_val", "val", "valid"),
-    "test": ("test", "x_test", "test_x"),
-}
-LABEL_KEYS = {
-    "train": ("y", "y_train", "train_y", "train_labels", "labels_train", "labels"),
-    "validation": ("y_validation", "y_val", "validation_labels", "labels_validation"),
-    "test": ("y_test", "test_y", "test_labels", "labels_test"),
-}
-KNOWN_KEYS = {key for keys in (*KEYS.values(), *LABEL_KEYS.values()) for key in keys}
+EXAMPLE_WORDS = "x|data|images?|imgs?|samples?|features?|inputs?|examples?|observations?"
+LABEL_WORDS = "y|labels?|targets?|class(?:es)?"
+SPLIT_WORDS = "|".join(word for words in SPLIT_NAMES.values() for word in words)
+# Any case, words in any order, with or without separators: X_train, train_images, testLabels, y, valid.
+KEY = re.compile(rf"({SPLIT_WORDS})?(?:({EXAMPLE_WORDS})|({LABEL_WORDS}))?({SPLIT_WORDS})?")
+MAX_HEADER_BYTES = 2**16  # numpy refuses headers of more than 10,000 characters
+EXPECTED = (
+    "one array; or x, or x_train and optionally x_validation and x_test; labels y, or y_train and so on"
+)
+
+
+class Header(NamedTuple):
+    """What a file says about an array that is not read yet."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def num_bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 @READERS.register("arrays")
@@ -34,48 +48,151 @@ class ArrayFileReader(SourceReader):
 
     description = "a .npy or .npz file"
     suffixes = (".npy", ".npz")
+    options = ("layout", "white_level")
 
     @classmethod
     def open(cls, location: Location, options: DataOptions, eight_bit: bool) -> DataSource:
         path = location.path
-        arrays = _read_arrays(path)
-        parts = _select_arrays(arrays, KEYS)
-        if not parts and len(arrays) == 1:
-            parts = {"train": next(iter(arrays.values()))}
-        if "train" not in parts:
-            raise DataError(
-                "The arrays have unknown names.",
-                given=f"{path}: {sorted(arrays)}",
-                expected="x, or train (x_train) and optionally validation and test; labels y, or y_train and so on",
-            )
-        examples = array_examples(parts, path, eight_bit)
-        labels = {part: array for part, array in _select_arrays(arrays, LABEL_KEYS).items() if part in parts}
-        return DataSource(location.name, examples, labels, ordered="test" in parts)
+        with _reading(path):
+            is_archive = zipfile.is_zipfile(path)
+            arrays = {} if is_archive else {"train": _read_npy(path)}
+        if not is_archive:
+            return DataSource(location.name, array_examples(arrays, path, eight_bit, options))
+        with _reading(path), zipfile.ZipFile(path) as archive:
+            headers = _read_headers(archive)
+            examples, labels = _find_keys(headers, path)
+            arrays = _read_members(archive, headers, [*examples.values(), *labels.values()], path)
+        others = [name for key, name in _describe(headers).items() if key not in arrays]
+        parts = {part: arrays[key] for part, key in examples.items()}
+        return DataSource(
+            location.name,
+            array_examples(parts, path, eight_bit, options),
+            {part: arrays[key] for part, key in labels.items()},
+            ordered="test" in parts,
+            reading={"examples": examples} | ({"labels": labels} if labels else {}),
+            remarks=(f"Left out: arrays {list_some(others)}.",) if others else (),
+        )
 
 
-def _read_arrays(path: Path) -> dict[str, Array]:
-    """Return the array of a ``.npy`` file as ``x``, or the arrays of a ``.npz`` file with known names, if any."""
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what reading a damaged file raises into a DataError; the types are BadZipFile, zlib.error and many more."""
     try:
-        loaded = np.load(path, mmap_mode="r" if path.suffix.lower() == ".npy" else None, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {"x": loaded}
-        with loaded:
-            known = [key for key in loaded.files if key in KNOWN_KEYS]
-            return {key: loaded[key] for key in known or loaded.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        if "pickle" in str(error).lower() or "Python objects" in str(error):
-            raise DataError(
-                "The file contains pickled objects, or no array; pickles are never loaded.",
-                given=path,
-                fix="save plain arrays of numbers, of one shape for all examples, with numpy.save",
-            ) from None
+        yield
+    except DataError:
+        raise
+    except Exception as error:
         raise DataError("The array file cannot be read.", given=f"{path}: {error}") from None
 
 
-def _select_arrays(arrays: Mapping[str, Array], names: Mapping[str, tuple[str, ...]]) -> dict[str, Array]:
-    """Return the array of each part that has one, by the first of its names."""
+def split_and_role(key: str) -> tuple[str, str] | None:
+    """Return the split and the role that a key of an archive names; None if it names something else.
+
+    >>> split_and_role("X_train"), split_and_role("testLabels"), split_and_role("images"), split_and_role("mean")
+    (('train', 'examples'), ('test', 'labels'), ('train', 'examples'), None)
+    """
+    compact = re.sub(r"[\W_]", "", key.lower())
+    match = KEY.fullmatch(compact)
+    if not compact or match is None or (match[1] and match[4]):
+        return None
+    word = match[1] or match[4] or "train"
+    split = next(name for name, words in SPLIT_NAMES.items() if word in words)
+    return split, "labels" if match[3] else "examples"
+
+
+def _find_keys(headers: Mapping[str, Header | None], path: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the keys of examples and of labels by split.
+
+    Raises:
+        DataError: if no training examples, or several arrays for the same, are named.
+    """
+    keys: dict[tuple[str, str], list[str]] = {}
+    for key in headers:
+        if role := split_and_role(key):
+            keys.setdefault(role, []).append(key)
+    if not keys and len(headers) == 1:
+        keys["train", "examples"] = list(headers)
+    doubled = next((names for names in keys.values() if len(names) > 1), None)
+    if doubled or ("train", "examples") not in keys:
+        raise DataError(
+            f"The names of the arrays are ambiguous: {list_some(doubled)}."
+            if doubled
+            else "The names of the arrays do not say which has the training examples.",
+            given=f"{path}: {', '.join(_describe(headers).values()) or 'no array'}",
+            expected=EXPECTED,
+            fix="save the file with such names",
+        )
+    examples, labels = (
+        {split: names[0] for (split, role), names in keys.items() if role == wanted}
+        for wanted in ("examples", "labels")
+    )
+    return examples, {split: key for split, key in labels.items() if split in examples}
+
+
+def _describe(headers: Mapping[str, Header | None]) -> dict[str, str]:
+    """Return the name, shape and type of each member."""
     return {
-        part: next(arrays[key] for key in keys if key in arrays)
-        for part, keys in names.items()
-        if any(key in arrays for key in keys)
+        key: f"{printable(key)} {list(header.shape)} {header.dtype}"
+        if header
+        else f"{printable(key)} (not an array)"
+        for key, header in headers.items()
     }
+
+
+def _read_headers(archive: zipfile.ZipFile) -> dict[str, Header | None]:
+    """Return the header of each member by key; None for members that are not arrays."""
+    headers: dict[str, Header | None] = {}
+    for info in archive.infolist():
+        key = info.filename.removesuffix(".npy")
+        if key in headers:
+            raise ValueError(f"two arrays are named {printable(key)}")
+        with archive.open(info) as file:
+            is_array = info.filename.endswith(".npy")
+            headers[key] = _read_header(file, info.file_size) if is_array else None
+    return headers
+
+
+def _read_header(file: IO[bytes], size: int) -> Header:
+    """Return the header of an array file of ``size`` bytes; raise ValueError if it is invalid."""
+    start = io.BytesIO(file.read(MAX_HEADER_BYTES))
+    version = np.lib.format.read_magic(start)
+    is_long = version == (2, 0)
+    read = np.lib.format.read_array_header_2_0 if is_long else np.lib.format.read_array_header_1_0
+    shape, _, dtype = read(start)
+    if any(type(n) is not int or n < 0 for n in shape):
+        raise ValueError(f"the shape {shape} is invalid")
+    header = Header(shape, dtype)
+    if not dtype.hasobject and start.tell() + header.num_bytes > size:
+        raise ValueError(f"the shape {shape} is larger than the file")
+    return header
+
+
+def _read_npy(path: Path) -> Array:
+    """Return the memory-mapped array of a ``.npy`` file."""
+    with path.open("rb") as file:
+        _check_plain(_read_header(file, path.stat().st_size), path)
+    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+
+
+def _read_members(
+    archive: zipfile.ZipFile, headers: Mapping[str, Header | None], keys: list[str], path: Path
+) -> dict[str, Array]:
+    """Return some arrays of an archive, if their declared sizes fit in memory."""
+    for key in keys:
+        _check_plain(headers[key], f"{path} ({printable(key)})")
+    check_memory(sum(header.num_bytes for key in keys if (header := headers[key])), path)
+    arrays = {}
+    for key in keys:
+        with archive.open(f"{key}.npy") as file:
+            arrays[key] = np.lib.format.read_array(file, allow_pickle=False)
+    return arrays
+
+
+def _check_plain(header: Header | None, given: object) -> None:
+    """Raise DataError if a member is not an array, or has objects, which would be unpickled."""
+    if header is None or header.dtype.hasobject:
+        raise DataError(
+            "The file contains pickled objects, or no array; pickles are never loaded.",
+            given=given,
+            fix="save plain arrays of numbers, of one shape for all examples, with numpy.save",
+        )

@@ -15,14 +15,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 import numpy.typing as npt
 
 from advae.data.data_options import DataOptions
 from advae.data.dataset import IndexedExamples
-from advae.data.sources import Location, locate, suggest_source
+from advae.data.sources import Location, list_some, locate, suggest_source
 from advae.errors import DataError
 from advae.registry import Registry
 from advae.serialization import PICKLE_SUFFIXES
@@ -35,9 +35,10 @@ class DataSource:
     Args:
         name: a short name for people.
         parts: examples by split: train, and validation and test where the source has them.
-        labels: a class number or name per example of a part, as stored; absent for parts without labels.
+        labels: as stored, one per example of a part, None where missing; absent for parts without labels.
         ordered: whether the order of the examples has a meaning.
         class_names: names of the class numbers, where known.
+        reading, remarks: as of :class:`~advae.data.dataset.IndexedExamples`.
     """
 
     name: str
@@ -45,6 +46,8 @@ class DataSource:
     labels: Mapping[str, npt.ArrayLike] = field(default_factory=dict)
     ordered: bool = False
     class_names: tuple[str, ...] | None = None
+    reading: Mapping[str, Any] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
 
 class SourceReader(ABC):
@@ -61,8 +64,8 @@ class SourceReader(ABC):
     """Whether it also reads folders with such files, and patterns that match such files only."""
     priority: ClassVar[int] = 0
     """The reader with the highest priority is used for a location that several recognize."""
-    resizes_images: ClassVar[bool] = False
-    """Whether data.image_size and data.channels apply."""
+    options: ClassVar[tuple[str, ...]] = ()
+    """The options of READING_OPTIONS that apply."""
 
     @classmethod
     def recognizes(cls, location: Location) -> bool:
@@ -90,6 +93,9 @@ class SourceReader(ABC):
             DataError: if the data cannot be read.
         """
 
+
+READING_OPTIONS = ("image_size", "channels", "layout", "white_level")
+IMAGE_OPTIONS = ("image_size", "channels", "white_level")
 
 READERS: Registry[type[SourceReader]] = Registry("data reader", "advae.data.readers", SourceReader)
 
@@ -123,16 +129,21 @@ def open_source(options: DataOptions, eight_bit: bool) -> DataSource:
         DataError: if the source does not exist or cannot be read, or an option does not apply to it.
     """
     reader, location = find_reader(options.source)
-    for name in ("image_size", "channels"):
-        if getattr(options, name) is not None and not reader.resizes_images:
+    for name in READING_OPTIONS:
+        if getattr(options, name) != getattr(DataOptions(), name) and name not in reader.options:
             formats = [READERS.find(other) for other in READERS.names()]
             raise DataError(
-                f"data.{name} applies to encoded images only.",
+                f"data.{name} does not apply to this source.",
                 given=f"data.source {options.source}",
-                expected="; ".join(other.description for other in formats if other.resizes_images),
+                expected="; ".join(other.description for other in formats if name in other.options),
                 fix=f"omit data.{name}, or convert the examples themselves",
             )
-    return reader.open(location, options, eight_bit)
+    source = reader.open(location, options, eight_bit)
+    remarks = [*location.remarks, *source.remarks]
+    others = sorted(set(location.files) - set(location.with_suffix(reader.suffixes)))
+    if others:
+        remarks.append(f"Left out: files of other types: {list_some(others)}.")
+    return replace(source, remarks=tuple(remarks))
 
 
 def _unsupported_format(location: Location, readers: list[type[SourceReader]]) -> DataError:
@@ -145,16 +156,13 @@ def _unsupported_format(location: Location, readers: list[type[SourceReader]]) -
             expected=formats,
             fix="save the arrays with numpy.save or numpy.savez",
         )
-    if location.kind == "pattern":
-        suffixes = [suffix for reader in readers if reader.reads_many_files for suffix in reader.suffixes]
-        endings = sorted({file.suffix or file.name for file in location.files})
-        return DataError(
-            "No reader supports all files that match the pattern.",
-            given=f"{location.source} matches files ending in {', '.join(endings[:6])}",
-            expected=f"files of one format that has patterns: {' '.join(suffixes)}",
-            fix="make the pattern end in .parquet; for images give their folder",
-        )
-    what = (
-        "The folder contains no data" if location.kind == "folder" else "This kind of file is not supported"
+    endings = sorted({file.suffix or file.name for file in location.files})
+    what = {
+        "folder": "The folder contains no data",
+        "pattern": "These files are not of one format that has patterns",
+    }
+    return DataError(
+        f"{what.get(location.kind, 'This kind of file is not supported')} (data.source).",
+        given=f"{location.source}: {list_some(endings, 6)}" if location.kind == "pattern" else location.path,
+        expected=formats,
     )
-    return DataError(f"{what} (data.source).", given=location.path, expected=formats)

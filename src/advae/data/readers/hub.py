@@ -7,7 +7,7 @@ from typing import Any
 from advae.data.data_options import DataOptions
 from advae.data.dataset import split_from_name
 from advae.data.image_tables import open_tables, quiet_datasets
-from advae.data.readers.base import READERS, DataSource, SourceReader
+from advae.data.readers.base import IMAGE_OPTIONS, READERS, DataSource, SourceReader
 from advae.data.sources import Location
 from advae.errors import DataError
 
@@ -23,7 +23,7 @@ class HubReader(SourceReader):
     """Reader of images from the hub, or from its local cache."""
 
     description = "a data set of the Hugging Face hub, OWNER/NAME"
-    resizes_images = True
+    options = IMAGE_OPTIONS
 
     @classmethod
     def recognizes(cls, location: Location) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from advae.data.data_options import DataOptions
 from advae.data.dataset import split_from_name
 from advae.data.image_tables import open_tables, quiet_datasets
-from advae.data.readers.base import READERS, DataSource, SourceReader
+from advae.data.readers.base import IMAGE_OPTIONS, READERS, DataSource, SourceReader
 from advae.data.sources import Location
 from advae.errors import DataError
 
@@ -23,7 +23,7 @@ class ParquetReader(SourceReader):
     suffixes = (".parquet",)
     reads_many_files = True
     priority = 1  # a folder with Parquet files and images is read as Parquet
-    resizes_images = True
+    options = IMAGE_OPTIONS
 
     @classmethod
     def open(cls, location: Location, options: DataOptions, eight_bit: bool) -> DataSource:
@@ -34,9 +34,11 @@ class ParquetReader(SourceReader):
             _check_parquet(file)
         paths = {split: [str(file.resolve()) for file in part] for split, part in _by_split(files).items()}
         with quiet_datasets(f"Parquet files next to {files[0]} cannot be read."):
-            tables = datasets.load_dataset("parquet", data_files=paths)
-        by_split = {str(split): table for split, table in tables.items()}
-        return open_tables(location.name, by_split, options)
+            tables = {  # one at a time, as their columns can differ
+                split: datasets.load_dataset("parquet", data_files=part, split="train")
+                for split, part in paths.items()
+            }
+        return open_tables(location.name, tables, options)
 
 
 def _by_split(files: Sequence[Path]) -> dict[str, list[Path]]:
