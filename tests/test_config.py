@@ -224,7 +224,7 @@ def test_the_suffix_of_a_recipe_file_may_be_upper_case(tmp_path: Path) -> None:
 
 
 def test_bases_are_bounded(tmp_path: Path) -> None:
-    """Recipes of which each is twice the base of the next are read 2^40 times; through links, one of itself for ever."""
+    """Recipes of which each is twice the base of the next would be read 2^40 times."""
     (tmp_path / "0.yaml").write_text("seed: 1")
     for i in range(1, 41):
         (tmp_path / f"{i}.yaml").write_text(f"base: [{i - 1}.yaml, {i - 1}.yaml]")

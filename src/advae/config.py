@@ -306,7 +306,7 @@ def _check_names(tree: Mapping[str, Any], parser: ArgumentParser) -> None:
 
 
 def _check_values(values: Mapping[str, Any], parser: ArgumentParser) -> None:
-    """Refuse what jsonargparse accepts for any type: null where it is not the default, and numbers that are not finite."""
+    """Refuse what jsonargparse accepts for any type: null that is not the default, and numbers that are not finite."""
     optional = {action.dest for action in parser._actions if action.default is None}
     for key, value in flatten(values).items():
         items = value if isinstance(value, list) else [value]

@@ -95,8 +95,8 @@ def current_name(name: str, known: Iterable[str]) -> str | None:
     ('--train.steps', 'gray', None)
     """
     leaf = _leaf(name)
-    section = name[: len(name) - len(leaf)]
-    known = [k for k in known if k.startswith(section)] or list(known)
+    section = name.lstrip("-")[: -len(leaf) or None]
+    known = [k for k in known if k.lstrip("-").startswith(section)] or list(known)
     meant = (k for new in (*RENAMED_OPTIONS.get(leaf, ()), leaf) for k in known if _leaf(k) == _leaf(new))
     return next(meant, None)
 

@@ -149,7 +149,17 @@ def test_help_with_a_recipe_lists_its_options(advae: Any) -> None:
         (["--bogus"], ["'--bogus'"]),
         (["train"], ["RECIPE", "vae-digits"]),
         (["train", "vae-digits", "--resume", "x"], ["RECIPE and --resume"]),
-        (["train", "vae-digits", "--steps", "5"], ["'--steps'", "did you mean --train.steps?"]),
+        (["train", "vae-digits", "--steps", "5"], ["'--steps'", "did you mean '--train.steps'?"]),
+        (["train", "vae-digits", "--epochs", "5"], ["did you mean '--train.steps'?"]),
+        (["train", "vae-digits", "--lr", "5"], ["did you mean '--train.lr'?"]),
+        (["train", "vae-digits", "--latent", "5"], ["did you mean '--model.latent_dim'?"]),
+        (["train", "vae-digits", "--batch-size", "5"], ["did you mean '--train.batch_size'?"]),
+        (["train", "vae-digits", "--batch_size=5"], ["did you mean '--train.batch_size'?"]),
+        (["train", "vae-digits", "--gpu"], ["did you mean '--device'?"]),
+        (["train", "vae-digits", "--data", "x"], ["did you mean '--data.source'?"]),
+        (["train", "vae-digits", "--output", "x"], ["did you mean '--out'?"]),
+        (["train", "vae-digits", "--zzz"], ["advae train RECIPE --help"]),
+        (["sample", "x", "--num-samples", "5"], ["did you mean '-n'?"]),
         (["train", "vae-digits", "--train.steps"], ["--train.steps VALUE"]),
         (["train", "vae-digits", "--see", "1"], ["'--see'", "did you mean '--seed'"]),
         (["train", "vae-digits", "--seed", "one"], ["--seed", "'one'"]),
@@ -170,3 +180,4 @@ def test_wrong_arguments(argv: list[str], words: list[str], advae: Any) -> None:
     assert answer.err.startswith("advae: ")
     for word in words:
         assert word in answer.err
+    assert len(answer.err.splitlines()) <= 4

@@ -2,8 +2,8 @@
 
 A verb is a module ``NAME_command.py`` of this package with ``SUMMARY``, ``parser()`` and ``run(options)``.
 
-Exit codes: 0 success, 1 failure (a check of the doctor, non-finite numbers), 2 invalid input, 130 or 143 stopped by a
-signal.
+Exit codes: 0 success, 1 failure (a check of the doctor, non-finite numbers, an unexpected error), 2 invalid input or a
+file that cannot be read or written, 130 or 143 stopped by a signal, 141 nobody reads the output.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import os
 import pkgutil
 import shlex
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 
 from advae import __version__
+from advae.cli.standard_streams import STANDARD_OUTPUT, guard_standard_streams
 from advae.errors import AdvaeError, ConfigError, first_line, nearest
 
 VERBS = tuple(
@@ -39,36 +41,46 @@ BROKEN_PIPE_EXIT_CODE = 141  # the shell's code for a program that SIGPIPE stopp
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code.
+    """Run the command and return its exit code. No exception leaves it, and only ``--debug`` shows a traceback.
 
     Args:
-        argv: the arguments; by default those of the process.
+        argv: the arguments; by default those of the process, whose standard streams are then guarded.
     """
-    if argv is None:  # a terminal that cannot show ± or ✓ shows ? instead
-        for stream in (sys.stdout, sys.stderr):
-            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    if argv is None:
+        guard_standard_streams()
+    arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = dispatch(list(sys.argv[1:] if argv is None else argv))
+        code = dispatch(arguments)
         sys.stdout.flush()
         return code
-    except AdvaeError as error:
-        return _fail(str(error), error.exit_code)
-    except BrokenPipeError:
-        # Python flushes stdout again at exit: redirect it, so that this does not raise.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (Exception, KeyboardInterrupt) as error:
+        if "--debug" in arguments or os.environ.get("ADVAE_DEBUG", "0") not in ("", "0"):
+            traceback.print_exception(error)
+        return _report(error)
+
+
+def _report(error: BaseException) -> int:
+    """Print an error and return the exit code."""
+    if isinstance(error, BrokenPipeError) and error.filename == STANDARD_OUTPUT:
         return BROKEN_PIPE_EXIT_CODE
-    except KeyboardInterrupt as stop:
-        return _fail(str(stop) or "Interrupted.", getattr(stop, "exit_code", 130))
-    except OSError as error:
-        if error.filename is None:
-            raise
-        return _fail(str(ConfigError(f"{error.strerror}.", given=error.filename)), 2)
-    except (MemoryError, RuntimeError) as error:
-        is_memory = any(text in str(error) for text in OUT_OF_MEMORY_MESSAGES)
-        if not (isinstance(error, MemoryError) or is_memory):
-            raise
+    is_memory = isinstance(error, MemoryError | RuntimeError) and (
+        isinstance(error, MemoryError) or any(text in str(error) for text in OUT_OF_MEMORY_MESSAGES)
+    )
+    message, code = str(error), 2
+    if isinstance(error, AdvaeError):
+        code = error.exit_code
+    elif isinstance(error, KeyboardInterrupt):
+        message, code = message or "Interrupted.", getattr(error, "exit_code", 130)
+    elif isinstance(error, OSError) and error.strerror:
+        message = str(ConfigError(f"{error.strerror}.", given=error.filename))
+    elif is_memory:
         fix = "use fewer or smaller images, or a smaller batch or network"
-        return _fail(str(AdvaeError("Out of memory.", given=first_line(error), fix=fix)), 2)
+        message = str(AdvaeError("Out of memory.", given=first_line(error), fix=fix))
+    else:
+        fix = "--debug shows where it comes from; please report it"
+        message, code = str(AdvaeError("Unexpected error.", given=first_line(error), fix=fix)), 1
+    print(f"advae: {message}", file=sys.stderr)
+    return code
 
 
 def dispatch(argv: list[str]) -> int:
@@ -107,14 +119,3 @@ def overview() -> str:
         "Train, evaluate and explore adversarial variational autoencoders.\n\n"
         f"verbs:\n{verbs}\n\n{EXAMPLES}"
     )
-
-
-def _fail(message: str, code: int) -> int:
-    """Print an error; with ``ADVAE_DEBUG=1`` also the traceback of the exception being handled."""
-    if os.environ.get("ADVAE_DEBUG", "0") not in ("", "0"):
-        import traceback
-
-        traceback.print_exc()
-    sys.stdout.flush()
-    print(f"advae: {message}", file=sys.stderr)
-    return code

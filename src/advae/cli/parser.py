@@ -61,6 +61,8 @@ class OutputOptions:
     """Print the result as JSON."""
     quiet: bool = False
     """Print no progress and no remarks."""
+    debug: bool = False
+    """Show the traceback of an error."""
     command: Annotated[str, HIDDEN] = ""
     """The command line."""
     given: Annotated[frozenset[str], HIDDEN] = frozenset()
@@ -150,7 +152,7 @@ class Parser(argparse.ArgumentParser, Generic[Options]):
         )
         self.options, self.groups, self.hidden = options, groups or {}, hidden
         self.flags = {"data_source": "--data.source"} | (flags or {})
-        self.overrides, self.section_hints = overrides, dict[str, str]()
+        self.overrides, self.recipe_options = overrides, list[str]()
         self._add_fields(self, options)
         positional = " ".join(action.metavar for action in self._actions if not action.option_strings)  # type: ignore[misc]
         self.usage = f"advae {verb} {usage or f'{positional} [option …]'.strip()}"
@@ -209,7 +211,7 @@ class Parser(argparse.ArgumentParser, Generic[Options]):
         metavar = next((m for m in marks if isinstance(m, str) and m.isupper()), None)
         if POSITIONAL in marks:
             nargs = "+" if get_origin(hint) is tuple else None if field.default is MISSING else "?"
-            kind = str if nargs == "+" else _converter(hint, marks)
+            kind = _text if nargs == "+" else _converter(hint, marks)
             group.add_argument(field.name, metavar=metavar, nargs=nargs, type=kind, **more)
             return
         name = field.name.replace("_", "-")
@@ -217,7 +219,7 @@ class Parser(argparse.ArgumentParser, Generic[Options]):
         if hint is bool:
             group.add_argument(*flags, dest=field.name, action="store_true", **more)
         elif REPEATED in marks:
-            group.add_argument(*flags, dest=field.name, metavar=metavar, action="append", **more)
+            group.add_argument(*flags, dest=field.name, metavar=metavar, action="append", type=_text, **more)
         else:
             metavar = metavar or _metavar(hint)
             group.add_argument(*flags, dest=field.name, metavar=metavar, type=_converter(hint, marks), **more)
@@ -243,11 +245,10 @@ class Parser(argparse.ArgumentParser, Generic[Options]):
 
     def _check_known(self, name: str) -> None:
         known = list(self._option_string_actions)
-        if name == "--" or name in known:
-            return
-        hint = self.section_hints.get(name.removeprefix("--"))
-        fix = f"did you mean {hint}?" if hint else nearest(name, [k for k in known if k.startswith("--")])
-        raise ConfigError(f"{self.prog} has no option {name!r}.", fix=fix)
+        if name != "--" and name not in known:
+            listing = f"{self.prog} {'RECIPE ' if self.recipe_options else ''}--help"
+            fix = nearest(name, [*known, *self.recipe_options], listing)
+            raise ConfigError(f"{self.prog} has no option {name!r}.", fix=fix)
 
 
 def _frozen(value: Any) -> Any:
@@ -295,7 +296,13 @@ def _converter(hint: Any, marks: Sequence[Any]) -> Callable[[str], Any]:
     if hint in (int, float):
         limits = next((mark for mark in marks if isinstance(mark, Range)), None)
         return lambda text: _number(text, hint, limits)
-    return next((mark for mark in marks if callable(mark)), str)
+    return _text
+
+
+def _text(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty")
+    return text
 
 
 def _number(text: str, kind: type[int] | type[float], limits: Range | None) -> float:
