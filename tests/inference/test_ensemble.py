@@ -9,7 +9,7 @@ from torch import nn
 from advae.inference.ensemble import ModuleEnsemble
 from advae.inference.families import make_family
 from advae.inference.infer_options import FAMILIES, InferOptions
-from advae.networks.residual_mlp import ResidualCritic
+from advae.networks.mlp import ResidualCritic
 
 
 def test_an_ensemble_equals_its_copies() -> None:

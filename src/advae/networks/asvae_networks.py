@@ -45,9 +45,7 @@ class ASVAEEncoder(FeatureEncoder):
     """Images to vectors: stages of convolutions, then fully connected networks.
 
     Args:
-        in_shape: ``(C, H, W)``.
         out_shape: ``(k, …)``: k numbers for each element, such as μ and log σ².
-        noise_dim: length of the noise that is concatenated to the features.
         stages: output channels of the convolutions, stage by stage; the first of each stage has stride 2.
         first_kernel_size: odd, of the very first convolution; the others have 3.
         hidden: widths of the fully connected hidden layers.
@@ -74,10 +72,14 @@ class ASVAEEncoder(FeatureEncoder):
         zero_init: bool = False,
     ) -> None:
         check_stages(stages)
-        c, h, w = image_shape(in_shape, "encoder")
-        post = norm_act(activation, norm)
-        features = conv_stages(c, stages, post, first_kernel_size=first_kernel_size, bias=norm != "batch")
-        num_features = stages[-1][-1] * math.prod(downsampled_sizes(h, w, len(stages))[-1])
+        features, map_shape = conv_stages(
+            image_shape(in_shape, "encoder"),
+            stages,
+            norm_act(activation, norm),
+            first_kernel_size=first_kernel_size,
+            bias=norm != "batch",
+        )
+        num_features = math.prod(map_shape)
         super().__init__(
             features, num_features, out_shape, noise_dim, hidden, activation, dropout, separate_heads
         )
@@ -91,9 +93,7 @@ class ASVAEDecoder(nn.Module):
     """Vectors to images: a fully connected network, stages of transposed convolutions, and a head for each number.
 
     Args:
-        in_shape: shape of one input.
         out_shape: ``(C, H, W)``, or ``(k, C, H, W)`` for k numbers per pixel, such as μ and log σ².
-        noise_dim: length of the noise that is concatenated to the input.
         stages: output channels of the transposed convolutions, stage by stage; the first of each stage doubles
             the size. The map that they start from has the channels of the first.
         head_channels: output channels of further transposed convolutions in each of the k heads, before the last,
@@ -135,7 +135,6 @@ class ASVAEDecoder(nn.Module):
         init_xavier(self)
 
     def forward(self, inputs: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Map ``[B, *in_shape]`` (and noise ``[B, noise_dim]``) to ``[B, *out_shape]``."""
         maps = self.upsampling(self.body(concat_noise(inputs, noise)).reshape(-1, *self.map_shape))
         return torch.stack([head(maps) for head in self.heads], 1).reshape(-1, *self.out_shape)
 

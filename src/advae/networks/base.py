@@ -1,8 +1,11 @@
 """Registries and utilities shared by all networks.
 
 A network is built as ``Network(in_shape, out_shape, noise_dim=…, **options)`` and called as
-``network(x [B, *in_shape], noise [B, noise_dim] or None) -> [B, *out_shape]``.
-A critic is built as ``Critic(x_shape, z_shape, **options)`` and called as ``critic(x, z) -> [B]``.
+``network(x [B, *in_shape], noise [B, noise_dim] or None) -> [B, *out_shape]``. The noise is concatenated to the input
+or to its features. Images are ``(C, H, W)``, or ``(k, C, H, W)`` for k numbers per pixel.
+
+A critic is built as ``Critic(x_shape, z_shape, **options)`` and called as ``critic(x, z) -> [B]``. An input that it
+does not see has the shape ``(0,)``. Shapes and ``noise_dim`` are computed; docstrings of networks describe the options.
 """
 
 from __future__ import annotations
@@ -58,23 +61,13 @@ def bind_x(critic: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:
 
 @NETWORKS.register("none")
 class NullNetwork(nn.Module):
-    """Placeholder for the encoder of a model without one, such as a GAN or an autoregressive model.
-
-    Args:
-        in_shape: not used.
-        out_shape: not used.
-        noise_dim: not used.
-    """
+    """Placeholder for the encoder of a model without one, such as a GAN or an autoregressive model."""
 
     def __init__(self, in_shape: Sequence[int], out_shape: Sequence[int], noise_dim: int = 0) -> None:
         super().__init__()
 
     def forward(self, inputs: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Raise an error, since there is nothing to compute.
-
-        Raises:
-            UnsupportedError: always.
-        """
+        """Raise an :class:`UnsupportedError`, since there is nothing to compute."""
         raise UnsupportedError(
             "This model has no encoder, so observations have no latents and cannot be reconstructed.",
             fix="sample from it, or train a model with an encoder on the same data",
@@ -109,11 +102,7 @@ def critic_of_z(critic: nn.Module, z: Tensor) -> Tensor:
 
 
 def check_dropout(dropout: float) -> None:
-    """Raise if ``dropout`` is not a probability below one.
-
-    Raises:
-        ConfigError: below 0, or 1 and above.
-    """
+    """Raise a :class:`ConfigError` if ``dropout`` is not a probability below one."""
     if not 0 <= dropout < 1:
         raise ConfigError(
             "The dropout probability is out of range.", given=dropout, expected="0 ≤ dropout < 1"

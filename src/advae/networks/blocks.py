@@ -102,21 +102,13 @@ def conv_transpose(
 
 
 def check_kernel_size(kernel_size: int) -> None:
-    """Raise if the kernel size is not odd.
-
-    Raises:
-        ConfigError: it is even, or not positive.
-    """
+    """Raise a :class:`ConfigError` if the kernel size is not odd and positive."""
     if kernel_size < 1 or kernel_size % 2 == 0:
         raise ConfigError("The kernel size must be odd.", given=kernel_size, expected="3, 5, 7, …")
 
 
 def check_stages(stages: Sequence[Sequence[int]]) -> None:
-    """Raise if there is no stage, or an empty one.
-
-    Raises:
-        ConfigError: a stage without a convolution.
-    """
+    """Raise a :class:`ConfigError` if there is no stage, or one without a convolution."""
     if not stages or not all(stages):
         raise ConfigError(
             "Every stage needs at least one convolution.",
@@ -126,7 +118,7 @@ def check_stages(stages: Sequence[Sequence[int]]) -> None:
 
 
 def conv_stages(
-    channels: int,
+    shape: tuple[int, int, int],
     stages: Sequence[Sequence[int]],
     post: NormAct,
     *,
@@ -134,11 +126,11 @@ def conv_stages(
     first_kernel_size: int | None = None,
     bias: bool = True,
     stride_last: bool = False,
-) -> nn.Sequential:
-    """Return stages of convolutions, each of which halves the size once.
+) -> tuple[nn.Sequential, tuple[int, int, int]]:
+    """Return stages of convolutions, each of which halves the size once, and the shape ``(C, H, W)`` of the last map.
 
     Args:
-        channels: input channels.
+        shape: ``(C, H, W)`` of the image.
         stages: output channels of the convolutions of each stage.
         post: what follows each convolution.
         kernel_size: of all convolutions.
@@ -146,6 +138,7 @@ def conv_stages(
         bias: whether the convolutions have biases.
         stride_last: the last convolution of a stage has stride 2, instead of the first.
     """
+    channels, height, width = shape
     modules: list[nn.Module] = []
     for stage in stages:
         for i, b in enumerate(stage):
@@ -153,7 +146,7 @@ def conv_stages(
             stride = 2 if i == (len(stage) - 1 if stride_last else 0) else 1
             modules += [conv(channels, b, size, stride, bias=bias), *post(b)]
             channels = b
-    return nn.Sequential(*modules)
+    return nn.Sequential(*modules), (channels, *downsampled_sizes(height, width, len(stages))[-1])
 
 
 def conv_transpose_stages(
@@ -179,14 +172,9 @@ class FeatureEncoder(nn.Module):
     """Images to vectors: convolutional features, concatenated with noise, then fully connected heads.
 
     Args:
-        features: the convolutions.
-        num_features: length of their flattened output.
-        out_shape: shape of one output, ``(k, …)``.
-        noise_dim: length of the noise.
-        hidden: widths of the fully connected hidden layers.
-        activation: their nonlinearity.
-        dropout: their dropout probability.
-        separate_heads: one fully connected network for each of the k outputs, instead of one for all.
+        features: the convolutions, with flattened outputs of length ``num_features``.
+        hidden, activation, dropout: of the fully connected layers.
+        separate_heads: one fully connected network for each of several outputs ``(k, …)``, instead of one for all.
     """
 
     def __init__(
@@ -212,7 +200,6 @@ class FeatureEncoder(nn.Module):
         return [list(head.children())[-1] for head in self.heads]  # type: ignore[misc]
 
     def forward(self, inputs: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Map ``[B, C, H, W]`` (and noise ``[B, noise_dim]``) to ``[B, *out_shape]``."""
         features = concat_noise(self.features(inputs), noise)
         outputs = [head(features) for head in self.heads]
         return (torch.cat(outputs, 1) if len(outputs) > 1 else outputs[0]).reshape(-1, *self.out_shape)
@@ -222,36 +209,30 @@ class FeatureDecoder(nn.Module):
     """Vectors to images: fully connected layers to the smallest map, then upsampling convolutions.
 
     Args:
-        upsampling: from the smallest map to the image.
-        in_shape: shape of one input.
-        out_shape: ``(C, H, W)``, or ``(k, C, H, W)`` for k numbers per pixel.
-        map_shape: ``(C, H, W)`` of the smallest map.
-        noise_dim: length of the noise that is concatenated to the input.
-        hidden: widths of the fully connected hidden layers.
-        activation: their nonlinearity.
-        dropout: their dropout probability.
+        upsampling: from the smallest map, ``(C, H, W)`` of ``map_shape``, to the image.
+        in_dim: length of the input with its noise.
+        hidden, activation, dropout: of the fully connected layers.
     """
 
     def __init__(
         self,
         upsampling: nn.Module,
-        in_shape: Sequence[int],
+        in_dim: int,
         out_shape: Sequence[int],
         map_shape: tuple[int, int, int],
-        noise_dim: int,
         hidden: Sequence[int],
         activation: Activation,
         dropout: float,
     ) -> None:
         super().__init__()
         self.out_shape, self.map_shape = tuple(out_shape), map_shape
-        widths = [math.prod(in_shape) + noise_dim, *hidden, math.prod(map_shape)]
-        self.body = linear_layers(widths, activation, dropout, last_active=True)
+        self.body = linear_layers(
+            [in_dim, *hidden, math.prod(map_shape)], activation, dropout, last_active=True
+        )
         self.upsampling = upsampling
         init_xavier(self)
 
     def forward(self, inputs: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Map ``[B, *in_shape]`` (and noise ``[B, noise_dim]``) to ``[B, *out_shape]``."""
         maps = self.body(concat_noise(inputs, noise)).reshape(-1, *self.map_shape)
         return self.upsampling(maps).reshape(-1, *self.out_shape)
 
@@ -260,22 +241,19 @@ class FeatureCritic(Critic):
     """``T(x, z)``: convolutional features of x, a network of z, and a network of both (the form of AS-VAE).
 
     Args:
-        features: the convolutions.
-        num_features: length of the features of x.
-        z_shape: shape of one latent; ``(0,)`` for a critic of images alone, which has no network of z.
-        z_hidden: widths of the network of z.
-        hidden: widths of the joint network.
-        activation: the nonlinearity.
+        features: the convolutions; None for a critic of latents alone.
+        map_shape: ``(C, H, W)`` of their output.
+        z_shape: ``(0,)`` for a critic of images alone, which has no network of z.
+        z_hidden, hidden, activation, dropout: of the fully connected layers.
         norm: with "spectral", every layer is put under spectral normalization.
-        dropout: probability of dropping a unit of the fully connected hidden layers.
         gain: factor of the output.
         pool: average the last maps over all positions.
     """
 
     def __init__(
         self,
-        features: nn.Module,
-        num_features: int,
+        features: nn.Module | None,
+        map_shape: tuple[int, int, int],
         z_shape: Sequence[int],
         z_hidden: Sequence[int],
         hidden: Sequence[int],
@@ -286,7 +264,9 @@ class FeatureCritic(Critic):
         pool: bool = False,
     ) -> None:
         super().__init__()
-        self.gain, self.pool, self.features = gain, pool, features
+        self.gain, self.pool = gain, pool and features is not None
+        self.features = nn.Flatten() if features is None else features
+        num_features = 0 if features is None else map_shape[0] if pool else math.prod(map_shape)
         z_widths = [math.prod(z_shape), *z_hidden] if math.prod(z_shape) else [0]
         self.z_features = linear_layers(z_widths, activation, dropout, last_active=True)
         self.joint = linear_layers([num_features + z_widths[-1], *hidden, 1], activation, dropout)

@@ -18,9 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import elu, pad
 
-RESIDUAL_INIT_FACTOR = (
-    0.1  # of the last weights of a block: a deep network starts near the identity (authors' code)
-)
+RESIDUAL_INIT_FACTOR = 0.1  # of the last weights of a block, which starts near the identity (authors' code)
 
 ConvFn = Callable[["ShiftedConv2d", Tensor], Tensor]
 """Application of a layer to whole maps, to a row, or to a pixel."""
@@ -37,15 +35,9 @@ def append_ones(x: Tensor) -> Tensor:
 
 
 class ShiftedConv2d(nn.Conv2d):
-    """A convolution whose kernel ends at its own position: it covers up and to both sides, or up and to the left.
+    """A convolution from ``a`` to ``b`` channels whose kernel ends at its own position.
 
-    Args:
-        a: input channels.
-        b: output channels.
-        kernel_size: height and width; (1, 1) covers the position alone.
-        stride: 1, or 2 to downsample.
-        down_right: cover nothing to the right; otherwise the width must be odd.
-        bias: whether there are biases.
+    It covers up and to both sides (its width is then odd) or, with ``down_right``, up and to the left.
     """
 
     def __init__(
@@ -69,12 +61,9 @@ class ShiftedConv2d(nn.Conv2d):
 
 
 class ShiftedConvTranspose2d(nn.ConvTranspose2d):
-    """A transposed convolution of stride 2 by which position (i, j) affects none before (2i, 2j), or no row before 2i.
+    """A transposed convolution of stride 2 to a map of this size.
 
-    Args:
-        channels: of both maps.
-        size: height and width of the large map.
-        down_right: for the down-right stream; otherwise for the down stream.
+    Position (i, j) affects no row before 2i (down) or no position before (2i, 2j) (down-right).
     """
 
     def __init__(self, channels: int, size: tuple[int, int], *, down_right: bool) -> None:
@@ -92,13 +81,9 @@ class ShiftedConvTranspose2d(nn.ConvTranspose2d):
 
 
 class GatedBlock(nn.Module):
-    """A gated residual block: ``h + a σ(b)`` with ``[a, b] = conv(cELU(conv(cELU(h)) + side + skip))``.
+    """A gated residual block of a stream: ``h + a σ(b)`` with ``[a, b] = conv(cELU(conv(cELU(h)) + side + skip))``.
 
-    Args:
-        channels: F, of its input and output.
-        down_right: which stream it belongs to.
-        skip: whether it has a skip connection from the contracting path, through a 1×1 convolution.
-        dropout: probability of dropping a unit between the two convolutions.
+    With ``skip`` it has a connection from the contracting path, through a 1×1 convolution.
     """
 
     def __init__(self, channels: int, *, down_right: bool, skip: bool, dropout: float) -> None:
@@ -132,14 +117,10 @@ def block_pair(channels: int, *, skip: bool, dropout: float) -> nn.ModuleDict:
 
 
 class StreamPass:
-    """One pass through a stream, on whole maps.
+    """One pass through a stream, "down" or "down_right", on whole maps.
 
+    The down stream writes ``sides``, by pair of blocks, and the down-right stream reads them.
     :mod:`advae.networks.incremental_sampling` has passes by rows and by pixels.
-
-    Args:
-        stream: "down" or "down_right".
-        sides: input of the down-right stream from the down stream, by pair of blocks: written by the one, read by
-            the other.
     """
 
     def __init__(self, stream: str, sides: dict[nn.Module, Tensor]) -> None:

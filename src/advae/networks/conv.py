@@ -1,14 +1,21 @@
-"""Convolutional encoder, decoder and critic for images of any size.
+"""Convolutional encoders, decoders and critics for images of any size.
 
-With channels (16, 32, 32), 5×5 kernels, 800 hidden units and softplus, the encoder and the decoder are the networks of
-Salimans, Kingma and Welling (2015) that AVB uses in tables 3b and 3c. With channels (64, 128, 256), 5×5 kernels, 800
-hidden units and ELU, the encoder is the image network of AVB's figure 8.
+"conv" and "deconv" have one convolution per scale. With channels (16, 32, 32), 5×5 kernels, 800 hidden units and
+softplus they are the networks of Salimans, Kingma and Welling (2015) that AVB uses in tables 3b and 3c. With channels
+(64, 128, 256), 5×5 kernels, 800 hidden units and ELU, the encoder is the image network of AVB's figure 8.
+
+The networks of BAVAE (Fickinger 2019), whose paper gives no architecture, follow its unfinished code. Each scale has
+two 3×3 convolutions of 32 channels with ELU, the second of stride 2. In the decoder these are nearest-neighbor
+upsampling and two convolutions. The paper requires that encoder and decoder have no density, so both take noise, and
+that there are two critics of pairs (x, z), of one form with separate weights.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,6 +28,7 @@ from advae.networks.blocks import (
     FeatureEncoder,
     Norm,
     check_stages,
+    conv,
     conv_stages,
     conv_transpose,
     conv_transpose_stages,
@@ -32,12 +40,9 @@ from advae.networks.blocks import (
 
 @NETWORKS.register("conv")
 class ConvEncoder(FeatureEncoder):
-    """Images to vectors: convolutions of stride 2, then fully connected layers.
+    """Images to vectors: convolutions of stride 2, then fully connected layers of the features and the noise.
 
     Args:
-        in_shape: ``(C, H, W)``.
-        out_shape: shape of one output.
-        noise_dim: length of the noise that is concatenated to the features.
         channels: output channels of each convolution.
         kernel_size: odd.
         hidden: widths of the fully connected hidden layers.
@@ -62,12 +67,10 @@ class ConvEncoder(FeatureEncoder):
         dropout: float = 0.0,
         zero_init_first: bool = False,
     ) -> None:
-        c, h, w = image_shape(in_shape, "encoder")
+        shape, stages = image_shape(in_shape, "encoder"), [[b] for b in channels]
         post = norm_act(activation, norm, dropout)
-        features = conv_stages(
-            c, [[b] for b in channels], post, kernel_size=kernel_size, bias=norm != "batch"
-        )
-        num_features = [c, *channels][-1] * math.prod(downsampled_sizes(h, w, len(channels))[-1])
+        features, map_shape = conv_stages(shape, stages, post, kernel_size=kernel_size, bias=norm != "batch")
+        num_features = math.prod(map_shape)
         super().__init__(features, num_features, out_shape, noise_dim, hidden, activation, dropout)
         if zero_init_first and out_shape[0] > 1:
             with torch.no_grad():
@@ -79,9 +82,6 @@ class ConvDecoder(FeatureDecoder):
     """Vectors to images: the mirror image of :class:`ConvEncoder`, by transposed convolutions.
 
     Args:
-        in_shape: shape of one input.
-        out_shape: ``(C, H, W)``, or ``(k, C, H, W)`` for k numbers per pixel.
-        noise_dim: length of the noise that is concatenated to the input.
         channels: channels of the maps, from the smallest map to the largest.
         kernel_size: odd.
         hidden: widths of the fully connected hidden layers.
@@ -106,14 +106,13 @@ class ConvDecoder(FeatureDecoder):
         check_stages([channels])
         c, h, w = image_shape(out_shape, "decoder")
         sizes = downsampled_sizes(h, w, len(channels))[::-1]
-        post = norm_act(activation, norm, dropout)
-        stages = [[b] for b in channels[1:]]
+        post, stages = norm_act(activation, norm, dropout), [[b] for b in channels[1:]]
         upsampling = conv_transpose_stages(
             channels[0], stages, sizes[1:-1], post, kernel_size=kernel_size, bias=norm != "batch"
         )
         upsampling.append(conv_transpose(channels[-1], c, kernel_size, sizes[-1]))
-        map_shape = (channels[0], *sizes[0])
-        super().__init__(upsampling, in_shape, out_shape, map_shape, noise_dim, hidden, activation, dropout)
+        in_dim, map_shape = math.prod(in_shape) + noise_dim, (channels[0], *sizes[0])
+        super().__init__(upsampling, in_dim, out_shape, map_shape, hidden, activation, dropout)
 
 
 @CRITICS.register("conv")
@@ -124,8 +123,6 @@ class ConvCritic(FeatureCritic):
     default. With ``pool`` the critic sees what an image contains, but not where.
 
     Args:
-        x_shape: ``(C, H, W)``; ``(0,)`` for a critic of latents alone.
-        z_shape: shape of one latent; ``(0,)`` for a critic of images alone.
         channels: output channels of each convolution of stride 2.
         kernel_size: odd.
         pool: average the last maps over all positions (AS-VAE, figures 5 to 8), instead of keeping all positions.
@@ -152,24 +149,121 @@ class ConvCritic(FeatureCritic):
         dropout: float = 0.0,
         gain: float = 1.0,
     ) -> None:
-        features: nn.Module = nn.Flatten()
-        num_features = 0
-        if sees_images := math.prod(x_shape) > 0:
-            c, h, w = image_shape(x_shape, "critic")
-            check_stages([channels])
-            post, stages = norm_act(activation, norm), [[b] for b in channels]
-            features = conv_stages(c, stages, post, kernel_size=kernel_size, bias=norm != "batch")
-            positions = 1 if pool else math.prod(downsampled_sizes(h, w, len(channels))[-1])
-            num_features = channels[-1] * positions
+        stages = [[b] for b in channels]
+        features, map_shape = critic_features(x_shape, stages, activation, norm, kernel_size=kernel_size)
         super().__init__(
-            features,
-            num_features,
-            z_shape,
-            z_hidden,
-            hidden,
-            activation,
-            norm,
-            dropout,
-            gain,
-            pool and sees_images,
+            features, map_shape, z_shape, z_hidden, hidden, activation, norm, dropout, gain, pool
         )
+
+
+@NETWORKS.register("bavae-encoder")
+class BAVAEEncoder(FeatureEncoder):
+    """Images to vectors: stages of two convolutions, then fully connected layers of the features and the noise.
+
+    Args:
+        channels: output channels of each stage.
+        hidden: widths of the fully connected hidden layers, in which features and noise meet.
+        activation: the nonlinearity.
+        norm: normalization after each convolution.
+        dropout: probability of dropping a unit of the fully connected hidden layers.
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        out_shape: Sequence[int],
+        *,
+        noise_dim: int = 0,
+        channels: Sequence[int] = (32, 32, 32),
+        hidden: Sequence[int] = (256,),
+        activation: Activation = "elu",
+        norm: Norm = "none",
+        dropout: float = 0.0,
+    ) -> None:
+        check_stages([channels])
+        shape, post = image_shape(in_shape, "encoder"), norm_act(activation, norm)
+        stages = [[b, b] for b in channels]
+        features, map_shape = conv_stages(shape, stages, post, bias=norm != "batch", stride_last=True)
+        num_features = math.prod(map_shape)
+        super().__init__(features, num_features, out_shape, noise_dim, hidden, activation, dropout)
+
+
+@NETWORKS.register("bavae-decoder")
+class BAVAEDecoder(FeatureDecoder):
+    """Vectors and noise to images: fully connected layers, upsampling stages, and a last 3×3 convolution.
+
+    Args:
+        channels: output channels of each stage, from the smallest map to the largest.
+        hidden: widths of the fully connected hidden layers.
+        activation: the nonlinearity.
+        norm: normalization after each convolution but the last.
+        dropout: probability of dropping a unit of the fully connected hidden layers.
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        out_shape: Sequence[int],
+        *,
+        noise_dim: int = 0,
+        channels: Sequence[int] = (32, 32, 32),
+        hidden: Sequence[int] = (256,),
+        activation: Activation = "elu",
+        norm: Norm = "none",
+        dropout: float = 0.0,
+    ) -> None:
+        check_stages([channels])
+        c, h, w = image_shape(out_shape, "decoder")
+        sizes = downsampled_sizes(h, w, len(channels))[::-1]
+        post, bias = norm_act(activation, norm), norm != "batch"
+        modules: list[nn.Module] = []
+        for (a, b), size in zip(pairwise([channels[0], *channels]), sizes[1:], strict=True):
+            modules += [nn.Upsample(size), conv(a, b, 3, bias=bias), *post(b)]
+            modules += [conv(b, b, 3, bias=bias), *post(b)]
+        upsampling = nn.Sequential(*modules, conv(channels[-1], c, 3))
+        in_dim, map_shape = math.prod(in_shape) + noise_dim, (channels[0], *sizes[0])
+        super().__init__(upsampling, in_dim, out_shape, map_shape, hidden, activation, dropout)
+
+
+@CRITICS.register("bavae")
+class BAVAECritic(FeatureCritic):
+    """``D(x, z)``: stages of two convolutions of x, a network of z, and a network of both.
+
+    Args:
+        channels: output channels of each stage.
+        z_hidden: widths of the network of z.
+        hidden: widths of the joint network.
+        activation: the nonlinearity.
+        norm: "spectral" puts every layer under spectral normalization; the others follow each convolution. With
+            "batch" the output for one pair depends on the others in its batch (trap 9).
+        dropout: probability of dropping a unit of the fully connected hidden layers.
+        gain: factor of the output.
+    """
+
+    def __init__(
+        self,
+        x_shape: Sequence[int],
+        z_shape: Sequence[int],
+        *,
+        channels: Sequence[int] = (32, 32, 32),
+        z_hidden: Sequence[int] = (256,),
+        hidden: Sequence[int] = (256,),
+        activation: Activation = "leaky-relu",
+        norm: CriticNorm = "none",
+        dropout: float = 0.0,
+        gain: float = 1.0,
+    ) -> None:
+        stages = [[b, b] for b in channels]
+        features, map_shape = critic_features(x_shape, stages, activation, norm, stride_last=True)
+        super().__init__(features, map_shape, z_shape, z_hidden, hidden, activation, norm, dropout, gain)
+
+
+def critic_features(
+    x_shape: Sequence[int], stages: list[list[int]], activation: Activation, norm: str, **options: Any
+) -> tuple[nn.Module | None, tuple[int, int, int]]:
+    """Return convolutions and the shape of their output, ``(C, H, W)``; None for a critic of latents alone."""
+    if not math.prod(x_shape):
+        return None, (0, 0, 0)
+    check_stages(stages)
+    shape, post = image_shape(x_shape, "critic"), norm_act(activation, norm)
+    return conv_stages(shape, stages, post, bias=norm != "batch", **options)

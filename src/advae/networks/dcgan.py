@@ -31,9 +31,6 @@ class DCGANGenerator(nn.Module):
     """Vectors to images: projected to the smallest map, then doubled by transposed convolutions.
 
     Args:
-        in_shape: shape of one input.
-        out_shape: ``(C, H, W)``, or ``(k, C, H, W)`` for k numbers per pixel.
-        noise_dim: length of the noise that is concatenated to the input.
         base_channels: channels of the last map before the image; every map before it has twice as many. The paper's
             generator for 64×64 has 128.
         min_size: minimum side of the smallest map, which is less than twice as large.
@@ -66,7 +63,6 @@ class DCGANGenerator(nn.Module):
         init_normal(self)
 
     def forward(self, inputs: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Map ``[B, *in_shape]`` (and noise ``[B, noise_dim]``) to ``[B, *out_shape]``."""
         return self.body(concat_noise(inputs, noise)[..., None, None]).reshape(-1, *self.out_shape)
 
 
@@ -78,8 +74,6 @@ class DCGANCritic(nn.Module):
     the others in its batch (trap 9), so it is off by default.
 
     Args:
-        x_shape: ``(C, H, W)``.
-        z_shape: ``(0,)``, as the critic does not see latents.
         base_channels: channels of the first map; every map after it has twice as many.
         min_size: minimum side of the last map, which is less than twice as large.
         norm: "batch" and "layer" follow each convolution but the first; "spectral" puts every layer under
@@ -123,7 +117,6 @@ class DCGANCritic(nn.Module):
             apply_spectral_norm(self)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        """Map images ``x [B, C, H, W]`` to ``T [B]``; ``z [B, 0]`` is empty."""
         return self.gain * self.last(self.features(x).flatten(1)).squeeze(-1)
 
 

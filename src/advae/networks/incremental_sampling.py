@@ -101,12 +101,9 @@ class PixelPass(StreamPass):
 
 
 class IncrementalSampler:
-    """Sampling state. Call :meth:`pixel_params` and :meth:`set_pixel` in turn, for every pixel in raster order.
+    """State of sampling ``n`` images by a :class:`~advae.networks.pixelcnn.PixelCNN`.
 
-    Args:
-        network: a :class:`~advae.networks.pixelcnn.PixelCNN`.
-        n: number of images.
-        like: a tensor with the device and dtype to use.
+    Call :meth:`pixel_params` and :meth:`set_pixel` in turn, for every pixel in raster order.
     """
 
     def __init__(self, network: Any, n: int, like: Tensor) -> None:

@@ -57,9 +57,6 @@ class MLP(nn.Module):
     """A fully connected network, for vectors and for flattened images.
 
     Args:
-        in_shape: shape of one input.
-        out_shape: shape of one output.
-        noise_dim: length of the noise that is concatenated to the input.
         hidden: widths of the hidden layers.
         activation: the nonlinearity.
         dropout: probability of dropping a hidden unit.
@@ -86,7 +83,6 @@ class MLP(nn.Module):
             init_near_zero(self.body[-1])
 
     def forward(self, inputs: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Map ``[B, *in_shape]`` (and noise ``[B, noise_dim]``) to ``[B, *out_shape]``."""
         return self.body(concat_noise(inputs, noise)).reshape(-1, *self.out_shape)
 
 
@@ -119,8 +115,6 @@ class ConcatCritic(Critic):
     tell P from Q by the batch statistics.
 
     Args:
-        x_shape: shape of one observation.
-        z_shape: shape of one latent.
         hidden: widths of the hidden layers.
         activation: the nonlinearity.
         dropout: probability of dropping a hidden unit.
@@ -160,8 +154,6 @@ class ProductCritic(Critic):
     """``T(x, z) = θ(x)·s(z) + T_x(x) + T_z(z)``, the form in the AVB authors' code.
 
     Args:
-        x_shape: shape of one observation.
-        z_shape: shape of one latent.
         hidden: widths of the hidden layers of each of the four networks.
         num_features: length of θ and s (8,192 in the authors' code).
         activation: the nonlinearity.
@@ -200,3 +192,58 @@ class ProductCritic(Critic):
             return (theta * self.s(z)).sum(-1) + (t_x + self.t_z(z)).squeeze(-1)
 
         return T
+
+
+class ResidualMLPBlock(nn.Module):
+    """``h + V act(U act(h))``."""
+
+    def __init__(self, width: int, activation: Activation) -> None:
+        super().__init__()
+        self.u, self.v = nn.Linear(width, width), nn.Linear(width, width)
+        self.act = ACTIVATIONS[activation]()
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h + self.v(self.act(self.u(self.act(h))))
+
+
+@CRITICS.register("residual")
+class ResidualCritic(Critic):
+    """The critic of AVB's black-box inference (Mescheder, Nowozin and Geiger 2017, the authors' notebooks).
+
+        h ← W (x, z),      h ← h + V act(U act(h)) in every block,      T = w · act(h)
+
+    The V and w start near zero, so that T starts as zero everywhere: P and Q are assumed to be equal until the critic
+    learns otherwise.
+
+    Args:
+        width: of every layer.
+        num_blocks: number of residual blocks (the authors: 5, of width 256); with none there is one hidden layer.
+        activation: the nonlinearity.
+        spectral_norm: put every layer under spectral normalization; nothing starts at zero then.
+    """
+
+    def __init__(
+        self,
+        x_shape: Sequence[int],
+        z_shape: Sequence[int],
+        *,
+        width: int = 256,
+        num_blocks: int = 5,
+        activation: Activation = "elu",
+        spectral_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.first = nn.Linear(math.prod(x_shape) + math.prod(z_shape), width)
+        self.blocks = nn.Sequential(*(ResidualMLPBlock(width, activation) for _ in range(num_blocks)))
+        self.act, self.last = ACTIVATIONS[activation](), nn.Linear(width, 1)
+        init_xavier(self)
+        if spectral_norm:
+            apply_spectral_norm(self)
+        else:
+            for block in self.blocks:
+                init_near_zero(block.v)  # type: ignore[arg-type]
+            init_near_zero(self.last)
+
+    def bind_x(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        T = bind_first_input([self.first, self.blocks, self.act, self.last], x.flatten(1))
+        return lambda z: T(z.flatten(1)).squeeze(-1)

@@ -25,7 +25,7 @@ from torch.nn.functional import elu, pad
 
 from advae.errors import ConfigError
 from advae.networks.base import NETWORKS, init_xavier
-from advae.networks.blocks import downsampled_sizes
+from advae.networks.blocks import downsampled_sizes, image_shape
 from advae.networks.causal_conv import (
     RESIDUAL_INIT_FACTOR,
     GatedBlock,
@@ -43,16 +43,10 @@ class PixelCNN(nn.Module):
     """An autoregressive network, whose output for a pixel depends on the pixels before it only.
 
     Args:
-        in_shape: ``(0,)``, as it does not take latents. Its input is images of the shape of its output.
-        out_shape: ``(k, C, H, W)`` or ``(C, H, W)``; any height and width.
-        noise_dim: must be 0.
         filters: channels of every map (the paper: 160).
         num_blocks: residual blocks per scale, on the contracting path and in each stream (the paper: 5).
         num_scales: number of scales, each half of the one before (the paper: 3).
         dropout: probability of dropping a unit within a block (the paper: 0.5).
-
-    Raises:
-        ConfigError: latents, noise, or data that are not images.
     """
 
     autoregressive: ClassVar[bool] = True
@@ -69,7 +63,13 @@ class PixelCNN(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        check_shapes(in_shape, out_shape, noise_dim)
+        if math.prod(in_shape) or noise_dim:
+            raise ConfigError(
+                "A pixelcnn takes neither latents nor noise.",
+                given=f"input of shape {tuple(in_shape)}, noise_dim {noise_dim}",
+                fix="as a decoder, with model.encoder none: set model.latent_dim to 0, and train it by mle",
+            )
+        image_shape(out_shape, "decoder")
         if min(filters, num_blocks, num_scales) < 1:
             given = f"filters {filters}, num_blocks {num_blocks}, num_scales {num_scales}"
             raise ConfigError("A pixelcnn needs at least one filter, block and scale.", given=given)
@@ -116,11 +116,7 @@ class PixelCNN(nn.Module):
                     module.second.weight.mul_(RESIDUAL_INIT_FACTOR)
 
     def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Map ``[B, C, H, W]`` to ``[B, *out_shape]``.
-
-        Raises:
-            ConfigError: the input is not such images, because the likelihood is not autoregressive.
-        """
+        """Map images ``[B, C, H, W]`` to ``[B, *out_shape]``."""
         if tuple(x.shape[1:]) != self.image_shape:
             raise ConfigError(
                 "The input of a pixelcnn must be the image whose distribution it returns.",
@@ -156,24 +152,3 @@ class PixelCNN(nn.Module):
     def make_sampler(self, n: int, like: Tensor) -> IncrementalSampler:
         """Return a sampler of ``n`` images that computes only what each pixel changes."""
         return IncrementalSampler(self, n, like)
-
-
-def check_shapes(in_shape: Sequence[int], out_shape: Sequence[int], noise_dim: int) -> None:
-    """Raise if there are latents or noise, or if the output is not an image.
-
-    Raises:
-        ConfigError: one of these.
-    """
-    if math.prod(in_shape) or noise_dim:
-        raise ConfigError(
-            "A pixelcnn takes neither latents nor noise.",
-            given=f"input of shape {tuple(in_shape)}, noise_dim {noise_dim}",
-            fix="as a decoder, with model.encoder none: set model.latent_dim to 0, and train it by mle",
-        )
-    if len(out_shape) < 3:
-        raise ConfigError(
-            "A pixelcnn needs images.",
-            given=f"data of shape {tuple(out_shape[1:])}",
-            expected="[C, H, W]",
-            fix="choose another decoder ('mlp')",
-        )

@@ -44,21 +44,11 @@ class ResidualBlock(nn.Module):
         self.act = ACTIVATIONS[activation]()
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Map ``[B, C, H, W]`` to the same shape."""
         return self.act(maps + self.second(self.act(self.first(maps))))
 
 
 class Stage(nn.Module):
-    """One scale: resampling, plus a learned projection of a vector, an activation, and residual blocks.
-
-    Args:
-        resample: the convolution that makes the map; None where the input is the map.
-        vector_dim: length of the vector; 0 for none.
-        shape: ``(C, H, W)`` of the map.
-        num_blocks: number of residual blocks.
-        project_to: target of the projection.
-        activation: the nonlinearity.
-    """
+    """One scale: resampling to ``shape`` (None: the input is the map), plus a projection of a vector, and blocks."""
 
     def __init__(
         self,
@@ -86,38 +76,55 @@ class Stage(nn.Module):
         return self.refine(maps)
 
 
-def downsampling_stages(
-    shape: Sequence[int],
-    channels: Sequence[int],
-    kernel_size: int,
-    vector_dim: int,
-    num_blocks: int,
-    project_to: ProjectTo,
-    activation: Activation,
-) -> tuple[nn.ModuleList, int]:
-    """Return a stage for each scale of an image ``(C, H, W)``, and the number of elements of the last map."""
-    check_stages([channels])
-    c, h, w = shape
-    sizes = downsampled_sizes(h, w, len(channels))[1:]
-    stages = nn.ModuleList(
-        Stage(conv(a, b, kernel_size, 2), vector_dim, (b, *size), num_blocks, project_to, activation)
-        for (a, b), size in zip(pairwise([c, *channels]), sizes, strict=True)
-    )
-    return stages, channels[-1] * math.prod(sizes[-1])
+class DownsamplingNetwork(nn.Module):
+    """A stage for each scale of an image, then fully connected layers of the last map.
+
+    Args:
+        shape: ``(C, H, W)`` of the image.
+        vector_dim: length of the vector that is added at every scale.
+        out_dim: length of the output.
+        channels, kernel_size, num_blocks, project_to, hidden, activation: see the subclasses.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        vector_dim: int,
+        out_dim: int,
+        channels: Sequence[int],
+        kernel_size: int,
+        num_blocks: int,
+        project_to: ProjectTo,
+        hidden: Sequence[int],
+        activation: Activation,
+    ) -> None:
+        super().__init__()
+        check_stages([channels])
+        c, h, w = shape
+        sizes = downsampled_sizes(h, w, len(channels))[1:]
+        self.stages = nn.ModuleList(
+            Stage(conv(a, b, kernel_size, 2), vector_dim, (b, *size), num_blocks, project_to, activation)
+            for (a, b), size in zip(pairwise([c, *channels]), sizes, strict=True)
+        )
+        self.head = linear_layers([channels[-1] * math.prod(sizes[-1]), *hidden, out_dim], activation)
+        init_xavier(self)
+
+    def apply_stages(self, maps: Tensor, vector: Tensor) -> Tensor:
+        """Map images ``[B, C, H, W]`` and vectors ``[B, k]`` to ``[B, out_dim]``."""
+        for stage in self.stages:
+            maps = stage(maps, vector)
+        return self.head(maps.flatten(1))
 
 
 @NETWORKS.register("residual-encoder")
-class ResidualEncoder(nn.Module):
+class ResidualEncoder(DownsamplingNetwork):
     """Images to vectors, with the noise added at every scale.
 
     Args:
-        in_shape: ``(C, H, W)``.
-        out_shape: shape of one output.
-        noise_dim: length of the noise, which is projected onto the map of each scale.
         channels: of the map of each scale.
         kernel_size: odd, of the convolutions of stride 2.
         num_blocks: residual blocks per scale.
-        project_to: target of the projections: the whole map, or one number per channel.
+        project_to: target of the projections of the noise: the whole map, or one number per channel.
         hidden: widths of fully connected hidden layers before the output.
         activation: the nonlinearity.
     """
@@ -135,26 +142,14 @@ class ResidualEncoder(nn.Module):
         hidden: Sequence[int] = (),
         activation: Activation = "elu",
     ) -> None:
-        super().__init__()
-        self.out_shape = tuple(out_shape)
-        self.stages, num_features = downsampling_stages(
-            image_shape(in_shape, "encoder"),
-            channels,
-            kernel_size,
-            noise_dim,
-            num_blocks,
-            project_to,
-            activation,
+        shape, n = image_shape(in_shape, "encoder"), math.prod(out_shape)
+        super().__init__(
+            shape, noise_dim, n, channels, kernel_size, num_blocks, project_to, hidden, activation
         )
-        self.head = linear_layers([num_features, *hidden, math.prod(out_shape)], activation)
-        init_xavier(self)
+        self.out_shape = tuple(out_shape)
 
     def forward(self, inputs: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Map ``[B, C, H, W]`` (and noise ``[B, noise_dim]``) to ``[B, *out_shape]``."""
-        maps, vector = inputs, concat_noise(inputs[:, :0], noise)
-        for stage in self.stages:
-            maps = stage(maps, vector)
-        return self.head(maps.flatten(1)).reshape(-1, *self.out_shape)
+        return self.apply_stages(inputs, concat_noise(inputs[:, :0], noise)).reshape(-1, *self.out_shape)
 
 
 @NETWORKS.register("residual-decoder")
@@ -162,9 +157,6 @@ class ResidualDecoder(nn.Module):
     """Vectors to images, with the vector (and noise, if any) added at every scale.
 
     Args:
-        in_shape: shape of one input.
-        out_shape: ``(C, H, W)``, or ``(k, C, H, W)`` for k numbers per pixel.
-        noise_dim: length of the noise that is concatenated to the input wherever that is added.
         channels: of the map of each scale, from the smallest map to the largest.
         kernel_size: odd, of the transposed convolutions of stride 2.
         num_blocks: residual blocks per scale.
@@ -203,7 +195,6 @@ class ResidualDecoder(nn.Module):
         init_xavier(self)
 
     def forward(self, inputs: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Map ``[B, *in_shape]`` (and noise ``[B, noise_dim]``) to ``[B, *out_shape]``."""
         vector = concat_noise(inputs, noise)
         maps = self.body(vector).reshape(-1, *self.map_shape)
         for stage in self.stages:
@@ -212,12 +203,10 @@ class ResidualDecoder(nn.Module):
 
 
 @CRITICS.register("projection")
-class ProjectionCritic(nn.Module):
+class ProjectionCritic(DownsamplingNetwork):
     """``T(x, z)``: convolutions of x, with a learned projection of z added at every scale.
 
     Args:
-        x_shape: ``(C, H, W)``.
-        z_shape: shape of one latent.
         channels: of the map of each scale.
         kernel_size: odd, of the convolutions of stride 2.
         num_blocks: residual blocks per scale (the paper has them in encoder and decoder only).
@@ -242,25 +231,11 @@ class ProjectionCritic(nn.Module):
         spectral_norm: bool = False,
         gain: float = 1.0,
     ) -> None:
-        super().__init__()
+        shape, d = image_shape(x_shape, "critic"), math.prod(z_shape)
+        super().__init__(shape, d, 1, channels, kernel_size, num_blocks, project_to, hidden, activation)
         self.gain = gain
-        self.stages, num_features = downsampling_stages(
-            image_shape(x_shape, "critic"),
-            channels,
-            kernel_size,
-            math.prod(z_shape),
-            num_blocks,
-            project_to,
-            activation,
-        )
-        self.head = linear_layers([num_features, *hidden, 1], activation)
-        init_xavier(self)
         if spectral_norm:
             apply_spectral_norm(self)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        """Map pairs ``x [B, C, H, W]``, ``z [B, *z_shape]`` to ``T [B]``."""
-        maps, vector = x, z.flatten(1).to(x.dtype)
-        for stage in self.stages:
-            maps = stage(maps, vector)
-        return self.gain * self.head(maps.flatten(1)).squeeze(-1)
+        return self.gain * self.apply_stages(x, z.flatten(1).to(x.dtype)).squeeze(-1)
