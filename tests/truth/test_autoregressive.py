@@ -13,7 +13,7 @@ from torch import Tensor
 
 from advae.distributions import HEADS
 from advae.distributions.autoregressive import Autoregressive, condition_on_channels, num_channel_pairs
-from advae.distributions.autoregressive_bernoulli import AutoregressiveBernoulli
+from advae.distributions.autoregressive import AutoregressiveBernoulli
 from advae.distributions.logistic_mixture import (
     NUM_LEVELS,
     AutoregressiveLogisticMixture,

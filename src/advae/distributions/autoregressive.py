@@ -8,23 +8,23 @@ Sampling takes one step per pixel.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NoReturn
 
 import torch
 from torch import Size, Tensor, nn
 from torch.func import functional_call
+from torch.nn.functional import softplus
 
-from advae.distributions.base import Distribution, Head, at_least_float32
+from advae.distributions.base import HEADS, Distribution, Head, at_least_float32
 from advae.errors import ConfigError, UnsupportedError
 
 
 class FullSampler:
     """Sampling state that runs the whole network again for every pixel: the reference for faster samplers.
 
-    Args:
-        network: maps images ``[n, C, H, W]`` to parameters ``[n, k, C, H, W]``.
-        image: initial images ``[n, C, H, W]``, whose values do not matter.
+    The network maps images ``[n, C, H, W]``, whose initial values do not matter, to parameters ``[n, k, C, H, W]``.
     """
 
     def __init__(self, network: Callable[[Tensor], Tensor], image: Tensor) -> None:
@@ -48,7 +48,6 @@ class Autoregressive(Distribution):
     Args:
         network: an autoregressive network of the values that :meth:`to_network` returns.
         like: any tensor ``[B, …]``, for its batch size, device and dtype.
-        event_shape: ``(C, H, W)``.
         detached: use constant weights.
     """
 
@@ -114,11 +113,7 @@ class Autoregressive(Distribution):
         return self._copy(detached=True)
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> NoReturn:
-        """Raise an error, since samples are discrete; so do the mean, the moments and :meth:`as_density`.
-
-        Raises:
-            UnsupportedError: always.
-        """
+        """Raise an :class:`UnsupportedError`: samples are discrete. So do mean, moments and :meth:`as_density`."""
         self._raise_unsupported("reparameterized samples")
 
     @property
@@ -175,14 +170,7 @@ def num_channel_pairs(channels: int) -> int:
 
 
 class AutoregressiveHead(Head):
-    """Images whose pixels depend on those before, by an autoregressive network.
-
-    Args:
-        event_shape: ``(C, H, W)``.
-
-    Raises:
-        ConfigError: the observations are not images.
-    """
+    """Images ``(C, H, W)`` whose pixels depend on those before, by an autoregressive network."""
 
     distribution: ClassVar[type[Autoregressive]]
 
@@ -197,11 +185,7 @@ class AutoregressiveHead(Head):
             )
 
     def forward(self, network: Callable[..., Any], inputs: Tensor) -> Distribution:
-        """Return the distribution of images, one for each of ``inputs [B, 0]``.
-
-        Raises:
-            ConfigError: the network is not autoregressive.
-        """
+        """Return the distribution of images, one for each of ``inputs [B, 0]``."""
         if not (isinstance(network, nn.Module) and getattr(network, "autoregressive", False)):
             raise ConfigError(
                 f"The likelihood {self.name!r} needs an autoregressive network.",
@@ -213,3 +197,50 @@ class AutoregressiveHead(Head):
     def make_distribution(self, network: nn.Module, inputs: Tensor) -> Autoregressive:
         """Return the distribution of an autoregressive network."""
         return self.distribution(network, inputs, self.event_shape)
+
+
+class AutoregressiveBernoulli(Autoregressive):
+    """Binary images, of 0 and 1, not probabilities (van den Oord, Kalchbrenner, Kavukcuoglu 2016).
+
+    ``p(x_c = 1 | ·) = σ(l_c + Σ_{j<c} w_cj (2 x_j − 1))``, with l and w from the network's output for the pixel.
+    """
+
+    @property
+    def num_uniforms(self) -> int:  # type: ignore[override]
+        return self.event_shape[0]
+
+    def to_network(self, value: Tensor) -> Tensor:
+        return 2 * value - 1
+
+    def from_network(self, inputs: Tensor) -> Tensor:
+        return (inputs + 1) / 2
+
+    def logits(self, raw: Tensor, inputs: Tensor) -> Tensor:
+        """Return the logit of each channel given those before, ``[N, C, …]``."""
+        c = self.event_shape[0]
+        flat = raw.flatten(1, 2)
+        return condition_on_channels(flat[:, :c], flat[:, c : c + num_channel_pairs(c)], inputs)
+
+    def pixel_log_prob(self, raw: Tensor, inputs: Tensor) -> Tensor:
+        logits = self.logits(raw, inputs)
+        return (self.from_network(inputs) * logits - softplus(logits)).sum(1)
+
+    def sample_pixel(self, raw: Tensor, uniform: Tensor) -> Tensor:
+        pixel = torch.zeros_like(uniform)
+        for c in range(pixel.shape[1]):
+            is_one = uniform[:, c] < torch.sigmoid(self.logits(raw, pixel)[:, c])
+            pixel[:, c] = 2 * is_one.to(pixel.dtype) - 1
+        return pixel
+
+
+@HEADS.register("autoregressive-bernoulli")
+class AutoregressiveBernoulliHead(AutoregressiveHead):
+    """Binary pixels, each given those before it."""
+
+    support = "binary"
+    distribution = AutoregressiveBernoulli
+
+    def __init__(self, event_shape: Sequence[int]) -> None:
+        super().__init__(event_shape)
+        channels = self.event_shape[0]
+        self.num_params = math.ceil((channels + num_channel_pairs(channels)) / channels)

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -45,7 +46,7 @@ class AuxiliaryPosterior(MonteCarloMoments, ImplicitDistribution):
         q_a: ``q(a|x)``, over ``a [B, m]``.
         q_z: ``q(z|a,x)`` over ``z [..., B, n]`` as a function of ``a [..., B, m]``.
         reverse: ``r(a|x,z)`` over ``a [..., B, m]`` as a function of ``z [..., B, n]``.
-        event_shape: shape of one event, with n elements.
+        event_shape: of n elements.
         moment_samples: how many samples :meth:`moments` and :attr:`mean` use.
     """
 
@@ -85,14 +86,7 @@ class AuxiliaryPosterior(MonteCarloMoments, ImplicitDistribution):
 
 
 class NormalCorrection(nn.Module):
-    """A small network of a given value and a context that corrects the mean and log scale of a normal.
-
-    Args:
-        context_dim: length of the context.
-        given_dim: length of the given value.
-        size: length of the event of the normal.
-        hidden: widths of the hidden layers (ELU).
-    """
+    """A small ELU network of a given value and a context that corrects mean and log scale of a normal over ``size``."""
 
     def __init__(self, context_dim: int, given_dim: int, size: int, hidden: Sequence[int]) -> None:
         super().__init__()
@@ -125,7 +119,6 @@ class AuxiliaryHead(Head):
     and as many as mean and log scale of a need.
 
     Args:
-        event_shape: shape of one event.
         auxiliary_dim: length of a; 0 for the length of an event.
         hidden: widths of each small network.
         context: rows of context.
@@ -155,10 +148,5 @@ class AuxiliaryHead(Head):
         raw_z, context = raw[:, :2], raw[:, 2 : 2 + self.context].flatten(1)
         raw_a = raw[:, 2 + self.context :].flatten(1)[:, : 2 * self.auxiliary_dim].unflatten(1, (2, -1))
 
-        def q_z(a: Tensor) -> Normal:
-            return self.q_z(raw_z, context, a)
-
-        def reverse(z: Tensor) -> Normal:
-            return self.reverse(raw_a, context, z)
-
+        q_z, reverse = partial(self.q_z, raw_z, context), partial(self.reverse, raw_a, context)
         return AuxiliaryPosterior(normal_from_raw(raw_a), q_z, reverse, self.event_shape, self.moment_samples)

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Size, Tensor, nn
 
-from advae.errors import NoDensityError
+from advae.errors import ConfigError, NoDensityError
 from advae.registry import Registry
-
-if TYPE_CHECKING:
-    from advae.distributions.normal import Normal
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -70,8 +67,8 @@ class Distribution:
         value = self.rsample(sample_shape)
         return value, self.log_prob(value)
 
-    def given_noise(self, noise: Tensor) -> Normal:
-        """Return ``q(v|ε)`` over flat events, given ``noise [..., B, n]``; for distributions with a :attr:`noise_dim`.
+    def given_noise(self, noise: Tensor) -> Any:
+        """Return the normal ``q(v|ε)`` over flat events given ``noise [..., B, n]``, if there is a :attr:`noise_dim`.
 
         Its scale may be 0: v is then a function of ε.
 
@@ -111,11 +108,7 @@ class ImplicitDistribution(Distribution):
     has_log_prob = False
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Raise an error, since there is no density.
-
-        Raises:
-            NoDensityError: always.
-        """
+        """Raise a :class:`NoDensityError`."""
         raise NoDensityError(
             f"{type(self).__name__} is implicit: it can be sampled, but has no log density.",
             fix="use a method or an estimator that needs samples only, or a head with a density",
@@ -191,3 +184,19 @@ class Head(nn.Module):
 
 
 HEADS: Registry[type[Head]] = Registry("distribution", "advae.distributions", Head)
+
+
+@HEADS.register("passthrough")
+class PassthroughHead(Head):
+    """The distribution that a custom network returns."""
+
+    def forward(self, network: Callable[..., Any], inputs: Tensor) -> Distribution:
+        result = network(inputs)
+        if not isinstance(result, Distribution):
+            raise ConfigError(
+                "With the distribution 'passthrough' the network must return a distribution.",
+                given=type(result).__name__,
+                expected="advae.distributions.Distribution",
+                fix="choose another distribution ('normal', 'bernoulli', …) for a network that returns tensors",
+            )
+        return result

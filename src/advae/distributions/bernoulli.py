@@ -18,11 +18,8 @@ class Bernoulli(Distribution):
     The log probability of values in (0, 1) is the cross-entropy ``x log p + (1 − x) log(1 − p)``: the expectation over
     binary images with probabilities x.
 
-    Args:
-        logits: ``[B, *event]``.
-        relaxation: what :meth:`rsample` returns, as binary samples cannot be reparameterized: the "mean", or a
-            "concrete" sample (Maddison et al. 2017).
-        temperature: of the concrete distribution.
+    Binary samples cannot be reparameterized, so :meth:`rsample` returns a relaxation: the "mean", or a "concrete"
+    sample with a temperature (Maddison et al. 2017).
     """
 
     def __init__(self, logits: Tensor, relaxation: str = "mean", temperature: float = 0.5) -> None:
@@ -63,7 +60,6 @@ class BernoulliHead(Head):
     """Bernoulli pixels whose logits are the network's output.
 
     Args:
-        event_shape: shape of one event.
         relaxation: differentiable stand-in for a sample, where a method needs one: the "mean", or a "concrete"
             sample.
         temperature: of the concrete distribution.

@@ -17,13 +17,7 @@ from advae.distributions.normal import Normal
 
 
 class Flow(MonteCarloMoments):
-    """``f(z₀)`` with a normal ``z₀``.
-
-    Args:
-        base: of ``z₀ [B, n]``.
-        event_shape: shape of one event, with n elements.
-        moment_samples: how many samples :meth:`moments` and :attr:`mean` use.
-    """
+    """``f(z₀)`` with a normal ``z₀ [B, n]`` and events of n elements."""
 
     def __init__(self, base: Normal, event_shape: Sequence[int], moment_samples: int = 64) -> None:
         self.base, self.moment_samples = base, moment_samples

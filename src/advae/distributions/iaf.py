@@ -29,14 +29,7 @@ LAST_LAYER_INIT_FACTOR = 0.01
 
 
 class AutoregressiveTransforms(nn.Module):
-    """``K`` autoregressive transforms of vectors of length ``n`` given a context.
-
-    Args:
-        n: length of a vector.
-        context_dim: length of the context.
-        num_transforms: ``K``.
-        hidden: widths of each transform's masked network (ELU).
-    """
+    """Autoregressive transforms of vectors of length ``n`` given a context; ``hidden`` are widths of each network."""
 
     def __init__(self, n: int, context_dim: int, num_transforms: int, hidden: Sequence[int]) -> None:
         super().__init__()
@@ -71,16 +64,7 @@ def make_transform(n: int, context_dim: int, order: Tensor, hidden: Sequence[int
 
 
 class InverseAutoregressiveFlow(Flow):
-    """A normal transformed by autoregressive transforms, with the given weights.
-
-    Args:
-        base: of ``z₀ [B, n]``.
-        transforms: the module to run.
-        weights: its parameters by name.
-        context: ``[B, C]``.
-        event_shape: shape of one event, with n elements.
-        moment_samples: see :class:`Flow`.
-    """
+    """A normal transformed by autoregressive transforms, with these weights by name, given ``context [B, C]``."""
 
     def __init__(
         self,
@@ -121,7 +105,6 @@ class IAFHead(Head):
     The rows of the network's output: mean, log scale, and ``context`` rows that every transform takes as input.
 
     Args:
-        event_shape: shape of one event.
         transforms: number of transforms.
         hidden: widths of each transform's masked network. None should be below the latent dimension: in a narrower
             layer the later coordinates do not see all of the earlier ones.
@@ -138,13 +121,11 @@ class IAFHead(Head):
         moment_samples: int = 64,
     ) -> None:
         super().__init__(event_shape)
-        for name, count in (("transforms", transforms), ("context", context)):
-            if count < 1:
-                raise ConfigError(
-                    f"An inverse autoregressive flow needs at least one of {name!r}.",
-                    given=count,
-                    expected="≥ 1",
-                )
+        if min(transforms, context) < 1:
+            given = f"transforms {transforms}, context {context}"
+            raise ConfigError(
+                "An inverse autoregressive flow has too few parts.", given=given, expected="≥ 1"
+            )
         n = self.event_shape.numel()
         self.num_params, self.moment_samples = 2 + context, moment_samples
         self.transforms = AutoregressiveTransforms(n, n * context, transforms, hidden)

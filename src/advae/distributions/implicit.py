@@ -12,13 +12,9 @@ from advae.distributions.base import HEADS, Distribution, Head, ImplicitDistribu
 
 
 class ImplicitSampler(ImplicitDistribution):
-    """A distribution given by a sampling function.
+    """A distribution given by a function that returns ``n`` samples for every element of the batch, ``[n, B, *event]``.
 
-    Args:
-        sample_fn: ``sample_fn(n)`` returns ``n`` samples for every element of the batch, ``[n, B, *event]``.
-        batch_size: ``B``.
-        event_shape: shape of one event.
-        moment_samples: how many samples :meth:`moments` and :attr:`mean` use.
+    ``moment_samples`` is how many samples :meth:`moments` and :attr:`mean` use.
     """
 
     def __init__(
@@ -57,21 +53,16 @@ class ImplicitSampler(ImplicitDistribution):
 
 
 class MonteCarloMoments(Distribution):
-    """A distribution whose moments have no closed form and are estimated from new samples each time.
-
-    Attributes:
-        moment_samples: how many samples :meth:`moments` and :attr:`mean` use.
-    """
+    """A distribution whose moments have no closed form and are estimated from new samples each time."""
 
     moment_samples: int
+    """How many samples :meth:`moments` and :attr:`mean` use, as in :class:`ImplicitSampler`."""
 
     @property
     def mean(self) -> Tensor:
-        """The mean of ``moment_samples`` samples, ``[B, *event]``."""
         return self._sampler().mean
 
     def moments(self, full: bool = False) -> tuple[Tensor, Tensor]:
-        """Return moments of samples (see :meth:`ImplicitSampler.moments`)."""
         return self._sampler().moments(full)
 
     def _sampler(self) -> ImplicitSampler:
@@ -88,7 +79,6 @@ class ImplicitHead(Head):
     Without noise it is a deterministic function of the input, such as the generator of a GAN.
 
     Args:
-        event_shape: shape of one event.
         noise_dim: length of the standard normal noise per input; 0 for none.
         moment_samples: samples from which moments are estimated where a method needs them.
         squash: "sigmoid" maps the output to (0, 1), the range of pixels.

@@ -107,13 +107,7 @@ def nearest_level(value: Tensor, levels: int = NUM_LEVELS) -> Tensor:
 
 
 class AutoregressiveLogisticMixture(Autoregressive):
-    """8-bit images. Values are in ``[0, 1]``; those in ``[i/256, (i + 1)/256)`` are level ``i``.
-
-    Args:
-        network, like, event_shape, detached: see :class:`Autoregressive`.
-        num_components: K.
-        levels: number of levels.
-    """
+    """8-bit images. Values are in ``[0, 1]``; those in ``[i/256, (i + 1)/256)`` are level ``i``."""
 
     def __init__(
         self,
@@ -156,11 +150,7 @@ class AutoregressiveLogisticMixtureHead(AutoregressiveHead):
     """8-bit pixels, each given those before it: a mixture of discretized logistics.
 
     Args:
-        event_shape: ``(C, H, W)``.
         num_components: components of the mixture (the paper: 10 for CIFAR-10).
-
-    Raises:
-        ConfigError: no component, or observations that are not images.
     """
 
     support = "8-bit"

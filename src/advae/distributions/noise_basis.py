@@ -38,14 +38,9 @@ COEFFICIENT_SHIFT = 5.0  # elu(· − 5) + 1 starts near exp(−5): the posterio
 
 
 class NoiseBasis(nn.Module):
-    """``m`` small fully connected networks of noise, ``v_i(ε_i)``, evaluated as one batched product per layer.
+    """``m`` small fully connected ELU networks ``v_i(ε_i) [d]``, evaluated as one batched product per layer.
 
-    Args:
-        num_basis: ``m``.
-        noise_dim: length of the standard normal input of each.
-        hidden: widths of the hidden layers (ELU).
-        d: length of the output.
-        bounded: keep the output between −1 and 1.
+    Each takes standard normal noise of length ``noise_dim``; ``bounded`` outputs are between −1 and 1.
     """
 
     def __init__(
@@ -172,16 +167,12 @@ class NoiseBasisHead(Head):
     """A linear combination of learned noise vectors with coefficients from the network (AVB supplement III).
 
     Args:
-        event_shape: ``(d,)``.
         num_basis: number of basis vectors, ``m`` (the authors' code: 32, or 16 for d = 8).
         noise_dim: length of the noise of each basis network (64, or 32).
         hidden: widths of the basis networks (128, 128, 128).
         moment_samples: minimum number of samples for E[v], Var[v] and Cov(v); the batch size, if larger.
         smoothing_std: standard deviation of normal noise on each basis vector, whose learned part is then kept within
             −1 and 1; 0 for neither, as in the paper.
-
-    Raises:
-        ConfigError: a negative standard deviation.
     """
 
     def __init__(

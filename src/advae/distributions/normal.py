@@ -71,7 +71,6 @@ class NormalHead(Head):
     """A normal whose mean, and optionally whose standard deviation, comes from the network.
 
     Args:
-        event_shape: shape of one event.
         variance: "pixel": one per element of each event, from the network; "shared": one learned number for all;
             "fixed": ``scale``, not learned.
         scale: initial standard deviation, or the constant one.
@@ -79,9 +78,6 @@ class NormalHead(Head):
         max_scale: upper limit of a learned standard deviation; 0 for none. For an image unlike the training data a
             network may return a scale of e⁴⁰, and the loss of that image outweighs all others.
         squash: "sigmoid" maps the mean to (0, 1), the range of pixels.
-
-    Raises:
-        ConfigError: the initial scale is not between the limits.
     """
 
     distribution: type[Normal] = Normal
@@ -99,8 +95,7 @@ class NormalHead(Head):
         if variance != "fixed" and not min_scale < scale < (max_scale or math.inf):
             raise ConfigError(
                 "The initial value of a learned scale must be between its limits.",
-                given=f"scale {scale}, min_scale {min_scale}"
-                + (f", max_scale {max_scale}" if max_scale else ""),
+                given=f"scale {scale}, min_scale {min_scale}, max_scale {max_scale or 'none'}",
                 expected="min_scale < scale < max_scale",
             )
         self.variance, self.min_log_scale = variance, math.log(min_scale)

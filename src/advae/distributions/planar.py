@@ -67,16 +67,7 @@ def _newton_step(t: Tensor, r: Tensor, a: Tensor) -> Tensor:
 
 
 class PlanarFlow(Flow):
-    """A normal transformed by K planar layers.
-
-    Args:
-        base: of ``z₀ [B, n]``.
-        u: ``[B, K, n]``, any values.
-        w: ``[B, K, n]``.
-        b: ``[B, K]``.
-        event_shape: shape of one event, with n elements.
-        moment_samples: see :class:`Flow`.
-    """
+    """A normal transformed by K planar layers: ``u`` (any values) and ``w`` are ``[B, K, n]``, ``b`` is ``[B, K]``."""
 
     def __init__(
         self,
@@ -123,7 +114,6 @@ class PlanarHead(Head):
     k mod n is added to w, so that the first layers bend one coordinate each.
 
     Args:
-        event_shape: shape of one event.
         num_layers: number of planar layers, K (AS-VAE on MNIST: 80).
         moment_samples: samples from which mean and moments are estimated where they are needed.
     """

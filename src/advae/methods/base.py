@@ -120,12 +120,12 @@ class Method:
 
     @property
     def critics(self) -> dict[str, CriticInputs]:
-        """The roles that need a critic, and what each critic sees."""
+        """What each critic sees, by role."""
         roles = [net for nets in self.players.values() for net in nets if net not in MODEL]
         return {role: self.critic_spec(role).inputs for role in roles}
 
     def critic_spec(self, role: str) -> CriticSpec:
-        """Return the declaration of one critic; a critic that the method does not declare sees pairs."""
+        """Return the declaration of one critic; without a declaration it sees pairs."""
         return self.critic_specs.get(role, CriticSpec())
 
     @property
@@ -141,14 +141,7 @@ class Method:
     def losses(
         self, model: LatentModel, x: Tensor, players: Players = None, kl_weight: Weight = 1.0
     ) -> Losses:
-        """Compute per-example losses.
-
-        Args:
-            model: encoder, decoder, prior and critics.
-            x: observations ``[B, *x_shape]``.
-            players: whose losses to compute; all by default.
-            kl_weight: weight of the prior term in the model's loss, for warm-up.
-        """
+        """Compute per-example losses of these players for ``x [B, *x_shape]``, with this weight of the prior term."""
         raise NotImplementedError
 
     def networks(self, model: LatentModel, player: str) -> list[nn.Module]:
@@ -168,11 +161,7 @@ class Method:
         return {"name": self.name, **asdict(self)}
 
     def check(self, model: LatentModel) -> None:
-        """Check before training that encoder and decoder provide what the method requires.
-
-        Raises:
-            ConfigError: they do not; the message names the option to change.
-        """
+        """Raise a :class:`ConfigError` if encoder or decoder lack what the method requires."""
         self._check_encoder(model)
         x = torch.zeros(2, *model.x_shape, device=model.device)
         training, _ = model.training, model.eval()
@@ -204,9 +193,7 @@ class Method:
         own_samples = required == "sample_log_prob"
         if required and not (distribution.has_sample_log_prob if own_samples else has_log_prob):
             raise ConfigError(
-                f"{self.name} requires a {part} with a density"
-                + own_samples * ", at least at its own samples"
-                + ".",
+                f"{self.name} requires a {part} with a density{', at least at its own samples' * own_samples}.",
                 given=given,
                 fix=f"choose a model.{part} with a density ('normal'), or a method without this requirement"
                 " (avb takes any posterior, bavae any likelihood too)",
@@ -224,11 +211,7 @@ METHODS: Registry[type[Method]] = Registry("method", "advae.methods", Method)
 
 
 def method_from_model(model: LatentModel) -> Method:
-    """Return the method that trained a model.
-
-    Raises:
-        ConfigError: the model does not record its method.
-    """
+    """Return the method that trained a model; raise a :class:`ConfigError` if the model does not record it."""
     spec = model.info.get("method")
     if not spec:
         raise ConfigError("This model does not record which method trained it.", fix="load it from its run")
