@@ -192,3 +192,29 @@ def test_a_module_next_to_a_model_file_does_not_replace_an_installed_one(marker:
     sys.modules.pop("wave", None)
     Path("model.py").write_text(f"import wave\n{MODEL}")
     assert load_model_file("model.py").parameters == {"a": ()}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"inference": {"steps": "x"}},
+        {"inference": {"hidden": 3}},
+        {"inference": [1]},
+        {"seed": "a"},
+        {"seed": None},
+        {"source": 5},
+        {"source": {"sha256": 5, "file": 5}},
+        {"parameters": 5},
+    ],
+    ids=str,
+)
+def test_wrong_types_in_a_configuration(
+    change: dict[str, Any], tmp_path: Path, marker: Path, advae: Any
+) -> None:
+    Path("model.py").write_text(MODEL)
+    source = load_text_source("model.py", MODEL)
+    config = {"inference": {"steps": 5}, "parameters": {}, "seed": 0, "source": source}
+    Path("run").mkdir()
+    Path("run/config.yaml").write_text(yaml.safe_dump(config | change))
+    result = advae("infer", "model.py", "--resume", "run")
+    assert result.code == 2 and "Unexpected" not in result.err

@@ -14,7 +14,7 @@ from torch.distributions import Beta, Binomial, Gamma, MultivariateNormal, Norma
 
 import advae
 from advae.evaluation.eval_config import AISConfig
-from advae.inference.affine_map import AffineMap
+from advae.inference.preconditioner import AffineMap
 
 LOG_Z = 1.5
 SHORT_AIS = AISConfig(chains=64, temperatures=30, leapfrog_steps=3)

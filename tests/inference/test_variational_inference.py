@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +17,12 @@ from torch import Tensor
 from torch.distributions import Normal
 
 import advae
-from advae.errors import CheckpointError
+from advae.errors import CheckpointError, WriteError
 from advae.inference import HMCConfig, fit
 from advae.inference import variational_inference as vi
+from advae.inference.hmc_reference import sample_hmc
 from advae.io import lock_folder
+from advae.run import Run
 
 TINY: dict[str, Any] = {
     "fits": 2,
@@ -140,17 +146,9 @@ def test_a_resumed_fit_equals_an_uninterrupted_one(
     options = {**TINY, "family": family, "seed": 3}
     monkeypatch.setattr(vi, "CHECKPOINT_INTERVAL", 4)
     monkeypatch.setattr(vi, "write_results", lambda *args: None)
-    advance = fit.VariationalFit.advance
-
-    def stopping(self: fit.VariationalFit) -> None:
-        if self.step == stop_at:
-            raise Stop
-        advance(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(fit.VariationalFit, "advance", stopping)
-        with pytest.raises(Stop):
-            advae.infer(log_joint, PARAMETERS, out=tmp_path / "run", **options)
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        at_step(patch, stop_at, stop)
+        advae.infer(log_joint, PARAMETERS, out=tmp_path / "run", **options)
     resumed = advae.infer(log_joint, PARAMETERS, out=tmp_path / "run", resume=True, **options)
     whole = posteriors[family]
     for expected, actual in zip(whole.sample_with_log_prob(5), resumed.sample_with_log_prob(5), strict=True):
@@ -167,6 +165,93 @@ def test_a_run_that_cannot_be_resumed(tmp_path: Path, monkeypatch: pytest.Monkey
         advae.infer(log_joint, PARAMETERS, out=tmp_path / "run", resume=True, **{**options, "seed": 9})
     with pytest.raises(CheckpointError, match="not empty"):
         advae.infer(log_joint, PARAMETERS, out=tmp_path / "run", **options)
+
+
+# --- faults -------------------------------------------------------------------------------------------------
+
+
+def at_step(patch: pytest.MonkeyPatch, step: int, action: Callable[[], object]) -> None:
+    """Let ``action`` happen before a step."""
+    advance = fit.VariationalFit.advance
+
+    def act_and_advance(self: fit.VariationalFit) -> None:
+        if self.step == step:
+            action()
+        advance(self)
+
+    patch.setattr(fit.VariationalFit, "advance", act_and_advance)
+
+
+def fail_fsync(patch: pytest.MonkeyPatch) -> None:
+    def fsync(*args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    patch.setattr(os, "fsync", fsync)
+
+
+FAST: dict[str, Any] = {**TINY, "family": "mean-field", "seed": 3}
+
+
+@pytest.fixture
+def often_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vi, "CHECKPOINT_INTERVAL", 4)
+    monkeypatch.setattr(vi, "LOG_INTERVAL", 2)
+    monkeypatch.setattr(vi, "write_results", lambda *args: None)
+
+
+def test_after_a_full_disk_the_last_checkpoint_is_resumed(
+    tmp_path: Path, often_saved: None, posteriors: dict[str, advae.Posterior]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(WriteError) as error:
+        at_step(patch, 35, lambda: fail_fsync(patch))
+        advae.infer(log_joint, PARAMETERS, out=tmp_path / "run", **FAST)
+    assert str(tmp_path / "run") in str(error.value)
+    assert not list((tmp_path / "run").rglob(".*.new-*"))
+    resumed = advae.infer(log_joint, PARAMETERS, out=tmp_path / "run", resume=True, **FAST)
+    expected = posteriors["mean-field"].sample_unconstrained(5)
+    assert torch.equal(resumed.sample_unconstrained(5), expected)
+
+
+def test_a_removed_run_directory_is_noticed_and_not_made_again(
+    tmp_path: Path, often_saved: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_step(monkeypatch, 35, lambda: shutil.rmtree(tmp_path / "run"))
+    with pytest.raises(CheckpointError):
+        advae.infer(log_joint, PARAMETERS, out=tmp_path / "run", **FAST)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(
+    tmp_path: Path, often_saved: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for resume in (False, True):
+        out = tmp_path / f"run-{resume}"
+        with monkeypatch.context() as patch, pytest.raises(Stop):
+            at_step(patch, 1, stop)
+            advae.infer(log_joint, PARAMETERS, out=out, **FAST)
+        advae.infer(log_joint, PARAMETERS, out=out, resume=resume, **FAST)
+        assert Run.open(out).checkpoint().is_dir()
+
+
+def stop() -> None:
+    raise Stop
+
+
+def test_diagnostics_do_not_depend_on_modes_of_the_caller(quick_annealing: None) -> None:
+    def diagnose() -> list[float]:
+        posterior = advae.infer(log_joint, PARAMETERS, **FAST)
+        hmc = sample_hmc(posterior.target, HMCConfig(chains=4, warmup=16, samples=8, thin=1))
+        return [*(estimate.value for estimate in posterior.check()), hmc.rhat]
+
+    expected = diagnose()
+    with torch.inference_mode():
+        assert diagnose() == expected
+    torch.set_default_dtype(torch.float64)
+    try:
+        # Some sums are then in float64.
+        assert diagnose() == pytest.approx(expected, rel=1e-5)
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 # --- run directory ------------------------------------------------------------------------------------------

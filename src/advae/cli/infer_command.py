@@ -9,7 +9,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from advae.cli.console import log, print_estimates, print_facts, print_json, print_table
 from advae.cli.parser import POSITIONAL, FolderPath, Name, OutputOptions, Parser, Seed
-from advae.errors import CheckpointError, ConfigError, first_line
+from advae.errors import CheckpointError, ConfigError, WriteError, first_line
 from advae.formatting import Table
 from advae.inference.infer_options import InferOptions
 from advae.io import read_json_object
@@ -87,9 +87,13 @@ def run(options: InferCommandOptions) -> int:
             **fit.to_dict(),
         )
     except Interrupted as stop:
-        resume = _resume_command(options.file, out)
-        stop.args = (f"{stop}; a checkpoint was saved\n  resume:   {resume}",)
+        stop.args = (f"{stop}; a checkpoint was saved\n  resume:   {_resume_command(options.file, out)}",)
         raise
+    except WriteError as error:
+        fix = f"{error.fix}; then resume: {_resume_command(options.file, out)}"
+        raise WriteError(
+            "Inference stopped: a file cannot be written.", given=error.given, fix=fix
+        ) from error
     _print_result(out, options)
     return 0
 

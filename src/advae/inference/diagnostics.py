@@ -21,7 +21,7 @@ from advae.evaluation.critics.critic_diagnostics import assess_log_ratio
 from advae.evaluation.critics.kl_bounds import ABS_TOL_NATS, NUM_SIGMAS
 from advae.evaluation.estimate import Criterion, Estimate, EvaluationResult, Remark
 from advae.evaluation.resumable import no_progress
-from advae.inference.affine_map import AffineMap
+from advae.inference.preconditioner import AffineMap
 from advae.methods import CriticSpec
 from advae.metrics.kernel_stein import NUM_BOOTSTRAP, stein_test
 from advae.metrics.mcmc_diagnostics import pareto_k, split_rhat
@@ -44,10 +44,8 @@ MIN_AIS_ESS = 10.0  # effective chains, below which the standard error of the ev
 def run_diagnostics(posterior: Posterior, *, stage: StageProgress = no_progress) -> EvaluationResult:
     """Run all diagnostics of a posterior; the first remark is the verdict."""
     result = EvaluationResult()
-    result.add(diagnose_critic(posterior))
-    result.add(diagnose_agreement(posterior))
-    result.add(diagnose_stein(posterior))
-    result.add(diagnose_weights(posterior))
+    for diagnose in (diagnose_critic, diagnose_agreement, diagnose_stein, diagnose_weights):
+        result.add(diagnose(posterior))
     result.add(diagnose_evidence(posterior, posterior.log_evidence(stage=stage)))
     result.remarks.insert(0, overall_verdict(result.remarks))
     return result
@@ -63,10 +61,10 @@ def overall_verdict(remarks: list[Remark]) -> Remark:
 
 def _diagnostic(
     posterior: Posterior,
+    metric: str,
     name: str,
     value: float,
     *,
-    metric: str,
     fit: int | None = None,
     stderr: float = math.nan,
     unit: str = "",
@@ -76,10 +74,9 @@ def _diagnostic(
     """Return a diagnostic of all fits or, with an index, of one."""
     protocol = {"family": posterior.options.family, "seed": posterior.seed, **protocol}
     variant = "" if fit is None else f"fit {fit}"
-    name = f"{name}[{variant}]" if variant else name
-    count = n or posterior.fits
+    name, n = f"{name}[{variant}]" if variant else name, n or posterior.fits
     return Estimate(
-        name, value, stderr, "diagnostic", unit, count, protocol, "posterior", metric=metric, variant=variant
+        *(name, value, stderr, "diagnostic", unit, n, protocol, "posterior"), metric=metric, variant=variant
     )
 
 
@@ -89,9 +86,6 @@ def _diagnosis(
     """Return estimates with a remark, which is a warning unless all criteria are met."""
     warning = not all(criterion.passed for criterion in criteria)
     return EvaluationResult(estimates, [Remark(about, text, warning, tuple(criteria), "posterior")])
-
-
-# --- critic -------------------------------------------------------------------------------------------------
 
 
 def diagnose_critic(posterior: Posterior) -> EvaluationResult:
@@ -104,9 +98,6 @@ def diagnose_critic(posterior: Posterior) -> EvaluationResult:
     return assess_log_ratio(
         "critic", CriticSpec("q(z)", "r(z)"), {"critic/log_ratio_p": p, "critic/log_ratio_q": q}, protocol
     )
-
-
-# --- agreement ----------------------------------------------------------------------------------------------
 
 
 def diagnose_agreement(posterior: Posterior) -> EvaluationResult:
@@ -124,8 +115,8 @@ def diagnose_agreement(posterior: Posterior) -> EvaluationResult:
     n = NUM_RHAT_SAMPLES * posterior.fits
     estimates = [
         *elbos,
-        _diagnostic(posterior, "R-hat between fits", worst, metric="rhat", of=label, n=n),
-        _diagnostic(posterior, "range of ELBOs", elbo_range, metric="elbo-range", unit="nats"),
+        _diagnostic(posterior, "rhat", "R-hat between fits", worst, of=label, n=n),
+        _diagnostic(posterior, "elbo-range", "range of ELBOs", elbo_range, unit="nats"),
     ]
     criteria = [
         Criterion.at_most("largest R-hat between fits", worst, MAX_RHAT),
@@ -135,9 +126,6 @@ def diagnose_agreement(posterior: Posterior) -> EvaluationResult:
     headline = f"The fits disagree in their {' and '.join(failed)}" if failed else "The fits agree"
     text = f"{headline}: R-hat ≤ {worst:.3f} ({label}), range of ELBOs {elbo_range:.2f} nats."
     return _diagnosis(estimates, "agreement", text, criteria)
-
-
-# --- Stein --------------------------------------------------------------------------------------------------
 
 
 def diagnose_stein(posterior: Posterior) -> EvaluationResult:
@@ -152,23 +140,15 @@ def diagnose_stein(posterior: Posterior) -> EvaluationResult:
         stein_test(x_i, score_i, num_bootstrap=num_bootstrap, seed=i)
         for i, (x_i, score_i) in enumerate(zip(whitening.inverse(z).cpu(), score.cpu(), strict=True))
     ]
+    n = NUM_STEIN_SAMPLES
     estimates = [
-        _diagnostic(
-            posterior,
-            "KSD²",
-            t.value,
-            fit=i,
-            metric="ksd",
-            stderr=t.stderr,
-            n=NUM_STEIN_SAMPLES,
-            p=round(t.p, 4),
-        )
+        _diagnostic(posterior, "ksd", "KSD²", t.value, fit=i, stderr=t.stderr, n=n, p=round(t.p, 4))
         for i, t in enumerate(tests)
     ]
     # A p-value equal to the level rejects.
     criteria = [Criterion(f"p-value, fit {i}", t.p, level, t.p > level, "min") for i, t in enumerate(tests)]
     rejected = [i for i, criterion in enumerate(criteria) if not criterion.passed]
-    details = f"{NUM_STEIN_SAMPLES} samples per fit, smallest p = {min(t.p for t in tests):.3f}"
+    details = f"{n} samples per fit, smallest p = {min(t.p for t in tests):.3f}"
     if rejected:
         fits = f"fit{'s' * (len(rejected) > 1)} {', '.join(map(str, rejected))}"
         which = "all fits" if len(rejected) == posterior.fits else fits
@@ -176,9 +156,6 @@ def diagnose_stein(posterior: Posterior) -> EvaluationResult:
     else:
         text = f"The kernel Stein discrepancy does not reject the samples ({details})."
     return _diagnosis(estimates, "Stein", text, criteria)
-
-
-# --- weights ------------------------------------------------------------------------------------------------
 
 
 def diagnose_weights(posterior: Posterior) -> EvaluationResult:
@@ -189,8 +166,7 @@ def diagnose_weights(posterior: Posterior) -> EvaluationResult:
     by = "the critic's estimate of q" if has_critic else "the density of q"
     name = "Pareto k-hat by the critic" if has_critic else "Pareto k-hat"
     estimates = [
-        _diagnostic(posterior, name, k, fit=i, metric="pareto-k", n=NUM_WEIGHTS, by=by)
-        for i, k in enumerate(k_hats)
+        _diagnostic(posterior, "pareto-k", name, k, fit=i, n=NUM_WEIGHTS, by=by) for i, k in enumerate(k_hats)
     ]
     worst = max(k_hats)
     criteria = [Criterion.at_most("largest Pareto k-hat", worst, MAX_PARETO_K)]
@@ -203,9 +179,6 @@ def diagnose_weights(posterior: Posterior) -> EvaluationResult:
     return _diagnosis(estimates, "weights", text, criteria)
 
 
-# --- evidence -----------------------------------------------------------------------------------------------
-
-
 def diagnose_evidence(posterior: Posterior, evidence: Estimate) -> EvaluationResult:
     """Compare the evidence by annealing with the mean ELBO."""
     elbos = posterior.elbo()
@@ -213,12 +186,8 @@ def diagnose_evidence(posterior: Posterior, evidence: Estimate) -> EvaluationRes
     elbo_stderr = (sum(e.stderr**2 for e in elbos) ** 0.5) / len(elbos)
     gap, gap_stderr = evidence.value - elbo, math.hypot(elbo_stderr, evidence.stderr)
     tolerance, ess = max(ABS_TOL_NATS, NUM_SIGMAS * gap_stderr), evidence.protocol["ess"]
-    estimates = [
-        evidence,
-        _diagnostic(
-            posterior, "evidence minus ELBO", gap, metric="evidence-gap", stderr=gap_stderr, unit="nats"
-        ),
-    ]
+    name, stderr = "evidence minus ELBO", gap_stderr
+    estimates = [evidence, _diagnostic(posterior, "evidence-gap", name, gap, stderr=stderr, unit="nats")]
     criteria = [
         Criterion.at_least("effective annealing chains", ess, MIN_AIS_ESS),
         Criterion.at_most("|evidence − ELBO| (nats)", abs(gap), tolerance),

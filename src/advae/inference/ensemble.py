@@ -19,11 +19,7 @@ Weights = Mapping[str, Tensor]
 
 
 class ModuleEnsemble:
-    """``F`` independently initialized copies of a network; every weight has a leading axis ``F``.
-
-    Args:
-        make: makes one copy, initialized from the global random state.
-        count: ``F``.
+    """``F`` copies of a network, each initialized by a call of ``make``; every weight has a leading axis ``F``.
 
     Attributes:
         weights: by name ``[F, …]``; leaf tensors for an optimizer.
@@ -34,9 +30,7 @@ class ModuleEnsemble:
         copies = [make() for _ in range(count)]
         weights, self.buffers = stack_module_state(copies)
         self.weights = {name: weight.detach().clone().requires_grad_() for name, weight in weights.items()}
-        self.template = copy.deepcopy(copies[0]).to(
-            "meta"
-        )  # for its structure: functional_call replaces weights
+        self.template = copy.deepcopy(copies[0]).to("meta")  # its structure: functional_call replaces weights
         self.count = count
 
     def to(self, device: torch.device, dtype: torch.dtype) -> ModuleEnsemble:
@@ -50,10 +44,7 @@ class ModuleEnsemble:
     def __call__(self, *inputs: Tensor, weights: Weights | None = None, **shared: Any) -> Any:
         """Apply each copy to its part of ``inputs [F, …]``; output tensors are ``[F, …]``.
 
-        Args:
-            inputs: tensors with a leading axis ``F``.
-            weights: replace the ensemble's own weights.
-            shared: keyword arguments, the same for all copies.
+        ``weights`` replace the ensemble's own; other keyword arguments are the same for all copies.
         """
         used = dict(self.weights if weights is None else weights)
 

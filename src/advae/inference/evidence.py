@@ -23,15 +23,13 @@ from advae.evaluation.likelihood.annealing import (
     make_temperatures,
     tune_step_sizes,
 )
-from advae.inference.affine_map import AffineMap
+from advae.inference.preconditioner import AffineMap
 from advae.inference.target import Target
 from advae.random import seeded
 
 DEFAULT_AIS = AISConfig(chains=256, temperatures=400, leapfrog_steps=5)
 NUM_PILOT_CHAINS = 32  # tune the step sizes
-START_WIDENING = (
-    1.2  # factor on the fitted normal's standard deviations, so that the path begins outside the samples
-)
+START_WIDENING = 1.2  # of the fitted normal's standard deviations: the path begins outside the samples
 
 
 @torch.inference_mode(False)
@@ -50,17 +48,20 @@ def estimate_log_evidence(
         z: unconstrained samples ``[N, d]`` to fit the initial normal to.
         config: chains, temperatures, leapfrog steps and schedule; the start is always the full normal.
         seed: of all random numbers.
-        tick: called with the number of finished transitions, for progress.
+        tick: called with numbers of finished transitions.
     """
     if config.init != "full":
         raise ConfigError("The evidence is annealed from a full normal.", given=f"init = {config.init!r}")
     with seeded(seed, target.device):
         normal = AffineMap.from_samples(z)
 
+        def log_joint(z: Tensor) -> Tensor:  # density zero where it is not finite: chains never move there
+            return torch.nan_to_num(target(z), nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
+
         def make_path(chains: int) -> AnnealingPath:
             d = z.shape[1]
             factor = (START_WIDENING * normal.factor).expand(chains, d, d)
-            return AnnealingPath(normal.mean.expand(chains, d), factor, _finite_or_zero_density(target))
+            return AnnealingPath(normal.mean.expand(chains, d), factor, log_joint)
 
         schedule, leapfrog_steps = config.schedule, config.leapfrog_steps
         step_sizes = tune_step_sizes(make_path(NUM_PILOT_CHAINS), 1, schedule, leapfrog_steps, tick)
@@ -80,13 +81,7 @@ def estimate_log_evidence(
         "ess": round(ess, 1),
     }
     return Estimate(
-        "log evidence (ais)",
-        value,
-        stderr,
-        "lower bound",
-        "nats",
-        config.chains,
-        protocol,
+        *("log evidence (ais)", value, stderr, "lower bound", "nats", config.chains, protocol),
         per_example={"log_w": log_w.cpu(), "acceptance": acceptance.cpu()},
         metric="ais",
         variant="evidence",
@@ -97,15 +92,6 @@ def estimate_log_evidence(
 def num_transitions(config: AISConfig) -> int:
     """Return the transitions of a run, those of the pilot included."""
     return max(0, config.temperatures - 1) + PILOT_TEMPERATURES - 1
-
-
-def _finite_or_zero_density(target: Target) -> Callable[[Tensor], Tensor]:
-    """Return the target with density zero where its log is not finite, so that chains never move there."""
-
-    def log_joint(z: Tensor) -> Tensor:
-        return torch.nan_to_num(target(z), nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
-
-    return log_joint
 
 
 def log_mean_weight(log_w: Tensor) -> tuple[float, float, float]:

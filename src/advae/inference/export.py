@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from advae.errors import ConfigError
 from advae.evaluation.estimate import EvaluationResult
-from advae.io import write_atomically, write_json
+from advae.io import write_atomically, write_errors, write_json
 from advae.progress import StageProgress
 from advae.random import mix_seeds
 from advae.run import Run
@@ -71,9 +71,6 @@ def _pointwise_log_likelihood(posterior: Posterior, z: torch.Tensor) -> NDArray[
     return result.reshape(*z.shape[:2], *result.shape[1:]).cpu().numpy()
 
 
-# --- ArviZ and NetCDF ---------------------------------------------------------------------------------------
-
-
 def to_arviz(groups: ArrayGroups) -> Any:
     """Return ArviZ's container: ``InferenceData`` before version 1, otherwise a ``DataTree``.
 
@@ -81,9 +78,7 @@ def to_arviz(groups: ArrayGroups) -> Any:
         ConfigError: ArviZ is not installed.
     """
     try:
-        with warnings.catch_warnings(
-            action="ignore", category=FutureWarning
-        ):  # of the transition to version 1
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of the move to version 1
             arviz = import_module("arviz")
     except ImportError:
         raise ConfigError("ArviZ is not installed.", fix=INSTALL_ARVIZ) from None
@@ -107,13 +102,10 @@ def write_netcdf(path: Path, groups: ArrayGroups, attributes: Mapping[str, str])
         raise ConfigError("NetCDF files need ArviZ and h5netcdf.", fix=INSTALL_ARVIZ)
     data = to_arviz(groups)
     data.attrs.update(attributes)
-    with tempfile.TemporaryDirectory() as folder:
+    with write_errors(path), tempfile.TemporaryDirectory() as folder:
         temporary = Path(folder) / "draws.nc"
         data.to_netcdf(str(temporary), engine="h5netcdf")
         write_atomically(path, temporary.read_bytes())
-
-
-# --- run directory ------------------------------------------------------------------------------------------
 
 
 def write_results(run: Run, posterior: Posterior, stage: StageProgress) -> None:
@@ -123,12 +115,9 @@ def write_results(run: Run, posterior: Posterior, stage: StageProgress) -> None:
     groups = make_groups(posterior, NUM_SAMPLES)
     run.write_arrays("draws.npz", groups["posterior"])
     if can_write_netcdf():
-        attributes = {
-            "inference_library": "advae",
-            "family": posterior.options.family,
-            "seed": str(posterior.seed),
-        }
-        write_netcdf(run.path / "draws.nc", groups, attributes)
+        info = {"family": posterior.options.family, "seed": str(posterior.seed)}
+        attributes = {"inference_library": "advae", **info}
+        write_netcdf(run.file("draws.nc"), groups, attributes)
     if posterior.reference is not None:
         z = posterior.reference.z
         thinned = z[:, :: max(1, z.shape[0] * z.shape[1] // NUM_SAMPLES)]
@@ -141,7 +130,7 @@ def write_results(run: Run, posterior: Posterior, stage: StageProgress) -> None:
         run.write_arrays("baselines.npz", arrays)
     diagnostics = posterior.check(stage=stage)
     run.write_estimates(diagnostics.to_dict())
-    write_json(run.path / "summary.json", make_summary(posterior, diagnostics))
+    write_json(run.file("summary.json"), make_summary(posterior, diagnostics))
     write_posterior_report(run)
 
 
@@ -163,10 +152,11 @@ def make_summary(posterior: Posterior, diagnostics: EvaluationResult) -> dict[st
     }
     if posterior.reference is not None:
         hmc = posterior.reference
+        samples = hmc.z.shape[0] * hmc.z.shape[1]
         summary["reference"] = {
             "acceptance": hmc.acceptance,
             "rhat": hmc.rhat,
             "ess": hmc.ess,
-            "samples": hmc.z.shape[0] * hmc.z.shape[1],
+            "samples": samples,
         }
     return summary

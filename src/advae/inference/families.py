@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from advae.distributions.iaf import AutoregressiveTransforms
 from advae.distributions.noise_basis import NoiseBasis, NoiseBasisPosterior
-from advae.inference.affine_map import normal_log_prob
 from advae.inference.infer_options import InferOptions
+from advae.inference.preconditioner import normal_log_prob
 from advae.networks.mlp import MLP
 
 FLOW_STEPS = 4
@@ -45,32 +45,39 @@ class VariationalFamily(nn.Module):
         raise NotImplementedError
 
 
-class MeanFieldFamily(VariationalFamily):
-    """Normal with a diagonal covariance."""
-
-    diagonal = True
+class LocationScaleFamily(VariationalFamily):
+    """A transformed normal with the mean m and the diagonal scale s."""
 
     def __init__(self, d: int) -> None:
         super().__init__()
         self.mean, self.log_scale = nn.Parameter(torch.zeros(d)), nn.Parameter(torch.zeros(d))
 
+    def sample_noise(self, n: int) -> Tensor:
+        """Return ``ε [n, d]``."""
+        return torch.randn(n, len(self.mean), dtype=self.mean.dtype, device=self.mean.device)
+
+
+class MeanFieldFamily(LocationScaleFamily):
+    """Normal with a diagonal covariance."""
+
+    diagonal = True
+
     def forward(self, *, n: int) -> tuple[Tensor, ...]:
-        noise = torch.randn(n, len(self.mean), dtype=self.mean.dtype, device=self.mean.device)
+        noise = self.sample_noise(n)
         u = self.mean + self.log_scale.exp() * noise
         whitened = (u - self.mean.detach()) * torch.exp(-self.log_scale.detach())
         return u, normal_log_prob(whitened, self.log_scale.detach().sum())
 
 
-class FullRankFamily(VariationalFamily):
+class FullRankFamily(LocationScaleFamily):
     """Normal with a full covariance."""
 
     def __init__(self, d: int) -> None:
-        super().__init__()
-        self.mean, self.log_scale = nn.Parameter(torch.zeros(d)), nn.Parameter(torch.zeros(d))
+        super().__init__(d)
         self.below = nn.Parameter(torch.zeros(d, d))
 
     def forward(self, *, n: int) -> tuple[Tensor, ...]:
-        noise = torch.randn(n, len(self.mean), dtype=self.mean.dtype, device=self.mean.device)
+        noise = self.sample_noise(n)
         u = self.mean + noise @ self.factor().mT
         centered = u - self.mean.detach()
         whitened = torch.linalg.solve_triangular(self.factor().detach(), centered.mT, upper=False).mT
@@ -78,21 +85,19 @@ class FullRankFamily(VariationalFamily):
 
     def factor(self) -> Tensor:
         """Return ``S [d, d]``: row i is exp(log_scale_i) times (the strictly lower triangle of ``below``, plus I)."""
-        return self.log_scale.exp().unsqueeze(1) * (
-            self.below.tril(-1) + torch.diag(torch.ones_like(self.mean))
-        )
+        unit = self.below.tril(-1) + torch.diag(torch.ones_like(self.mean))
+        return self.log_scale.exp().unsqueeze(1) * unit
 
 
-class FlowFamily(VariationalFamily):
+class FlowFamily(LocationScaleFamily):
     """Normal transformed by autoregressive steps."""
 
     def __init__(self, d: int, hidden: tuple[int, ...]) -> None:
-        super().__init__()
-        self.mean, self.log_scale = nn.Parameter(torch.zeros(d)), nn.Parameter(torch.zeros(d))
+        super().__init__(d)
         self.steps = AutoregressiveTransforms(d, 0, FLOW_STEPS, [max(width, d) for width in hidden])
 
     def forward(self, *, n: int) -> tuple[Tensor, ...]:
-        noise = torch.randn(n, len(self.mean), dtype=self.mean.dtype, device=self.mean.device)
+        noise = self.sample_noise(n)
         u, log_det = self.steps(self.mean + self.log_scale.exp() * noise, noise[:, :0])
         return u, normal_log_prob(noise, self.log_scale.sum()) - log_det
 

@@ -15,22 +15,23 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from advae.devices import default_torch_modes
 from advae.errors import NotFiniteError
-from advae.inference.affine_map import AffineMap, normal_log_prob
-from advae.inference.critic_trainer import CriticTrainer, strip_prefix
+from advae.inference.adaptive_contrast import CriticTrainer, strip_prefix
 from advae.inference.ensemble import ModuleEnsemble
 from advae.inference.families import make_family
 from advae.inference.infer_options import InferOptions
 from advae.inference.preconditioner import (
+    AffineMap,
     check_bounded,
     check_proper,
     diagonal_approximation,
     log_prob_in_u,
+    normal_log_prob,
     step_towards,
 )
 from advae.inference.target import Target
 from advae.random import mix_seeds, reseed
-from advae.devices import default_torch_modes
 from advae.training.optimizers import PlayerOptimizer, compute_lr_scale
 from advae.training.train_options import TrainOptions
 
@@ -38,15 +39,13 @@ LOCATE_STEPS = 150
 FIRST_LOCATE_FRACTION, LAST_LOCATE_FRACTION = (
     0.5,
     0.05,
-)  # of a natural gradient step: first speed, then low noise
+)  # of a natural gradient step: first fast, then precise
 INITIAL_SD = 1.0  # of the fits' starting points
 SAMPLES_PER_DIM = 4  # at least, for a regression on every coordinate or a full covariance
 NORMAL_LR = 0.02  # for the normal families: no networks, and no gradient noise at a normal target
 POWER_RISE_FRACTION = 0.4  # of the fit phase, until the power is 1
 EMA_DECAY = 0.995  # of q's weights
-CONTRAST_SAMPLES = (
-    20_000  # of the final q: the mean of its normal has an error of 0.7 % of a standard deviation
-)
+CONTRAST_SAMPLES = 20_000  # of the final q: the mean of its normal is off by 0.7 % of a standard deviation
 SETTLE_FRACTION = 0.2
 FINAL_CRITIC_LR_SCALE = 0.5  # of the fit phase: the critic must follow q to the end
 ADVERSARIAL_BETA1 = 0.5  # Adam's β₁ of q and critic (as in the authors' code): momentum makes them oscillate
@@ -58,15 +57,9 @@ Phase = Literal["locate", "fit", "settle"]
 class VariationalFit:
     """Fits in progress.
 
-    Args:
-        target: the target.
-        options: of inference.
-        seed: of all random numbers.
-
     Attributes:
         affine: the preconditioner.
-        q: the networks of the family.
-        ema_weights: exponential moving average of q's weights, which defines the posterior.
+        q: the networks of the family; ``ema_weights`` is the average of their weights, which defines the posterior.
         critic_trainer: the critics; None for families with a density.
         step: number of finished steps.
         metrics: of the last step, ``[F]`` by name.
@@ -78,17 +71,15 @@ class VariationalFit:
         reseed(mix_seeds(seed, 0), target.device)
         starts = INITIAL_SD * torch.randn(fits, d, dtype=torch.float32).to(*placement)
         self.affine = AffineMap.translation(starts)
-        with (
-            default_torch_modes()
-        ):  # for the networks only: the log joint may rely on the caller's default dtype
-            self.q = ModuleEnsemble(make_family(options, d), fits).to(*placement)
         nonfinite_flag = torch.zeros((), dtype=torch.float32, device=target.device)
         train_options = self._train_options
-        self.player = PlayerOptimizer("model", self.q.parameters(), train_options, nonfinite_flag)
         self.critic_trainer: CriticTrainer | None = None
-        if options.has_critic:
-            with default_torch_modes():
+        # For the networks only: the log joint may rely on the caller's default dtype.
+        with default_torch_modes():
+            self.q = ModuleEnsemble(make_family(options, d), fits).to(*placement)
+            if options.has_critic:
                 self.critic_trainer = CriticTrainer(target, options, train_options, nonfinite_flag)
+        self.player = PlayerOptimizer("model", self.q.parameters(), train_options, nonfinite_flag)
         self.ema_weights = {name: weight.detach().clone() for name, weight in self.q.weights.items()}
         self.settle_steps = max(1, int(SETTLE_FRACTION * options.steps)) if options.has_critic else 0
         self.metrics: dict[str, Tensor] = {}
@@ -118,8 +109,6 @@ class VariationalFit:
         self.step += 1
         if self.step == LOCATE_STEPS + self.options.steps:
             self._finalize_q()
-
-    # --- phases -------------------------------------------------------------------------------------------------
 
     def _locate(self) -> None:
         decay = LAST_LOCATE_FRACTION / FIRST_LOCATE_FRACTION
@@ -194,8 +183,6 @@ class VariationalFit:
             (u,) = self.q(n=CONTRAST_SAMPLES, weights=self.ema_weights)
             self.critic_trainer.contrast = self.critic_trainer.batch_contrast(u)
 
-    # --- updates ------------------------------------------------------------------------------------------------
-
     @property
     def _train_options(self) -> TrainOptions:
         o = self.options
@@ -224,17 +211,13 @@ class VariationalFit:
         if not bool(loss.isfinite().all()):
             row = int((~loss.isfinite()).any(0).nonzero()[0])
             values = self.target.space.constrain(self.affine(u.detach())[:, row])[0]
-            texts = [
-                f"{name} = {value[0].flatten()[:3].tolist()}" for name, value in list(values.items())[:4]
-            ]
+            texts = [f"{name} = {x[0].flatten()[:3].tolist()}" for name, x in list(values.items())[:4]]
             raise NotFiniteError(
                 f"Inference stopped: the log joint is not finite at step {self.step}.",
                 given=f"near {', '.join(texts)}",
                 expected="finite numbers; no weight was updated",
                 fix="compute in log space and declare constraints; --dtype float64 helps if numbers are large",
             )
-
-    # --- state --------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Tensor]:
         """Return everything that a step depends on, by slash-separated key."""

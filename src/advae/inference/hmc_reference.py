@@ -19,7 +19,7 @@ from torch import Tensor
 from advae.errors import NotFiniteError
 from advae.evaluation.likelihood.hmc import HMCState, transition
 from advae.evaluation.likelihood.log_density_grad import value_and_grad
-from advae.inference.affine_map import AffineMap
+from advae.inference.preconditioner import AffineMap
 from advae.inference.target import Target
 from advae.metrics.mcmc_diagnostics import effective_sample_size, split_rhat
 from advae.random import seeded
@@ -38,19 +38,15 @@ NUM_MASS_UPDATES = 8  # in the warm-up
 
 @dataclass(frozen=True)
 class HMCConfig:
-    """Number and length of the chains.
-
-    Attributes:
-        chains: number of chains.
-        warmup: adaptive transitions.
-        samples: samples kept per chain.
-        thin: transitions per kept sample.
-    """
+    """Number and length of the chains."""
 
     chains: int = 64
     warmup: int = 800
+    """Adaptive transitions."""
     samples: int = 500
+    """Samples kept per chain."""
     thin: int = 4
+    """Transitions per kept sample."""
 
     @property
     def num_transitions(self) -> int:
@@ -82,13 +78,7 @@ def sample_hmc(
     seed: int = 0,
     tick: Callable[[int], None] = lambda n: None,
 ) -> HMCDraws:
-    """Sample the target, from all data.
-
-    Args:
-        target: the log density.
-        config: number and length of the chains.
-        seed: of all random numbers.
-        tick: called with the number of finished transitions, for progress.
+    """Sample the target, from all data; ``tick`` is called with numbers of finished transitions.
 
     Raises:
         NotFiniteError: no chain starts where the log density is finite.

@@ -52,8 +52,6 @@ class InferOptions:
     """Floating-point type: float32 or float64."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.hidden, list):
-            object.__setattr__(self, "hidden", tuple(self.hidden))
         for name, hint in get_type_hints(type(self)).items():
             value, choices = getattr(self, name), get_args(hint)
             if get_origin(hint) is Literal and value not in choices:
@@ -61,10 +59,10 @@ class InferOptions:
             if hint in (int, float):
                 kind, expected = (Integral, "an integer") if hint is int else (Real, "a number")
                 self._require(name, isinstance(value, kind) and not isinstance(value, bool), expected)
-        is_list_of_widths = isinstance(self.hidden, tuple) and all(
-            isinstance(n, Integral) for n in self.hidden
-        )
-        self._require("hidden", is_list_of_widths, "a list of integers")
+        hidden: Any = self.hidden
+        is_list = isinstance(hidden, tuple | list) and all(isinstance(n, Integral) for n in hidden)
+        self._require("hidden", is_list, "a list of integers")
+        object.__setattr__(self, "hidden", tuple(hidden))
         for name in ("fits", "steps", "critic_steps", "critic_width"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("noise_dim", "critic_blocks", "minibatch_size"):

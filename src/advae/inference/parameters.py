@@ -32,15 +32,7 @@ SPEC_HELP = "a shape such as () or (8,), a constraint such as advae.positive, or
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter.
-
-    Attributes:
-        name: the keyword argument of the log joint.
-        shape: of one value.
-        constraint: the set of its values.
-        transform: from unconstrained numbers to constrained values.
-        unconstrained_shape: of its unconstrained numbers.
-    """
+    """One parameter: its constraint is the set of its values, its transform maps unconstrained numbers there."""
 
     name: str
     shape: Size
@@ -96,12 +88,11 @@ class ParameterSpace:
 
     @property
     def names(self) -> list[str]:
-        """Names, in order."""
         return [parameter.name for parameter in self.parameters]
 
     @property
     def dim(self) -> int:
-        """Length of the unconstrained vector, ``d``."""
+        """Length of z, ``d``."""
         return sum(parameter.unconstrained_dim for parameter in self.parameters)
 
     def constrain(self, z: Tensor) -> tuple[dict[str, Tensor], Tensor]:
@@ -127,16 +118,8 @@ class ParameterSpace:
 
     def flatten(self, values: Mapping[str, Tensor]) -> Tensor:
         """Return constrained values as vectors ``[*S, n]``, in the order of :meth:`labels`."""
-        batch_dims = values[self.names[0]].dim() - len(self.parameters[0].shape)
-        return torch.cat(
-            [
-                values[name].flatten(batch_dims)
-                if values[name].dim() > batch_dims
-                else values[name].unsqueeze(-1)
-                for name in self.names
-            ],
-            -1,
-        )
+        batch = values[self.names[0]].shape[: values[self.names[0]].dim() - len(self.parameters[0].shape)]
+        return torch.cat([values[name].reshape(*batch, -1) for name in self.names], -1)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a description as JSON values."""

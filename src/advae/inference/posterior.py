@@ -34,15 +34,8 @@ LogLikelihood = Callable[..., Tensor]
 class Posterior:
     """``F`` independent fits of q to one target, kept apart like chains.
 
-    Args:
-        fit: finished.
-        log_likelihood: maps constrained parameters by name to ``log p(y_i | θ) [S, N]``, for ArviZ; or None.
-
     Attributes:
-        target: the target density.
-        options: of the fit.
-        seed: of all random numbers.
-        fits: number of fits.
+        log_likelihood: maps constrained parameters by name to ``log p(y_i | θ) [S, N]``, for ArviZ; or None.
         history: ELBO of every fit during training, as ``(step, [F] nats)``.
         seconds: training time.
         reference: samples by Hamiltonian Monte Carlo for comparison, if any.
@@ -62,8 +55,6 @@ class Posterior:
     def __repr__(self) -> str:
         names = ", ".join(self.target.space.names)
         return f"Posterior({names}; family={self.options.family!r}, fits={self.fits}, seed={self.seed})"
-
-    # --- samples ------------------------------------------------------------------------------------------------
 
     def sample(self, n: int = 1000, *, chains: bool = False, seed: int | None = None) -> dict[str, Tensor]:
         """Sample parameters by name, ``[n, *shape]``: fit by fit, with (nearly) equal numbers of each.
@@ -121,8 +112,6 @@ class Posterior:
             u_r = trainer.contrast(torch.randn_like(u_q))
             return trainer.final_log_ratios(fit.affine, u_q)[0], trainer.final_log_ratios(fit.affine, u_r)[0]
 
-    # --- values -------------------------------------------------------------------------------------------------
-
     @torch.no_grad()
     def log_prob(self, z: Tensor) -> Tensor:
         """Return the unnormalized log target density at unconstrained ``z [*S, d]``, from all data, ``[*S]``."""
@@ -174,14 +163,10 @@ class Posterior:
         """
         if self._evidence is None or config is not None:
             config = config or DEFAULT_AIS
-            z = self.sample_unconstrained(NUM_AIS_START_SAMPLES).flatten(0, 1)
+            z, seed = self.sample_unconstrained(NUM_AIS_START_SAMPLES).flatten(0, 1), mix_seeds(self.seed, 5)
             with stage("annealing", num_transitions(config)) as tick:
-                self._evidence = estimate_log_evidence(
-                    self.target, z, config, mix_seeds(self.seed, 5) % 2**31, tick
-                )
+                self._evidence = estimate_log_evidence(self.target, z, config, seed % 2**31, tick)
         return self._evidence
-
-    # --- results ------------------------------------------------------------------------------------------------
 
     def check(self, *, stage: StageProgress = no_progress) -> EvaluationResult:
         """Run all diagnostics once: estimates, and remarks with criteria, the verdict first."""

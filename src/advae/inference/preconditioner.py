@@ -1,9 +1,9 @@
-"""Affine preconditioner by Gaussian variational inference.
+"""Affine maps, and the affine preconditioner by Gaussian variational inference.
 
     z = μ + L u                                              μ [F, d], L [F, d, d] lower triangular
 
-Each step moves the normal N(0, I) in the coordinates u of the current map towards the target; that normal defines the
-next map:
+For u ~ N(0, I), z ~ N(μ, L Lᵀ): a map is also a whitening and a normal distribution. Each step moves the normal N(0, I)
+in the coordinates u of the current map towards the target; that normal defines the next map:
 
     g(u) ≈ a − P u            the gradient of log p, by least squares over samples of N(0, I)
     N(0, I) → N(P⁻¹ a, P⁻¹)   by a fraction ρ
@@ -15,16 +15,18 @@ samples, and a full step reaches the target. No step depends on the scales of th
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Self
+
 import torch
 from torch import Tensor
 
+from advae.distributions.base import LOG_2PI
 from advae.errors import AdvaeError
-from advae.inference.affine_map import AffineMap
 from advae.inference.target import Target
 
-ANCHOR_SD = (
-    1e4  # standard deviation of the normal that a power of the target is mixed with, so that it is proper
-)
+RELATIVE_JITTER = 1e-6  # added to an empirical covariance, as a fraction of its mean variance
+ANCHOR_SD = 1e4  # of the normal that a power of the target is mixed with, so that it is proper
 RIDGE = 1e-3  # added to the samples' second moments, which are about 1
 MAX_MEAN_STEP = 3.0  # per step, in current standard deviations
 MIN_PRECISION, MAX_PRECISION = 0.15, 8.0  # after one step, which begins at precision 1
@@ -34,13 +36,53 @@ BALANCE_SAMPLES = 256
 MAX_ABS_VALUE = 1e8  # of a coordinate of z
 
 
+@dataclass(frozen=True)
+class AffineMap:
+    """One map, with mean ``μ [*F, d]`` and factor ``L [*F, d, d]``, or several with leading axes ``*F``."""
+
+    mean: Tensor
+    factor: Tensor
+
+    @classmethod
+    def translation(cls, mean: Tensor) -> Self:
+        """Return ``z = μ + u`` for ``μ [*F, d]``."""
+        eye = torch.eye(mean.shape[-1], dtype=mean.dtype, device=mean.device)
+        return cls(mean, eye.expand(*mean.shape, mean.shape[-1]).contiguous())
+
+    @classmethod
+    def from_samples(cls, z: Tensor) -> Self:
+        """Return the map with the mean and covariance of ``z [n, d]``; never singular."""
+        mean, eye = z.mean(0), torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
+        cov = (z - mean).mT @ (z - mean) / len(z)
+        return cls(mean, torch.linalg.cholesky(cov + RELATIVE_JITTER * cov.diagonal().mean() * eye))
+
+    def __call__(self, u: Tensor) -> Tensor:
+        """Return ``z [*F, n, d]`` for ``u [*F, n, d]``."""
+        return self.mean.unsqueeze(-2) + u @ self.factor.mT
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """Return ``u [*F, n, d]`` for ``z [*F, n, d]``."""
+        centered = z - self.mean.unsqueeze(-2)
+        return torch.linalg.solve_triangular(self.factor, centered.mT, upper=False).mT
+
+    @property
+    def log_volume(self) -> Tensor:
+        """``log |det L| [*F]``."""
+        return self.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+
+def normal_log_prob(whitened: Tensor, log_volume: Tensor) -> Tensor:
+    """Return ``log N(z; μ, L Lᵀ) [*F]`` from whitened vectors ``u [*F, d]`` and ``log |det L|``."""
+    return -0.5 * whitened.square().sum(-1) - log_volume - 0.5 * whitened.shape[-1] * LOG_2PI
+
+
 @torch.no_grad()
 def step_towards(affine: AffineMap, grad: Tensor, u: Tensor, fraction: float) -> AffineMap:
     """Return the map after one step of Gaussian variational inference.
 
     Args:
         affine: the current map.
-        grad: gradients of the log target density with respect to u, ``[F, n, d]``.
+        grad: ``g(u) [F, n, d]``.
         u: samples of N(0, I), ``[F, n, d]``.
         fraction: ``ρ``.
     """
@@ -48,21 +90,16 @@ def step_towards(affine: AffineMap, grad: Tensor, u: Tensor, fraction: float) ->
     eye = torch.eye(u.shape[-1], dtype=u.dtype, device=u.device)
     slope = torch.linalg.solve(centered.mT @ centered / n + RIDGE * eye, centered.mT @ grad / n)
     precision, vectors = torch.linalg.eigh(-0.5 * (slope + slope.mT))
-    mean_grad = (
-        vectors.mT @ (grad.mean(1) - (slope.mT @ u.mean(1).unsqueeze(-1)).squeeze(-1)).unsqueeze(-1)
-    ).squeeze(-1)
+    intercept = grad.mean(1) - (slope.mT @ u.mean(1).unsqueeze(-1)).squeeze(-1)
+    mean_grad = (vectors.mT @ intercept.unsqueeze(-1)).squeeze(-1)
     step = mean_grad / precision.clamp_min(MIN_PRECISION)
     # Where the mean is out of reach of one step, the normal is widened instead.
     excess = (step.abs() / MAX_MEAN_STEP).clamp_min(1)
     precision = torch.where(excess > 1, excess.pow(-2), precision).clamp(MIN_PRECISION, MAX_PRECISION)
     step = fraction * (vectors @ (step / excess).unsqueeze(-1)).squeeze(-1)
     P = (1 - fraction) * eye + fraction * (vectors * precision.unsqueeze(1)) @ vectors.mT
-    return compose(affine, step, torch.linalg.cholesky(torch.linalg.inv(P)))
-
-
-def compose(affine: AffineMap, mean: Tensor, factor: Tensor) -> AffineMap:
-    """Return the map of the normal ``N(mean [F, d], factor factorᵀ)`` over u."""
-    return AffineMap(affine(mean.unsqueeze(1)).squeeze(1), affine.factor @ factor)
+    factor = torch.linalg.cholesky(torch.linalg.inv(P))
+    return AffineMap(affine(step.unsqueeze(1)).squeeze(1), affine.factor @ factor)
 
 
 def diagonal_approximation(affine: AffineMap) -> AffineMap:
@@ -74,14 +111,9 @@ def diagonal_approximation(affine: AffineMap) -> AffineMap:
 def log_prob_in_u(
     target: Target, affine: AffineMap, u: Tensor, power: float, *, all_rows: bool = False
 ) -> Tensor:
-    """Return ``log p(z(u))^power |L| [F, n]``, mixed with a wide normal if the power is below 1.
+    """Return ``log p(z(u))^power |L| [F, n]`` for ``u [F, n, d]``, mixed with a wide normal if the power is below 1.
 
-    Args:
-        target: the target.
-        affine: the map.
-        u: ``[F, n, d]``.
-        power: in (0, 1].
-        all_rows: use all data even if steps use a minibatch.
+    With ``all_rows`` all data are used even if steps use a minibatch.
     """
     z = affine(u)
     flat = z.flatten(0, 1)

@@ -26,19 +26,14 @@ TRIAL_SD = 0.5  # of these samples, in unconstrained coordinates
 BATCHING_TOLERANCE = {
     torch.float32: 1e-3,
     torch.float64: 1e-8,
-}  # relative; rounding depends on the batch size
+}  # relative: rounding depends on the batch size
 RETURN_VALUE = "a tensor [S]: one log density for each of S samples"
 
 
 class Target:
-    """``log p(z)`` up to its unknown normalizer, the evidence.
+    """``log p(z)`` up to its unknown normalizer, the evidence, for z of this dtype and device.
 
-    Args:
-        log_joint: maps all parameters by name, ``[S, *shape]`` each, to ``log p(data, θ) [S]``.
-        space: the parameters.
-        dtype, device: of z.
-        data: tensors by name whose first axis is rows, passed to the log joint together with ``scale``.
-        minibatch_size: number of rows that :meth:`estimate` uses; 0 for all.
+    ``minibatch_size`` is the number of rows that :meth:`estimate` uses; 0 for all.
     """
 
     def __init__(
@@ -129,23 +124,25 @@ def distribution_validation(enabled: bool) -> Iterator[None]:
         torch.distributions.Distribution.set_default_validate_args(before)
 
 
-# --- validation ---------------------------------------------------------------------------------------------
-
-
 def check_target(target: Target, seed: int = 0) -> None:
     """Evaluate the log joint at a few samples before anything is trained.
 
     Raises:
-        ConfigError: it raises an error, has the wrong shape, is not finite, is constant, has no gradient, or is not
-            batched.
+        ConfigError: it fails, has the wrong shape, is not finite or constant, has no gradient, or is not batched.
     """
+    shape = NUM_TRIAL_SAMPLES, target.space.dim
     with seeded(seed, target.device):
-        z = TRIAL_SD * torch.randn(
-            NUM_TRIAL_SAMPLES, target.space.dim, dtype=target.dtype, device=target.device
-        )
+        z = TRIAL_SD * torch.randn(shape, dtype=target.dtype, device=target.device)
     z.requires_grad_()
     log_p = _evaluate(target, z, seed)
-    _check_finite(target, z, log_p)
+    if not bool(log_p.isfinite().all()):
+        row = int((~log_p.isfinite()).nonzero()[0])
+        raise ConfigError(
+            f"The log joint is {float(log_p[row])}.",
+            given=_describe_sample(target, z, row),
+            expected="finite numbers for all values that the constraints allow",
+            fix="declare the set of allowed values as a constraint, and compute in log space",
+        )
     if not log_p.requires_grad:
         raise _no_gradient_error(target.space.names)
     (grad,) = torch.autograd.grad(log_p.sum(), z, allow_unused=True)
@@ -173,22 +170,10 @@ def _evaluate(target: Target, z: Tensor, seed: int) -> Tensor:
             "The log joint raised an error.",
             given=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}",
             expected=f"log_joint({arguments}) returns {RETURN_VALUE}",
-            fix="ADVAE_DEBUG=1 shows the traceback in the command; parameters arrive as [S, *shape]",
+            fix="advae infer --debug shows the traceback; parameters arrive as [S, *shape]",
         ) from error
     finally:
         target.validate_args = False
-
-
-def _check_finite(target: Target, z: Tensor, log_p: Tensor) -> None:
-    bad = (~log_p.isfinite()).nonzero()
-    if len(bad):
-        row = int(bad[0])
-        raise ConfigError(
-            f"The log joint is {float(log_p[row])}.",
-            given=_describe_sample(target, z, row),
-            expected="finite numbers for all values that the constraints allow",
-            fix="declare the set of allowed values as a constraint, and compute in log space",
-        )
 
 
 def _describe_sample(target: Target, z: Tensor, row: int) -> str:

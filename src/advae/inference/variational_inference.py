@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,8 +21,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from advae.devices import find_device
-from advae.errors import CheckpointError, ConfigError
+from advae.devices import environment_info, find_device
+from advae.errors import CheckpointError, ConfigError, first_line
 from advae.inference.export import write_results
 from advae.inference.fit import VariationalFit
 from advae.inference.hmc_reference import HMCConfig, sample_hmc
@@ -30,17 +30,19 @@ from advae.inference.infer_options import Family, InferOptions
 from advae.inference.parameters import ParameterSpace
 from advae.inference.posterior import LogLikelihood, Posterior
 from advae.inference.target import LogJoint, Target, check_target
-from advae.io import lock_folder, write_atomically, write_json
+from advae.io import lock_folder, remove_leftovers, write_atomically, write_json
 from advae.progress import Progress, StageProgress, stage_progress
 from advae.random import mix_seeds, seeded
-from advae.run import CONFIG_FILE, Run
+from advae.run import CONFIG_FILE, Run, check_unused
 from advae.training.checkpoint import read_state, write_state
-from advae.devices import environment_info
-from advae.training.training_metrics import MetricsLogger
 from advae.training.signals import Interrupted, SignalHandler
+from advae.training.training_metrics import MetricsLogger
 
 LOG_INTERVAL, CHECKPOINT_INTERVAL = 50, 500  # steps
 NUM_BASELINE_STEPS = 1000  # enough for normals
+WRITTEN_NAMES = (
+    r"[\w-]+\.(yaml|txt|json|jsonl|csv|npz|nc|html)|last"  # in a run directory and in its checkpoints
+)
 BASELINE_FAMILIES: tuple[Family, ...] = ("mean-field", "full-rank")
 
 
@@ -89,6 +91,7 @@ def infer(
         ConfigError: an option, a parameter or the log joint is invalid; nothing was trained.
         NotFiniteError: the log joint or its gradient is not finite.
         AdvaeError: the target is improper: samples diverge.
+        WriteError: the disk is full; the last checkpoint stands.
         Interrupted: by a signal; with ``out`` a checkpoint was saved.
     """
     infer_options = InferOptions.from_dict({"family": family, **options})
@@ -109,21 +112,21 @@ def infer(
         "seed": seed,
         "source": dict(source or {}),
     }
-    run = _open_run(out, config, resume)
-    posterior = _fit_posterior(target, infer_options, seed, run, command, resume, quiet, log_likelihood)
-    was_finished = run is not None and resume and (run.path / "summary.json").exists()
-    if was_finished and reference is None:
-        return posterior
     stage = stage_progress(quiet)
-    if reference is not None:
-        hmc_config = reference if isinstance(reference, HMCConfig) else HMCConfig()
-        with stage("Hamiltonian Monte Carlo", hmc_config.num_transitions) as tick:
-            posterior.reference = sample_hmc(target, hmc_config, mix_seeds(seed, 6) % 2**31, tick)
-    if baselines or (baselines is None and run is not None):
-        for name in BASELINE_FAMILIES:
-            posterior.baselines[name] = _fit_baseline(target, infer_options, name, seed, stage)
-    if run is not None:
-        write_results(run, posterior, stage)
+    with _open_run(out, config, resume) as run:
+        posterior = _fit_posterior(target, infer_options, seed, run, command, quiet, log_likelihood)
+        is_finished = run is not None and resume and (run.path / "summary.json").exists()
+        if is_finished and reference is None:
+            return posterior
+        if reference is not None:
+            hmc_config = reference if isinstance(reference, HMCConfig) else HMCConfig()
+            with stage("Hamiltonian Monte Carlo", hmc_config.num_transitions) as tick:
+                posterior.reference = sample_hmc(target, hmc_config, mix_seeds(seed, 6) % 2**31, tick)
+        if baselines or (baselines is None and run is not None):
+            for name in BASELINE_FAMILIES:
+                posterior.baselines[name] = _fit_baseline(target, infer_options, name, seed, stage)
+        if run is not None:
+            write_results(run, posterior, stage)
     return posterior
 
 
@@ -140,24 +143,36 @@ def _fit_baseline(
     return Posterior(fit)
 
 
-def _open_run(out: str | os.PathLike[str] | None, config: dict[str, Any], resume: bool) -> Run | None:
-    """Create a run directory, or open it to resume."""
-    if out is None:
-        if resume:
-            raise ConfigError("There is no run to resume.", fix="name the run directory: out=DIR")
-        return None
-    if resume and (Path(out) / CONFIG_FILE).is_file():
-        run = Run.open(out)
-        saved_config = run.config
-        changed = [key for key in config if config[key] != saved_config.get(key)]
-        if changed or len(saved_config) != len(config):
-            raise CheckpointError(
-                "Cannot resume a run with a different configuration.",
-                given=f"different {', '.join(changed)}",
-                fix="start a new run, or restore the file and the options of this one",
-            )
-        return run
-    return Run.create(out, config, verb="infer")
+@contextmanager
+def _open_run(
+    out: str | os.PathLike[str] | None, config: dict[str, Any], resume: bool
+) -> Iterator[Run | None]:
+    """Yield a run directory, new or to resume, in which no other process works within the block."""
+    if out is None or not os.fspath(out):
+        if resume or out is not None:
+            raise ConfigError("The run directory has no name.", fix="name it: out=DIR")
+        yield None
+        return
+    folder = Path(out)
+    is_resumed = resume and (folder / CONFIG_FILE).is_file()
+    with lock_folder(folder, create=not is_resumed) as check_folder:
+        run = Run(folder, check_folder=check_folder)
+        if is_resumed:
+            saved_config = Run.open(folder).config
+            changed = [key for key in config if config[key] != saved_config.get(key)]
+            if changed or len(saved_config) != len(config):
+                raise CheckpointError(
+                    "Cannot resume a run with a different configuration.",
+                    given=f"different {', '.join(changed)}",
+                    fix="start a new run, or restore the file and the options of this one",
+                )
+        else:
+            check_unused(folder, verb="infer FILE")
+            run.write_config(config)
+        for subfolder in folder, folder / "checkpoints":
+            if subfolder.is_dir():
+                remove_leftovers(subfolder, WRITTEN_NAMES)
+        yield run
 
 
 def _fit_posterior(
@@ -166,17 +181,15 @@ def _fit_posterior(
     seed: int,
     run: Run | None,
     command: str,
-    resume: bool,
     quiet: bool,
     log_likelihood: LogLikelihood | None,
 ) -> Posterior:
-    """Train from the start or the last checkpoint to the end; a run directory is locked meanwhile."""
-    lock = nullcontext() if run is None else lock_folder(run.path)
-    with lock, seeded(seed, target.device):
+    """Train to the end, from the start or from the run's last checkpoint."""
+    with seeded(seed, target.device):
         fit = VariationalFit(target, options, seed)
         posterior = Posterior(fit, log_likelihood)
         if run is not None:
-            if resume and run.checkpoint().is_dir():
+            if run.checkpoint().is_dir():
                 _load_checkpoint(run, fit, posterior)
             _write_provenance(run, target, fit, command)
         _train(fit, posterior, run, quiet)
@@ -186,26 +199,22 @@ def _fit_posterior(
 def _train(fit: VariationalFit, posterior: Posterior, run: Run | None, quiet: bool) -> None:
     """Train to the end, with progress, metrics and checkpoints."""
     start = time.monotonic() - posterior.seconds
-    logger = MetricsLogger(run, fit.step) if run is not None else None
-    try:
-        with (
-            SignalHandler() as signals,
-            Progress(fit.total_steps, fit.step, quiet, "inference") as progress,
-        ):
-            while fit.step < fit.total_steps:
-                fit.advance()
-                posterior.seconds = time.monotonic() - start
-                is_last = fit.step == fit.total_steps
-                interrupted = signals.signum is not None
-                if fit.step % LOG_INTERVAL == 0 or is_last:
-                    progress.update(fit.step, _log_metrics(fit, posterior, logger))
-                if run is not None and (fit.step % CHECKPOINT_INTERVAL == 0 or is_last or interrupted):
-                    _save_checkpoint(run, fit, posterior)
-                if signals.signum is not None and not is_last:
-                    raise Interrupted(signals.signum)
-    finally:
-        if logger is not None:
-            logger.close()
+    with (
+        nullcontext() if run is None else MetricsLogger(run, fit.step) as logger,
+        SignalHandler() as signals,
+        Progress(fit.total_steps, fit.step, quiet, "inference") as progress,
+    ):
+        while fit.step < fit.total_steps:
+            fit.advance()
+            posterior.seconds = time.monotonic() - start
+            is_last = fit.step == fit.total_steps
+            interrupted = signals.signum is not None
+            if fit.step % LOG_INTERVAL == 0 or is_last:
+                progress.update(fit.step, _log_metrics(fit, posterior, logger))
+            if run is not None and (fit.step % CHECKPOINT_INTERVAL == 0 or is_last or interrupted):
+                _save_checkpoint(run, fit, posterior)
+            if signals.signum is not None and not is_last:
+                raise Interrupted(signals.signum)
 
 
 def _log_metrics(fit: VariationalFit, posterior: Posterior, logger: MetricsLogger | None) -> dict[str, float]:
@@ -223,24 +232,25 @@ def _log_metrics(fit: VariationalFit, posterior: Posterior, logger: MetricsLogge
 
 def _save_checkpoint(run: Run, fit: VariationalFit, posterior: Posterior) -> None:
     state = {"step": fit.step, "seconds": posterior.seconds, "history": posterior.history}
-    write_state(run.path / "checkpoints" / "last", fit.state(), state)
+    write_state(run.file("checkpoints", "last"), fit.state(), state)
 
 
 def _load_checkpoint(run: Run, fit: VariationalFit, posterior: Posterior) -> None:
     tensors, state = read_state(run.checkpoint())
-    fit.load_state(tensors, state["step"])
-    posterior.history, posterior.seconds = (
-        [(step, elbos) for step, elbos in state["history"]],
-        state["seconds"],
-    )
+    try:
+        fit.load_state(tensors, int(state["step"]))
+        posterior.history = [(int(step), list(elbos)) for step, elbos in state["history"]]
+        posterior.seconds = float(state["seconds"])
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError("Checkpoint does not fit the posterior.", given=first_line(error)) from None
 
 
 def _write_provenance(run: Run, target: Target, fit: VariationalFit, command: str) -> None:
     """Write command.txt and env.json."""
     if not (run.path / "command.txt").exists():
-        write_atomically(run.path / "command.txt", (command or "advae.infer(…)") + "\n")
+        write_atomically(run.file("command.txt"), (command or "advae.infer(…)") + "\n")
     num_weights = {"q": fit.q.num_weights()}
     if fit.critic_trainer is not None:
         num_weights["critic"] = fit.critic_trainer.critic.num_weights()
     data = {"rows": target.num_rows, "parameters": target.space.to_dict()}
-    write_json(run.path / "env.json", environment_info(target.device, fit.options.dtype, data, num_weights))
+    write_json(run.file("env.json"), environment_info(target.device, fit.options.dtype, data, num_weights))

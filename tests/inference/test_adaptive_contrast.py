@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from advae.inference.affine_map import normal_log_prob
-from advae.inference.critic import MAX_LOG_RATIO, MIN_LOG_RATIO, PosteriorCritic, clamp_log_ratio
+from advae.inference.adaptive_contrast import MAX_LOG_RATIO, MIN_LOG_RATIO, PosteriorCritic, clamp_log_ratio
+from advae.inference.preconditioner import normal_log_prob
 
 
 def test_samples_in_a_heavy_tail_are_not_pushed_outward() -> None:

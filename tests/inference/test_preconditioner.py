@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from advae.inference.affine_map import AffineMap
-from advae.inference.preconditioner import compose, diagonal_approximation, step_towards
+from advae.inference.preconditioner import AffineMap, diagonal_approximation, step_towards
 from inference.targets import CorrelatedNormal
 
 
@@ -28,7 +27,8 @@ def test_a_full_step_reaches_a_normal_target_within_the_step_limits(double: None
     """The regression is exact at a normal target, except for the ridge of 1e-3."""
     target = CorrelatedNormal(3)
     exact = AffineMap(target.mean.unsqueeze(0), torch.linalg.cholesky(target.cov).unsqueeze(0))
-    affine = compose(exact, torch.full((1, 3), 0.5), 1.2 * torch.eye(3).unsqueeze(0))
+    shift = exact.factor @ torch.full((3, 1), 0.5)
+    affine = AffineMap(exact.mean + shift.squeeze(-1), 1.2 * exact.factor)
     u = torch.randn(1, 50, 3, requires_grad=True)
     (grad,) = torch.autograd.grad(target.log_joint(affine(u)[0]).sum(), u)
     after = step_towards(affine, grad, u.detach(), 1.0)
