@@ -47,6 +47,7 @@ def small_images(path: Path, n: int, seed: int = 0) -> Path:
 
 def test_only_files_that_the_last_evaluation_lists_are_deleted(run: Path, advae: Any) -> None:
     (run / "eval" / "mine.npz").write_bytes(b"mine")
+    (run / "eval" / ".elbo.npz.new-01234567").write_bytes(b"of a writer that was killed")
     (run / "eval" / "unfinished").mkdir()
     (run / "eval" / "unfinished" / "notes.txt").write_text("mine")
     assert advae("evaluate", run, *FAST).code == 0
@@ -54,6 +55,7 @@ def test_only_files_that_the_last_evaluation_lists_are_deleted(run: Path, advae:
     assert advae("evaluate", run, *FAST, "--likelihood", "none").code == 0
     assert not (run / "eval" / "elbo.npz").exists()
     assert (run / "eval" / "mine.npz").read_bytes() == b"mine"
+    assert not (run / "eval" / ".elbo.npz.new-01234567").exists()
     assert (run / "eval" / "unfinished" / "notes.txt").read_text() == "mine"
 
 

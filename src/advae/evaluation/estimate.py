@@ -121,7 +121,7 @@ class Criterion:
     @classmethod
     def at_most(cls, name: str, value: float, threshold: float) -> Criterion:
         """Return a criterion that values up to the threshold pass."""
-        return cls(name, value, threshold, value <= threshold, "max")
+        return cls(name, value, threshold, value <= threshold)
 
     @classmethod
     def at_least(cls, name: str, value: float, threshold: float) -> Criterion:
@@ -215,17 +215,10 @@ def from_per_example(
 ) -> Estimate:
     """Return the mean of ``values [N]`` as an estimate; ``per_example`` are other values to keep with them."""
     value, stderr = mean_and_stderr(values)
-    return Estimate(
-        name,
-        value,
-        stderr,
-        kind,
-        unit,
-        len(values),
-        protocol,
-        section,
-        per_example={"value": values, **(per_example or {})},
-        metric=metric,
-        variant=variant,
-        higher_is_better=higher_is_better,
-    )
+    estimate = Estimate(name, value, stderr, kind, unit, len(values), protocol, section)
+    labels: dict[str, Any] = {
+        "metric": metric or name,
+        "variant": variant,
+        "higher_is_better": higher_is_better,
+    }
+    return replace(estimate, per_example={"value": values, **(per_example or {})}, **labels)

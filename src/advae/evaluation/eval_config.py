@@ -72,31 +72,23 @@ class EvalConfig:
     """Further options of likelihood estimators, by name."""
 
     def __post_init__(self) -> None:
-        for group, known in (
-            ("likelihood", _estimators),
-            ("samples", _sample_metrics),
-            ("diagnostics", _diagnostics),
-        ):
-            value = getattr(self, group)
-            if value is not None and value != ():
-                object.__setattr__(self, group, _as_names(group, value, known()))
+        # Registries import torch: they are asked only for names that are given.
+        for group in ("likelihood", "samples", "diagnostics"):
+            if (value := getattr(self, group)) is not None and value != ():
+                object.__setattr__(self, group, _as_names(group, value, _known_metrics(group)))
         _check_positive(self, "iwae_samples", "elbo_samples", "bdmc_images")
         _check_choice("proposal", self.proposal, get_args(Proposal))
 
 
-def _estimators() -> Iterable[str]:
-    from advae.evaluation.likelihood.base import estimator_names
+def _known_metrics(group: str) -> Iterable[str]:
+    if group == "likelihood":
+        from advae.evaluation.likelihood.base import estimator_names
 
-    return estimator_names()
+        return estimator_names()
+    if group == "samples":
+        from advae.evaluation.samples.base import sample_metric_names
 
-
-def _sample_metrics() -> Iterable[str]:
-    from advae.evaluation.samples.base import sample_metric_names
-
-    return sample_metric_names()
-
-
-def _diagnostics() -> Iterable[str]:
+        return sample_metric_names()
     return DIAGNOSTICS
 
 

@@ -101,8 +101,7 @@ class EvalData:
     def batch_reader(self, device: torch.device, size: int = CHUNK_SIZE) -> Callable[[int], Batch]:
         """Return a function that reads the batch at one of :meth:`batch_starts`.
 
-        Examples are preprocessed a chunk at a time whatever the batch size, so that all estimators see the same
-        observations. Each batch has its own seed, so that its result does not depend on the other batches.
+        Chunks are preprocessed whole, so that all estimators see the same observations. Each batch has its own seed.
         """
         split, size = self.examples, min(size, CHUNK_SIZE)
         chunk, x, raw = -1, torch.empty(0), torch.empty(0)
@@ -135,19 +134,16 @@ class EvalData:
         ticks: int = 1,
         runner: Runner = LOCAL,
     ) -> dict[str, Tensor]:
-        """Return values for each example by name, ``[N, …]``, on the CPU in the order of the examples.
+        """Return values for each example by name, ``[N, …]``, on the CPU, by :meth:`Runner.map`.
 
-        The one loop over examples of all estimators, by :meth:`Runner.map`. The caller's grad and inference modes
-        have no effect within it.
+        The caller's grad and inference modes have no effect.
 
         Args:
-            device: for the computation.
             compute: returns the values of a batch, ``[b, …]`` each; it may store its state in ``batch.partial``.
             size: of a batch, at most CHUNK_SIZE.
             protocol: what the values depend on; partial results are only used under an equal one. None stores none.
             label: for the progress bar.
             ticks: per batch, reported by ``compute`` through ``batch.tick``; 1 is counted by the runner.
-            runner: how it is carried out.
         """
         size = min(size, CHUNK_SIZE)
         read = self.batch_reader(device, size)

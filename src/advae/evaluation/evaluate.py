@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +31,7 @@ from typing import Any
 import torch
 
 from advae.data import Dataset, preprocessing_from_dict
+from advae.devices import default_torch_modes
 from advae.errors import AdvaeError, CheckpointError, ConfigError, UnsupportedError, WriteError, nearest
 from advae.evaluation.critics.critic_diagnostics import evaluate_critics
 from advae.evaluation.estimate import Estimate, EvaluationResult, Remark, file_stem
@@ -42,12 +43,13 @@ from advae.evaluation.likelihood.base import ESTIMATORS, LikelihoodEstimator, es
 from advae.evaluation.reconstruction import evaluate_reconstruction
 from advae.evaluation.resumable import LOCAL, Runner, model_fingerprint, no_progress
 from advae.evaluation.samples.sample_metrics import check_and_load_features, evaluate_samples
-from advae.io import path_inside, read_json_object, write_json, write_npz
+from advae.io import path_inside, read_json_object, remove_leftovers, write_json, write_npz
 from advae.model import LatentModel
 from advae.progress import StageProgress
 from advae.random import seeded
 from advae.run import Run
-from advae.devices import default_torch_modes
+
+ARRAY_FILE = r"[a-z0-9-]*\.npz"  # names that file_stem gives
 
 
 def evaluate(
@@ -67,9 +69,7 @@ def evaluate(
     The caller's default dtype, grad and inference modes and random state have no effect and are not changed.
 
     Args:
-        model: a trained model.
         data: the data set, with the preprocessing that the model was trained for.
-        config: metrics and their options.
         split: "train", "validation" or "test".
         seed: of everything random.
         limit: use the first examples only, at most this many.
@@ -145,13 +145,9 @@ def evaluate_run(
     are shared out, and the first process writes.
 
     Args:
-        run: where to write.
-        model: its model.
-        data: its data.
-        config: as for :func:`evaluate`.
+        data, config, options: as for :func:`evaluate`.
         stage: shows progress.
         folder: of the run, for the result.
-        options: as for :func:`evaluate`.
 
     Raises:
         CheckpointError: the run was deleted, or a link leads out of its directory.
@@ -191,7 +187,7 @@ def write_result(
     Raises:
         CheckpointError: the run was deleted, or a link leads out of its directory.
     """
-    path = path_inside(Run.open(run.path).path, folder)
+    path = run.file(folder)
     arrays = {f"{file_stem(estimate.name)}.npz": estimate.per_example for estimate in result}
     arrays = {name: values for name, values in arrays.items() if values}
     for name, values in arrays.items():
@@ -200,6 +196,7 @@ def write_result(
         if (path / name).is_file():
             (path / name).unlink()
     write_json(path / "estimates.json", result.to_dict() | {"model": model.checksum, "files": sorted(arrays)})
+    remove_leftovers(path, rf"{ARRAY_FILE}|estimates\.json")
 
 
 def _files_of_last_evaluation(folder: Path) -> set[str]:
@@ -208,11 +205,7 @@ def _files_of_last_evaluation(folder: Path) -> set[str]:
         names = read_json_object(path_inside(folder, "estimates.json")).get("files")
     except CheckpointError:
         return set()
-    return (
-        {name for name in names if re.fullmatch(r"[a-z0-9-]*\.npz", str(name))}
-        if isinstance(names, list)
-        else set()
-    )
+    return {n for n in names if re.fullmatch(ARRAY_FILE, str(n))} if isinstance(names, list) else set()
 
 
 # --- what a model supports ----------------------------------------------------------------------------------
@@ -230,52 +223,40 @@ def unsupported_metrics(model: LatentModel, data: EvalData) -> dict[str, AdvaeEr
     return {name: error for name, error in reasons.items() if error is not None}
 
 
-def capability_notes(model: LatentModel, likelihood: bool) -> list[Remark]:
-    """Return remarks on a model without an encoder or a density.
+def select_metrics(
+    model: LatentModel, data: EvalData, config: EvalConfig
+) -> tuple[list[LikelihoodEstimator], list[str]]:
+    """Return the likelihood estimators and the diagnostics to compute, with their options checked."""
+    unsupported = unsupported_metrics(model, data)
 
-    Args:
-        model: the model.
-        likelihood: whether likelihood estimates were to be computed.
-    """
+    def select(named: tuple[str, ...] | None, default: Iterable[str], order: Sequence[str]) -> list[str]:
+        for name in named or ():
+            if config.strict and name in unsupported:
+                raise unsupported[name]
+        names = set(default if named is None else named)
+        return [name for name in order if name in names and name not in unsupported]
+
+    known = estimator_names()
+    default = [name for name in known if ESTIMATORS.find(name).by_default]
+    names = select(config.likelihood, default, known)
+    estimators = [ESTIMATORS.find(name).from_config(config) for name in names]
+    diagnostics = select(config.diagnostics, DIAGNOSTICS, DIAGNOSTICS)
+    for estimator in estimators:
+        estimator.check(model)
+    return estimators, diagnostics
+
+
+def capability_notes(model: LatentModel, likelihood: bool) -> list[Remark]:
+    """Return remarks on a model without an encoder or, where a ``likelihood`` was to be estimated, a density."""
     notes = []
     if not model.has_encoder:
         text = "The model has no encoder, so there are no latents of data, reconstructions or posterior."
         notes.append(Remark("reconstruction", text))
     if likelihood and not model.decoder_has_density():
         text = "The decoder has no density: this model has no likelihood, and no bound on one."
-        if not model.has_encoder:
-            text += " Only its samples can be evaluated."
-        notes.append(Remark("likelihood", text))
+        only = "" if model.has_encoder else " Only its samples can be evaluated."
+        notes.append(Remark("likelihood", text + only))
     return notes
-
-
-def select_metrics(
-    model: LatentModel, data: EvalData, config: EvalConfig
-) -> tuple[list[LikelihoodEstimator], list[str]]:
-    """Return the likelihood estimators and the diagnostics to compute, with their options checked."""
-    unsupported, strict = unsupported_metrics(model, data), config.strict
-    default = [name for name in estimator_names() if ESTIMATORS.find(name).by_default]
-    names = _select(config.likelihood, default, unsupported, strict)
-    estimators = [ESTIMATORS.find(name).from_config(config) for name in names]
-    diagnostics = _select(config.diagnostics, DIAGNOSTICS, unsupported, strict)
-    for estimator in estimators:
-        estimator.check(model)
-    return estimators, diagnostics
-
-
-def _select(
-    names: tuple[str, ...] | None,
-    default: tuple[str, ...] | list[str],
-    unsupported: Mapping[str, AdvaeError],
-    strict: bool,
-) -> list[str]:
-    """Return the metrics to compute; raise the reason if one is unsupported that was named."""
-    for name in names or ():
-        if strict and name in unsupported:
-            raise unsupported[name]
-    selected_names = default if names is None else names
-    order = [*estimator_names(), *DIAGNOSTICS]
-    return sorted((name for name in set(selected_names) if name not in unsupported), key=order.index)
 
 
 def match_training_preprocessing(model: LatentModel, data: Dataset) -> Dataset:
@@ -305,13 +286,11 @@ def _add_likelihood(
         result.remarks.append(warning)
         return None
     first = len(result)
-    best: Estimate | None = None
-    best_precedence = 0
+    by_precedence: dict[int, Estimate] = {}
     per_dim: list[Estimate] = []
     for estimator in estimators:
         estimates = estimator.estimate(model, data, runner)
-        if estimator.precedence > best_precedence:
-            best, best_precedence = estimates[0], estimator.precedence
+        by_precedence.setdefault(estimator.precedence, estimates[0])
         per_dim += estimates if estimator.per_dim else []
         result.add(estimates)
     if model.critics and model.has_encoder and not model.encoder_has_density():
@@ -322,7 +301,8 @@ def _add_likelihood(
     if data.uses_discretized_likelihood(model):
         bits_per_nat = -1 / (num_dims(model) * math.log(2))
         result.extend(estimate.scaled(bits_per_nat, "bits/dim") for estimate in per_dim)
-    return best
+    precedence = max(by_precedence, default=0)
+    return by_precedence[precedence] if precedence else None
 
 
 def _density_is_no_probability(model: LatentModel, data: EvalData) -> Remark | None:

@@ -8,6 +8,8 @@ active units             dimensions u with Var_x(E[z_u|x]) > 0.01       (Burda, 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,11 +53,9 @@ def evaluate_posterior(
 
     Args:
         model: only its encoder and prior are used.
-        data: the examples.
         log_prob: log p(x) of these examples, exact or estimated, with per-example values.
         bound: their ELBO. The inference gap needs both.
         seed: of samples from the prior, permutations and the classifier.
-        runner: how it is carried out.
 
     Returns:
         The inference gap; MMD² between latents and samples from the prior, with its p-value; the accuracy of a
@@ -94,7 +94,7 @@ def inference_gap(log_prob: Estimate, bound: Estimate) -> EvaluationResult:
     values = log_prob.per_example["value"].double() - bound.per_example["value"].double()
     kind: Kind = "unbiased" if log_prob.kind == "exact" else log_prob.kind
     if bound.kind == "adversarial estimate":
-        kind = "adversarial estimate"
+        kind = bound.kind
     protocol = {**bound.protocol, "log_prob": log_prob.name, "bound": bound.name}
     name = f"inference gap{bound.variant and f'[{bound.variant}]'}"
     gap = from_per_example(
@@ -125,9 +125,8 @@ def _sample_latents(model: LatentModel, data: EvalData, runner: Runner) -> dict[
 
     latents = data.map(model.device, compute, label="latents", runner=runner)
     if not latents["z"].isfinite().all():
-        raise NotFiniteError(
-            "The encoder's latents are not finite.", fix="train again: the training has failed"
-        )
+        fix = "train again: the training has failed"
+        raise NotFiniteError("The encoder's latents are not finite.", fix=fix)
     return latents
 
 
@@ -148,55 +147,25 @@ def _compare_with_prior(
         prior = model.prior.sample((n,))
     with runner.stage("latents against the prior", num_blocks(n)) as tick:
         distance = mmd_test(z.to(prior.device), prior, seed=mix_seeds(seed, 1), tick=tick)
-    p, p_stderr = distance.p, math.sqrt(distance.p * (1 - distance.p) / NUM_PERMUTATIONS)
-    protocol = data.protocol(latents=n, prior_samples=n, samples_seed=seed)
+    p, about = distance.p, {"latents": n, "prior_samples": n, "samples_seed": seed}
+
+    def estimate(
+        name: str, metric: str, value: float, stderr: float, more: dict[str, Any], kind: Kind = "diagnostic"
+    ) -> Estimate:
+        protocol = data.protocol(**about, **more)
+        return Estimate(name, value, stderr, kind, "", n, protocol, "posterior", metric=metric)
+
     kernel = {"kernel": "5 Gaussians of variance d/2 to 8d", "stderr": "under equality, by permutations"}
-    result = EvaluationResult(
-        [
-            Estimate(
-                "MMD² of aggregated posterior",
-                distance.value,
-                distance.stderr,
-                "error",
-                "",
-                n,
-                {**protocol, **kernel},
-                "posterior",
-                metric="mmd",
-            ),
-            Estimate(
-                "MMD² p-value",
-                p,
-                p_stderr,
-                "diagnostic",
-                "",
-                n,
-                {**protocol, "test": "MMD²", "permutations": NUM_PERMUTATIONS},
-                "posterior",
-                metric="mmd-p-value",
-            ),
-        ]
-    )
+    name, permutations = "MMD² of aggregated posterior", {"test": "MMD²", "permutations": NUM_PERMUTATIONS}
+    result = EvaluationResult([estimate(name, "mmd", distance.value, distance.stderr, kernel, "error")])
+    p_stderr = math.sqrt(p * (1 - p) / NUM_PERMUTATIONS)
+    result.append(estimate("MMD² p-value", "mmd-p-value", p, p_stderr, permutations))
     if n >= MIN_CLASSIFIER_SAMPLES:
         accuracy, num_test = classifier_test(z, prior, seed=mix_seeds(seed, 2))
         stderr = math.sqrt(accuracy * (1 - accuracy) / num_test)
-        classifier = {
-            "classifier": "perceptron, one hidden layer of 64",
-            "tested on": f"{num_test} held-out latents",
-        }
-        result.append(
-            Estimate(
-                C2ST,
-                accuracy,
-                stderr,
-                "diagnostic",
-                "",
-                n,
-                {**protocol, **classifier},
-                "posterior",
-                metric="c2st",
-            )
-        )
+        tested_on = {"tested on": f"{num_test} held-out latents"}
+        classifier = {"classifier": "perceptron, one hidden layer of 64", **tested_on}
+        result.append(estimate(C2ST, "c2st", accuracy, stderr, classifier))
         result.remarks.append(_prior_remark(accuracy, num_test, p))
     return result
 
@@ -236,18 +205,11 @@ def _active_units(data: EvalData, latents: dict[str, Tensor]) -> EvaluationResul
     count, d = int((variance > ACTIVE_VARIANCE).sum()), a.shape[1]
     p = torch.special.ndtr((variance - ACTIVE_VARIANCE) / stderr.clamp_min(torch.finfo(a.dtype).tiny))
     method = "covariance of two sample means" if other == "other" else "variance of means"
-    estimate = Estimate(
-        "active units",
-        float(count),
-        round(float((p * (1 - p)).sum().sqrt()), 2),  # less is 0 for a count
-        "diagnostic",
-        f"of {d}",
-        len(a),
-        data.protocol(variance=method, threshold=ACTIVE_VARIANCE),
-        "posterior",
-        per_example={"variance": variance},
-        metric="active-units",
-    )
+    protocol = data.protocol(variance=method, threshold=ACTIVE_VARIANCE)
+    count_stderr = round(float((p * (1 - p)).sum().sqrt()), 2)  # less is 0 for a count
+    name, unit, n = "active units", f"of {d}", len(a)
+    estimate = Estimate(name, float(count), count_stderr, "diagnostic", unit, n, protocol, "posterior")
+    estimate = replace(estimate, metric="active-units", per_example={"variance": variance})
     result = EvaluationResult([estimate])
     if count < d:
         text = f"{count} of {d} latent dimensions are active; the others contain almost no information on x."
@@ -263,15 +225,7 @@ def _aggregated_std(data: EvalData, z: Tensor) -> Estimate:
     z = z.double()
     mean, std = z.mean(0), z.std(0)
     influence = ((z - mean).square() - std.square()) / (2 * std.clamp_min(torch.finfo(z.dtype).tiny))
-    return Estimate(
-        "aggregated std",
-        float(std.mean()),
-        float(influence.mean(1).std()) / math.sqrt(len(z)),
-        "diagnostic",
-        "",
-        len(z),
-        data.protocol(latent="a sample from q(z|x)"),
-        "posterior",
-        per_example={"mean": mean, "std": std},
-        metric="aggregated-std",
-    )
+    value, stderr = float(std.mean()), float(influence.mean(1).std()) / math.sqrt(len(z))
+    protocol = data.protocol(latent="a sample from q(z|x)")
+    estimate = Estimate("aggregated std", value, stderr, "diagnostic", "", len(z), protocol, "posterior")
+    return replace(estimate, metric="aggregated-std", per_example={"mean": mean, "std": std})

@@ -21,9 +21,7 @@ from torch import Tensor
 from advae.data import Dataset
 from advae.evaluation.resumable import LOCAL, Runner
 
-MAX_IMAGES = (
-    20_000  # all 60,000 of MNIST lower the error on other images by 0.05 %; all of CIFAR-10's by 0.14 %
-)
+MAX_IMAGES = 20_000  # all 60,000 of MNIST lower the error on others by 0.05 %; all of CIFAR-10's by 0.14 %
 MAX_BYTES = 2**28  # of stored images in memory
 MAX_COVARIANCE_DIMS = 1024  # up to this size of an image the covariance matrix is decomposed
 IMAGES_PER_CHUNK = 1024  # converted to floating point together
@@ -33,14 +31,9 @@ RELATIVE_TOL = 1e-3  # change of the residual variance at convergence: 0.05 % of
 
 @dataclass(frozen=True)
 class PCA:
-    """Principal components.
+    """Principal components: mean ``[n]``, orthonormal rows ``[k, n]``, decreasing variances along them ``[k]``.
 
-    Attributes:
-        mean: ``[n]``, float64.
-        basis: orthonormal rows ``[k, n]``.
-        variances: of the images along the components, in decreasing order, ``[k]``.
-        num_images: that they were fitted to.
-        method: of fitting, for protocols.
+    ``num_images`` and ``method`` of fitting are for protocols.
     """
 
     mean: Tensor
@@ -58,28 +51,14 @@ class PCA:
 def fit_pca(data: Dataset, k: int, device: torch.device, runner: Runner = LOCAL) -> PCA:
     """Return the first ``k`` principal components of the training images, in gray levels.
 
-    At most MAX_IMAGES evenly spaced images are used. Small images: eigenvectors of the covariance matrix; large ones:
-    subspace iteration until the residual variance has converged. The last result is cached: 2048 components of 64 × 64
-    images take minutes, and the rows of a table share them.
-
-    Args:
-        data: data set.
-        k: number of components; fewer if the images have fewer dimensions or there are fewer images.
-        device: for the computation.
-        runner: shows progress.
+    They are fewer if the images have fewer dimensions or there are fewer images. At most MAX_IMAGES evenly spaced
+    images are used. Small images: eigenvectors of the covariance matrix; large ones: subspace iteration until the
+    residual variance has converged. The last result is cached: 2048 components of 64 × 64 images take minutes, and
+    the rows of a table share them.
     """
     key = (k, str(device))
     if _cache and _cache[0]() is data and _cache[1] == key:
         return _cache[2]
-    pca = _fit(data, k, device, runner)
-    _cache[:] = [weakref.ref(data, lambda _: _cache.clear()), key, pca]
-    return pca
-
-
-_cache: list[Any] = []  # data set (weak reference), arguments, result
-
-
-def _fit(data: Dataset, k: int, device: torch.device, runner: Runner) -> PCA:
     images = _Images(data, device, runner)
     k = min(k, images.num_dims, len(images.raw))
     if images.num_dims <= MAX_COVARIANCE_DIMS:
@@ -88,7 +67,12 @@ def _fit(data: Dataset, k: int, device: torch.device, runner: Runner) -> PCA:
     else:
         variances, basis = _subspace_iteration(images, k, runner)
         method = "subspace iteration"
-    return PCA(images.mean, basis.T.contiguous(), variances, len(images.raw), method)
+    pca = PCA(images.mean, basis.T.contiguous(), variances, len(images.raw), method)
+    _cache[:] = [weakref.ref(data, lambda _: _cache.clear()), key, pca]
+    return pca
+
+
+_cache: list[Any] = []  # data set (weak reference), arguments, result
 
 
 class _Images:

@@ -43,19 +43,6 @@ class PosteriorGrid:
     log_evidence: Tensor
     samples: Tensor
 
-    @property
-    def cell_area(self) -> Tensor:
-        """The area of a grid cell, ``[B]``."""
-        return (self.axes[:, :, 1] - self.axes[:, :, 0]).prod(1)
-
-    def moments(self) -> tuple[Tensor, Tensor]:
-        """Return mean ``[B, 2]`` and covariance ``[B, 2, 2]`` of the exact posterior."""
-        mass = (self.log_density.exp() * self.cell_area[:, None, None]).flatten(1)
-        z = grid_points(self.axes)
-        mean = (mass[..., None] * z).sum(1)
-        centered = z - mean[:, None]
-        return mean, torch.einsum("bg,bgk,bgl->bkl", mass, centered, centered)
-
 
 def grid_points(axes: Tensor) -> Tensor:
     """Return the points of the grids with these axes ``[B, 2, n]``, row by row: ``[B, n², 2]``."""
@@ -71,19 +58,18 @@ def posterior_grid(
     *,
     discretize: bool = False,
     points: int = 100,
-    half_width: float | None = None,
     samples: int = 500,
     seed: int = 0,
 ) -> PosteriorGrid:
-    """Return the exact posteriors of ``x [B, *x_shape]`` on grids, and samples from the encoder.
+    """Return the exact posteriors of observations on grids, and samples from the encoder.
+
+    The window of each example contains its posterior and the encoder's samples.
 
     Args:
         model: with two latent dimensions.
-        x: observations.
+        x: observations ``[B, *x_shape]``.
         discretize: score 8-bit images by the probabilities of their levels.
         points: per axis of the grid.
-        half_width: use the grid from -half_width to half_width for all examples. None finds a window for each that
-            contains its posterior and the encoder's samples.
         samples: per example, from the encoder.
         seed: of the samples.
 
@@ -96,9 +82,9 @@ def posterior_grid(
     x = x.to(model.device)
     with seeded(seed, model.device):
         z_samples = model.encode(x).sample((samples,)).transpose(0, 1).double()
-    half = PRIOR_STDS if half_width is None else half_width
-    low, high = torch.full_like(z_samples[:, 0], -half), torch.full_like(z_samples[:, 0], half)
-    for _ in range(NUM_PASSES if half_width is None else 0):
+    high = torch.full_like(z_samples[:, 0], PRIOR_STDS)
+    low = -high
+    for _ in range(NUM_PASSES):
         low, high = _narrow(model, x, _make_axes(low, high, COARSE_POINTS), z_samples, discretize)
     axes = _make_axes(low, high, points)
     log_joint = _log_joint(model, x, axes, discretize)

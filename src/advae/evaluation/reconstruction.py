@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -56,10 +57,8 @@ def evaluate_reconstruction(
     result = _comparisons(data, values, "error", {"latent": LATENT})
     if "nats" in values:
         likelihood = likelihood_description(data.uses_discretized_likelihood(model))
-        protocol = data.protocol(latent=LATENT, likelihood=likelihood)
-        result.append(
-            from_per_example(values["nats"], "reconstruction", "error", "nats", protocol, "reconstruction")
-        )
+        protocol, name = data.protocol(latent=LATENT, likelihood=likelihood), "reconstruction"
+        result.append(from_per_example(values["nats"], name, "error", "nats", protocol, "reconstruction"))
     k = len(pca.basis)
     pca_protocol = {
         "latent": f"{k} principal components",
@@ -129,23 +128,13 @@ def _comparisons(
 def _rmse(
     data: EvalData, name: str, mse: Tensor, kind: Kind, protocol: dict[str, Any], variant: str
 ) -> Estimate:
-    """Return the root of the mean squared error per dimension.
+    """Return the root of the mean squared error per dimension, in the unit of the data.
 
-    In gray levels, 0 to 255, or in the data's own units. By the delta method se(√m) = se(m) / (2 √m). Per-example
-    values are the roots for each example; the estimate is the root of the mean of their squares.
+    By the delta method se(√m) = se(m) / (2 √m). Per-example values are the roots for each example; the estimate is
+    the root of the mean of their squares.
     """
     mean, stderr = mean_and_stderr(mse)
-    root = math.sqrt(mean)
-    return Estimate(
-        name,
-        root,
-        stderr / (2 * root) if root else 0.0,
-        kind,
-        data.data.preprocessing.unit,
-        len(mse),
-        protocol,
-        "reconstruction",
-        per_example={"value": mse.sqrt()},
-        metric="rmse",
-        variant=variant,
-    )
+    root, unit = math.sqrt(mean), data.data.preprocessing.unit
+    stderr = stderr / (2 * root) if root else 0.0
+    estimate = Estimate(name, root, stderr, kind, unit, len(mse), protocol, "reconstruction")
+    return replace(estimate, per_example={"value": mse.sqrt()}, metric="rmse", variant=variant)

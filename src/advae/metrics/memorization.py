@@ -24,9 +24,9 @@ from torch import Tensor
 from advae.metrics.prdc import center, distance_chunks, squared_distances
 
 SIGNIFICANT_STDERRS = 3.0  # without memorization, 0.3 % of models exceed it in either direction
-# Fraction of copies that gives a warning: training and held-out images are never fully exchangeable
-# (docs/reference/metrics.md).
-MIN_COPIES_FOR_WARNING = 0.1
+MIN_COPIES_FOR_WARNING = (
+    0.1  # training and held-out images are never fully exchangeable (docs/reference/metrics.md)
+)
 
 
 @dataclass(frozen=True)

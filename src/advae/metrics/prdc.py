@@ -24,9 +24,7 @@ K_PRECISION_RECALL, K_DENSITY_COVERAGE = 3, 5  # as published
 # Factor of a squared radius: the neighbor that a ball reaches to is outside, whatever the rounding.
 STRICTLY_INSIDE = 1 - 1e-9
 NUM_KNOWN_NEIGHBORS = 24  # per image: a half contains fewer than 3 of them once in 50,000 times
-MAX_RECALL_COMPARISONS = (
-    2_000_000_000  # some seconds; limits recall to 20 replicates for 10,000 images per set
-)
+MAX_RECALL_COMPARISONS = 2_000_000_000  # some seconds: 20 replicates of recall for 10,000 images per set
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
@@ -84,12 +82,8 @@ def prdc(x: Tensor, y: Tensor, halves: Tensor) -> dict[str, BootstrapEstimate]:
     distances_y, indices_y = nearest_neighbors(y, NUM_KNOWN_NEIGHBORS)
     w = with_full_sample(halves)
     num_recall = max(MIN_REPLICATES, min(len(halves), MAX_RECALL_COMPARISONS // (len(x) * len(y))))
-    radii_y = torch.cat(
-        [
-            distances_y[:, K_PRECISION_RECALL - 1][None] * STRICTLY_INSIDE,
-            radii_in_halves(distances_y, indices_y, halves[:num_recall]),
-        ]
-    )
+    radii_of_all = distances_y[:, K_PRECISION_RECALL - 1][None] * STRICTLY_INSIDE
+    radii_y = torch.cat([radii_of_all, radii_in_halves(distances_y, indices_y, halves[:num_recall])])
     in_some_ball = torch.empty(len(y), dtype=torch.float64)
     num_balls = torch.empty(len(y), dtype=torch.float64)
     recalled = torch.zeros(len(radii_y), len(x), dtype=torch.bool)

@@ -123,13 +123,8 @@ def classifier_test(x: Tensor, y: Tensor, *, seed: int = 0) -> tuple[float, int]
     shuffled = [s[torch.randperm(len(s), generator=generator)].cpu().double().numpy() for s in (x, y)]
     half = len(x) // 2
     train, test = (np.concatenate([s[part] for s in shuffled]) for part in (slice(half), slice(half, None)))
-    network = MLPClassifier(
-        (64,),
-        learning_rate_init=3e-3,
-        max_iter=100,
-        early_stopping=True,
-        random_state=mix_seeds(seed) % 2**32,
-    )
+    options = {"learning_rate_init": 3e-3, "max_iter": 100, "early_stopping": True}
+    network = MLPClassifier((64,), **options, random_state=mix_seeds(seed) % 2**32)
     classifier = make_pipeline(StandardScaler(), network)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the accuracy is valid without convergence

@@ -11,6 +11,7 @@ The evaluated critic is the one saved with the model: the moving average over tr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -47,7 +48,7 @@ from advae.model import LatentModel
 
 PAIRS_PER_EXAMPLE = 8  # on either side
 MIN_MOMENT_SAMPLES = (
-    256  # latent codes per example for the moments of q(z|x), or MIN_EXAMPLES_PER_DIM per dimension
+    256  # latent codes per example for the moments of q(z|x), if not MIN_EXAMPLES_PER_DIM · d
 )
 SAMPLE_BATCH_SIZE = 4096  # latent codes sampled at a time
 
@@ -67,7 +68,6 @@ def evaluate_critics(
         data: held-out examples; the critics' accuracy is also computed on as many training examples.
         log_prob: log p(x) of the same examples, exact or estimated, with per-example values.
         samples: pairs per example on either side.
-        runner: how the computation is carried out.
 
     Raises:
         ConfigError: the model does not record its method, or ``log_prob`` is for other examples.
@@ -77,9 +77,8 @@ def evaluate_critics(
     method = method_from_model(model)
     if log_prob is not None:
         _check_same_examples(model, data, log_prob)
-    values = _per_example_values(
-        model, method, data, samples, runner, reference=True, score=log_prob is not None
-    )
+    score = log_prob is not None
+    values = _per_example_values(model, method, data, samples, runner, reference=True, score=score)
     train: Mapping[str, Tensor] = {}
     if data.split != "train":
         train_data = EvalData(data.data, "train", data.seed, data.count)
@@ -117,38 +116,34 @@ def _per_example_values(
         x = data.with_neighbor(batch)
         passes = [method.losses(model, x, players).diagnostics for _ in range(samples)]
         values = {k: torch.stack([d[k] for d in passes], -1)[: len(batch.x)].double() for k in passes[0]}
-        return values | (_encoder_values(model, batch.x, samples, score, discretize) if reference else {})
+        if reference and model.has_encoder:
+            values |= _encoder_values(model, batch.x, samples, score, discretize)
+        return values
 
     key = data.protocol(options=method.spec(), samples=samples, reference=reference, score=score)
-    label = f"critics, {data.split} data"
-    return data.map(model.device, compute, protocol=key, label=label, runner=runner)
+    return data.map(model.device, compute, protocol=key, label=f"critics, {data.split} data", runner=runner)
 
 
 def _encoder_values(
     model: LatentModel, x: Tensor, samples: int, score: bool, discretize: bool
 ) -> dict[str, Tensor]:
-    """Return per-example values that do not depend on the critic; none without an encoder.
+    """Return per-example values that do not depend on the critic.
 
     ``z [B, d]``; ``posterior_kl``, or a lower bound by moments where q(z|x) has no density; and with ``score``
     ``expected_log_likelihood``, E_q[log p(x|z)], ``[B]`` each.
     """
-    if not model.has_encoder:
-        return {}
     q, prior = model.encode(x), model.prior
     values = {"z": q.sample().double()}
     if q.has_log_prob:
         pairs = [q.rsample_and_log_prob() for _ in range(samples)]
-        values["posterior_kl"] = (
-            torch.stack([log_q - prior.log_prob(z) for z, log_q in pairs]).double().mean(0)
-        )
+        kl = torch.stack([log_q - prior.log_prob(z) for z, log_q in pairs])
+        values["posterior_kl"] = kl.double().mean(0)
     else:
         count = max(MIN_MOMENT_SAMPLES, MIN_EXAMPLES_PER_DIM * model.latent_dim)
         values["posterior_moment_kl"] = gaussian_kl(_sample_in_batches(q, count))
     if score:
-        log_p = [
-            scoring_distribution(model.decode(q.sample()), discretize).log_prob(x) for _ in range(samples)
-        ]
-        values["expected_log_likelihood"] = torch.stack(log_p).double().mean(0)
+        decoded = [scoring_distribution(model.decode(q.sample()), discretize) for _ in range(samples)]
+        values["expected_log_likelihood"] = torch.stack([p.log_prob(x) for p in decoded]).double().mean(0)
     return values
 
 
@@ -174,8 +169,7 @@ def _references(
 ) -> list[KLReference]:
     """Return the references for a critic that do not depend on it: declared bounds, and those on the prior KL."""
     claims = values[f"{role}/log_ratio_p"].mean(1)
-    declared = [KL_BOUNDS[bound](values, claims) for bound in spec.kl_bounds]
-    references = [reference for reference in declared if reference is not None]
+    references = [r for bound in spec.kl_bounds if (r := KL_BOUNDS[bound](values, claims)) is not None]
     if spec.gives_kl:
         references += prior_kl_references(values, values["kl"].mean(1), log_prob)
     return references
@@ -192,12 +186,12 @@ def assess_log_ratio(
     train: Mapping[str, Tensor] | None = None,
     references: Sequence[KLReference] = (),
 ) -> EvaluationResult:
-    """Assess a critic that estimates log P/Q, from values ``ROLE/log_ratio_p`` and ``ROLE/log_ratio_q``.
+    """Assess a critic that estimates log P/Q.
 
     Args:
-        role: of the critic.
-        spec: the ratio that it estimates.
-        values: on held-out examples, ``[N, S]``; with ``spec.gives_kl`` also ``kl``.
+        role, spec: of the critic.
+        values: ``ROLE/log_ratio_p`` and ``ROLE/log_ratio_q`` on held-out examples, ``[N, S]``; with ``spec.gives_kl``
+            also ``kl``.
         protocol: of the estimates.
         train: the same on training examples.
         references: bounds on the KL that do not depend on the critic.
@@ -215,7 +209,10 @@ def assess_log_ratio(
         name, more = f"{metric}[{role}]", {**protocol, **more}
         return Estimate(name, value, stderr, kind, unit, len(p), more, "critics", metric=metric, variant=role)
 
-    evidence = CriticEvidence(
+    def claim(metric: str, values: Tensor, of: str) -> Estimate:
+        return mean(metric, values, "adversarial estimate", "nats", of=of)
+
+    e = CriticEvidence(
         name=critic_name(role, spec),
         accuracy=mean("accuracy", _accuracy(role, values)),
         train_accuracy=_train_accuracy(role, _accuracy(role, train), protocol) if train else None,
@@ -223,14 +220,12 @@ def assess_log_ratio(
         calibration=compute_calibration(p, q),
         log_mean_ratio=log_mean_exp(q),
         num_pairs=q.numel(),
-        pair_kl=mean("claimed KL", p, "adversarial estimate", "nats", of=PAIR_KL),
-        prior_kl=mean("claimed KL to the prior", values["kl"], "adversarial estimate", "nats", of=PRIOR_KL)
-        if spec.gives_kl
-        else None,
+        pair_kl=claim("claimed KL", p, PAIR_KL),
+        prior_kl=claim("claimed KL to the prior", values["kl"], PRIOR_KL) if spec.gives_kl else None,
         references=[accuracy_bound(p, q), density_ratio_bound(p, q), *references],
         has_elbo=spec.gives_kl and "reconstruction" in values,
     )
-    e, c = evidence, evidence.calibration
+    c = e.calibration
     estimates = [
         e.accuracy,
         e.train_accuracy,
@@ -243,7 +238,7 @@ def assess_log_ratio(
         e.prior_kl,
         *(number(f"KL by {r.name}", r.value, r.stderr, r.kind, "nats", of=r.of) for r in e.references),
     ]
-    return EvaluationResult([e for e in estimates if e is not None], [critic_remark(role, evidence)])
+    return EvaluationResult(filter(None, estimates), [critic_remark(role, e)])
 
 
 def assess_potential(
@@ -256,15 +251,14 @@ def assess_potential(
     """Assess a critic known up to a constant, from the method's diagnostics ``ROLE/accuracy``, ``ROLE/…``."""
     protocol = {**protocol, "P": spec.numerator, "Q": spec.denominator}
     own = {key.partition("/")[2]: v for key, v in values.items() if key.startswith(f"{role}/")}
-    accuracy, *others = (
-        _critic_estimate(role, metric, v, "diagnostic", "", protocol) for metric, v in own.items()
-    )
+    estimates = [_critic_estimate(role, name, v, "diagnostic", "", protocol) for name, v in own.items()]
+    accuracy, *others = estimates
     text = (
         f"The {critic_name(role, spec)} is a potential, known up to a constant, not a log ratio."
         f" It ranks P above Q in {format_percent(accuracy.value)} of the pairs"
     )
     if not train:
-        return EvaluationResult([accuracy, *others], [Remark(role, f"{text}.", section="critics")])
+        return EvaluationResult(estimates, [Remark(role, f"{text}.", section="critics")])
     train_accuracy = _train_accuracy(role, train[f"{role}/accuracy"], protocol)
     check = overfitting_check(train_accuracy, accuracy)
     if not check.criterion.passed:
@@ -279,20 +273,22 @@ def critic_name(role: str, spec: CriticSpec) -> str:
 
 
 def _critic_estimate(
-    role: str, metric: str, values: Tensor, kind: Kind, unit: str, protocol: dict[str, Any]
+    role: str,
+    metric: str,
+    values: Tensor,
+    kind: Kind,
+    unit: str,
+    protocol: Mapping[str, Any],
+    suffix: str = "",
 ) -> Estimate:
-    name = f"{metric}[{role}]"
-    return from_per_example(
-        values.mean(1), name, kind, unit, protocol, "critics", metric=metric, variant=role
-    )
+    name = f"{metric}[{role}]{suffix and ' on train'}"
+    estimate = from_per_example(values.mean(1), name, kind, unit, dict(protocol), "critics")
+    return replace(estimate, metric=metric, variant=role + suffix)
 
 
 def _train_accuracy(role: str, values: Tensor, protocol: Mapping[str, Any]) -> Estimate:
-    protocol, variant = {**protocol, "split": "train"}, f"{role}, training data"
-    name = f"accuracy[{role}] on train"
-    return from_per_example(
-        values.mean(1), name, "diagnostic", "", protocol, "critics", metric="accuracy", variant=variant
-    )
+    protocol = {**protocol, "split": "train"}
+    return _critic_estimate(role, "accuracy", values, "diagnostic", "", protocol, ", training data")
 
 
 def _accuracy(role: str, values: Mapping[str, Tensor]) -> Tensor:

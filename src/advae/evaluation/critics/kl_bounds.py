@@ -39,7 +39,7 @@ NUM_SIGMAS = 3.0  # standard errors above which a deviation counts; exceeded by 
 ABS_TOL_NATS, REL_TOL = (
     0.5,
     0.1,
-)  # tolerated error of a KL, the smaller: methods differ by about a nat (AVB table 3)
+)  # tolerated error of a KL, the smaller: methods differ by a nat (AVB table 3)
 RARE_EVENT_COUNT = 3.0  # what n pairs never show has a probability below 3/n, with 95 % confidence
 CLIP_DIVISOR = 30.0  # e^T is clipped at n/30, so that unseen pairs add at most a tenth to a mean of one
 PSEUDO_COUNT = 2.0  # successes and failures added to a proportion (Agresti and Coull 1998)

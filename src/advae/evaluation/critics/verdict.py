@@ -13,13 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from advae.evaluation.critics.kl_bounds import (
-    ABS_TOL_NATS,
-    NUM_SIGMAS,
-    PRIOR_KL,
-    SELF_BOUNDS,
-    KLReference,
-)
+from advae.evaluation.critics.kl_bounds import ABS_TOL_NATS, NUM_SIGMAS, PRIOR_KL, SELF_BOUNDS, KLReference
 from advae.evaluation.estimate import Criterion, Estimate, Remark
 from advae.formatting import format_nats, format_percent
 
@@ -78,10 +72,8 @@ class CriticEvidence:
 
     Attributes:
         name: of the critic, for a sentence.
-        accuracy: on held-out examples.
-        train_accuracy: on training examples.
+        accuracy, train_accuracy: on held-out and on training examples.
         saturation: share of the pairs from P beyond ±10 nats, of which E_P[T] mainly consists.
-        calibration: of its log ratios.
         log_mean_ratio: log E_Q[e^T] and its standard error.
         num_pairs: pairs of either side.
         pair_kl: the KL of its pairs that it claims.

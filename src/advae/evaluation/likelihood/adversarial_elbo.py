@@ -7,16 +7,18 @@ log p(x): it is not a bound, and models must not be selected by it alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from advae.evaluation.estimate import EvaluationResult, Section, from_per_example
+from advae.evaluation.estimate import EvaluationResult, Kind, Section, from_per_example
 from advae.evaluation.eval_data import Batch, EvalData, likelihood_description, scoring_distribution
 from advae.evaluation.resumable import LOCAL, Runner
 from advae.methods import method_from_model
 from advae.model import LatentModel
 
+KIND: Kind = "adversarial estimate"
 SECTIONS: dict[str, Section] = {"kl": "critics", "elbo": "likelihood"}
 
 
@@ -27,11 +29,8 @@ def adversarial_elbo(model: LatentModel, data: EvalData, *, runner: Runner = LOC
     the method scored it in training. The result is empty for methods that do not report a KL.
     """
     method, discretize = method_from_model(model), data.uses_discretized_likelihood(model)
-    protocol = data.protocol(
-        estimator=f"critic of {method.name}",
-        options=method.spec(),
-        likelihood=likelihood_description(discretize),
-    )
+    about = {"estimator": f"critic of {method.name}", "options": method.spec()}
+    protocol = data.protocol(**about, likelihood=likelihood_description(discretize))
 
     @torch.no_grad()
     def compute(batch: Batch) -> Mapping[str, Tensor]:
@@ -45,17 +44,10 @@ def adversarial_elbo(model: LatentModel, data: EvalData, *, runner: Runner = LOC
         return {"kl": kl, "elbo": scoring_distribution(p, discretize).log_prob(batch.x) - kl}
 
     values = data.map(model.device, compute, protocol=protocol, label="critic's bound", runner=runner)
-    return EvaluationResult(
-        from_per_example(
-            values[metric],
-            f"{metric} (critic)",
-            "adversarial estimate",
-            "nats",
-            protocol,
-            section,
-            metric=metric,
-            variant="critic",
-        )
-        for metric, section in SECTIONS.items()
-        if metric in values
-    )
+    result = EvaluationResult()
+    for metric, section in SECTIONS.items():
+        if metric in values:
+            name = f"{metric} (critic)"
+            estimate = from_per_example(values[metric], name, KIND, "nats", protocol, section)
+            result.append(replace(estimate, metric=metric, variant="critic"))
+    return result

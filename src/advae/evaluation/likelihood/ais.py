@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -38,8 +38,8 @@ from advae.evaluation.likelihood.annealing import (
     tune_step_sizes,
 )
 from advae.evaluation.likelihood.base import ESTIMATORS, LikelihoodEstimator
+from advae.evaluation.likelihood.bounds import fit_gaussian
 from advae.evaluation.likelihood.log_density_grad import LogDensityGrad
-from advae.evaluation.likelihood.proposals import fit_gaussian
 from advae.evaluation.resumable import LOCAL, Runner
 from advae.model import LatentModel
 
@@ -56,11 +56,7 @@ def ais(
 
     The effective sample size (ess) is that of the weights of an example's chains, between 1 and their number.
 
-    Args:
-        model: its decoder needs a density; the encoder is only sampled, with init "prior" not even that.
-        data: the examples.
-        config: options of annealing.
-        runner: how it is carried out.
+    The encoder is only sampled, with init "prior" not even that.
 
     Raises:
         NoDensityError: the decoder is implicit; or the encoder, with init "encoder".
@@ -83,12 +79,9 @@ def ais(
 
 @dataclass
 class Annealer:
-    """Annealing runs for a model's examples.
+    """Annealing runs for a model's examples; its weights must not be changed meanwhile.
 
     Args:
-        model: its weights are not changed and must not be, meanwhile.
-        data: the examples.
-        config: options.
         num_directions: how many runs share the compiled gradient.
 
     Raises:
@@ -119,10 +112,8 @@ class Annealer:
     def make_path(self, x: Tensor) -> MakePath:
         """Return the paths from ``f_0`` to ``p(x, ·)`` for ``x [B, …]``."""
         mean, scale = whitening(self.model, x, self.config.init)
-        starts = self.data.batch_starts(self.batch_size)
-        gradient_evals = (
-            self.num_directions * self.config.leapfrog_steps * len(starts)
-        )  # per transition, in total
+        num_batches = len(self.data.batch_starts(self.batch_size))
+        gradient_evals = self.num_directions * self.config.leapfrog_steps * num_batches  # per transition
 
         def path(chains: int, transitions: int) -> AnnealingPath:
             m, L, many = (value.repeat(chains, *[1] * (value.dim() - 1)) for value in (mean, scale, x))
@@ -141,42 +132,23 @@ class Annealer:
 
     def run_forward(self, make_path: MakePath, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return log weights ``[chains, b]`` from the initial density, and each example's mean acceptance ``[b]``."""
-        betas = make_temperatures(self.config.temperatures, self.config.schedule)
-        path = make_path(self.config.chains, self.config.temperatures)
-        step_size = self._tune(make_path, batch)
-        return self._anneal(path, path.sample_initial(), betas, step_size, batch)
+        return self._run(make_path, batch, None)
 
     def run_reverse(self, make_path: MakePath, z: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return log inverse weights ``[chains, b]`` from exact posterior samples ``z [b, d]``, and acceptances."""
-        betas = make_temperatures(self.config.temperatures, self.config.schedule)[::-1]
-        path = make_path(self.config.chains, self.config.temperatures)
-        step_size = self._tune(make_path, batch)
-        return self._anneal(path, path.whiten(z.repeat(self.config.chains, 1)), betas, step_size, batch)
+        return self._run(make_path, batch, z)
 
-    def _tune(self, make_path: MakePath, batch: Batch) -> Callable[[float], Tensor]:
-        c, pilot = self.config, make_path(PILOT_CHAINS, PILOT_TEMPERATURES)
-        steps = tune_step_sizes(pilot, len(batch.x), c.schedule, c.leapfrog_steps, batch.tick)
-        return make_step_size_fn(steps, c.schedule, c.chains)
-
-    def _anneal(
-        self,
-        path: AnnealingPath,
-        u: Tensor,
-        betas: Sequence[float],
-        step_size: Callable[[float], Tensor],
-        batch: Batch,
-    ) -> tuple[Tensor, Tensor]:
+    def _run(self, make_path: MakePath, batch: Batch, z: Tensor | None) -> tuple[Tensor, Tensor]:
+        c, betas = self.config, make_temperatures(self.config.temperatures, self.config.schedule)
+        path, pilot = make_path(c.chains, c.temperatures), make_path(PILOT_CHAINS, PILOT_TEMPERATURES)
+        tuned = tune_step_sizes(pilot, len(batch.x), c.schedule, c.leapfrog_steps, batch.tick)
+        step_size = make_step_size_fn(tuned, c.schedule, c.chains)
+        u = path.sample_initial() if z is None else path.whiten(z.repeat(c.chains, 1))
+        betas = betas if z is None else betas[::-1]
         log_w, accept = anneal(
-            path,
-            u,
-            betas,
-            step_size,
-            self.config.leapfrog_steps,
-            tick=batch.tick,
-            partial_result=batch.partial,
+            path, u, betas, step_size, c.leapfrog_steps, tick=batch.tick, partial_result=batch.partial
         )
-        chains = self.config.chains
-        return log_w.reshape(chains, -1), accept.reshape(chains, -1).mean(0)
+        return log_w.reshape(c.chains, -1), accept.reshape(c.chains, -1).mean(0)
 
     @property
     def batch_size(self) -> int:
@@ -224,9 +196,8 @@ def whitening(model: LatentModel, x: Tensor, init: AISInit) -> tuple[Tensor, Ten
             "Annealing cannot begin from an implicit encoder: it has no density.",
             fix='begin from a normal fitted to it: init "full" or "diagonal"',
         )
-    return fit_gaussian(
-        q, full=init == "full" and not isinstance(q, Normal)
-    )  # a Normal's covariance is diagonal
+    is_full = init == "full" and not isinstance(q, Normal)  # a Normal's covariance is diagonal
+    return fit_gaussian(q, is_full)
 
 
 def without_grad(model: LatentModel) -> LatentModel:

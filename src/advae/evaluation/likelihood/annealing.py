@@ -67,8 +67,7 @@ class AnnealingPath:
         mean: ``μ [N, d]``.
         scale: ``L``, lower triangular ``[N, d, d]``, or its diagonal ``[N, d]``.
         log_joint: ``z [N, d]`` to ``log p(x, z) [N]``, each row for its own x.
-        initial_log_prob: ``z [N, d]`` to the log density of the initial distribution; None for ``N(μ, L Lᵀ)``.
-        sample_initial_z: samples ``[N, d]`` from it; None for ``N(μ, L Lᵀ)``.
+        initial_log_prob, sample_initial_z: density and samples of the initial distribution; None for ``N(μ, L Lᵀ)``.
         final_and_grad: :meth:`log_final` and its gradient at ``u``; None uses autograd.
     """
 

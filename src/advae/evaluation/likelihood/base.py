@@ -88,21 +88,13 @@ def estimator_names() -> list[str]:
 
 
 def _needs_decoder_density(model: LatentModel) -> AdvaeError | None:
-    if model.decoder_has_density():
-        return None
-    return NoDensityError(
-        "The decoder has no density: this model has no likelihood, and no bound on one.", fix=COMPARE_SAMPLES
-    )
+    what = "The decoder has no density: this model has no likelihood, and no bound on one."
+    return None if model.decoder_has_density() else NoDensityError(what, fix=COMPARE_SAMPLES)
 
 
 def _needs_latents(model: LatentModel) -> AdvaeError | None:
-    if model.latent_dim:
-        return None
-    return UnsupportedError("The model has no latent variables: its log p(x) is exact.", fix="use exact")
-
-
-def _needs_encoder(model: LatentModel) -> AdvaeError | None:
-    return None if model.has_encoder else no_encoder(model)
+    what = "The model has no latent variables: its log p(x) is exact."
+    return None if model.latent_dim else UnsupportedError(what, fix="use exact")
 
 
 def no_encoder(model: LatentModel) -> UnsupportedError:
@@ -110,14 +102,12 @@ def no_encoder(model: LatentModel) -> UnsupportedError:
     fix = COMPARE_SAMPLES
     if model.decoder_has_density():
         fix = "use ais with init prior" if model.latent_dim else "use exact"
-    return UnsupportedError(
-        "The model has no encoder, which bounds by importance sampling and posterior diagnostics need.",
-        fix=fix,
-    )
+    what = "The model has no encoder, which bounds by importance sampling and posterior diagnostics need."
+    return UnsupportedError(what, fix=fix)
 
 
 REQUIREMENTS: dict[Requirement, Callable[[LatentModel], AdvaeError | None]] = {
     "decoder density": _needs_decoder_density,
     "latents": _needs_latents,
-    "encoder": _needs_encoder,
+    "encoder": lambda model: None if model.has_encoder else no_encoder(model),
 }

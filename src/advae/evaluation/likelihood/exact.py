@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,32 +62,27 @@ def exact(model: LatentModel, data: EvalData, *, runner: Runner = LOCAL) -> Esti
     """
     if not has_closed_form(model, data):
         raise no_closed_form()
+    discretize = data.uses_discretized_likelihood(model)
+    likelihood, options = likelihood_description(discretize), dict[str, Any]()
     if model.latent_dim:
-        p = marginal(model)
+        marginal_p, protocol = marginal(model), data.protocol(estimator="closed form", likelihood=likelihood)
 
         def compute(batch: Batch) -> Mapping[str, Tensor]:
-            return {"value": p.log_prob(batch.x.double().flatten(1))}
+            return {"value": marginal_p.log_prob(batch.x.double().flatten(1))}
 
-        protocol = data.protocol(estimator="closed form", likelihood=likelihood_description(False))
-        values = data.map(model.device, compute, runner=runner)["value"]
     else:
-        discretize = data.uses_discretized_likelihood(model)
+        protocol = data.protocol(estimator="the model's own density", likelihood=likelihood)
+        size = max(1, DIMS_PER_BATCH // num_dims(model))
+        options = {"size": size, "protocol": protocol, "label": "log p(x)"}
 
         @torch.no_grad()
         def compute(batch: Batch) -> Mapping[str, Tensor]:
             p = scoring_distribution(model.decode(model.prior.sample((len(batch.x),))), discretize)
             return {"value": p.log_prob(batch.x).double()}
 
-        protocol = data.protocol(
-            estimator="the model's own density", likelihood=likelihood_description(discretize)
-        )
-        size = max(1, DIMS_PER_BATCH // num_dims(model))
-        values = data.map(
-            model.device, compute, size=size, protocol=protocol, label="log p(x)", runner=runner
-        )["value"]
-    return from_per_example(
-        values, "exact log-likelihood", "exact", "nats", protocol, metric="exact", higher_is_better=True
-    )
+    value = data.map(model.device, compute, **options, runner=runner)["value"]
+    name = "exact log-likelihood"
+    return from_per_example(value, name, "exact", "nats", protocol, metric="exact", higher_is_better=True)
 
 
 def no_closed_form() -> NoDensityError:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -60,9 +60,7 @@ class MetricContext:
     """What all metrics of an evaluation share.
 
     Attributes:
-        data: the data set.
-        samples: images that the model generated.
-        held_out: images that it was not trained on.
+        samples, held_out: images that the model generated, and images that it was not trained on.
         train: training images, as the reference.
         train_features: their features, ``[n, D]``; empty if no metric requires them.
         extractor: the network that computes features; None if no metric requires them.
@@ -81,6 +79,11 @@ class MetricContext:
     replicates: int
     seed: int
 
+    @property
+    def network(self) -> str:
+        """The name of the network that computes features, or an empty string."""
+        return self.extractor.name if self.extractor else ""
+
     def halves(self, m: int, replicates: int | None = None) -> Tensor:
         """Return half-subsamples of m images for the bootstrap, ``[R, m]``."""
         return half_subsamples(m, replicates or self.replicates, mix_seeds(self.seed, 3))
@@ -90,10 +93,9 @@ class MetricContext:
         generator = torch.Generator().manual_seed(mix_seeds(self.seed, 4))
         return x[torch.randperm(len(x), generator=generator)[:n]]
 
-    def full_name(self, name: str, images: ImageSet | None = None) -> str:
-        """Return the name of an estimate, with the network, and with what the images are if they are a baseline."""
-        network = f"[{self.extractor.name}]" if self.extractor else ""
-        return f"{name}{network}" + (f" of {images.baseline}" if images and images.baseline else "")
+    def full_name(self, name: str) -> str:
+        """Return the name of an estimate with that of the network: "FID[inception]"."""
+        return f"{name}[{self.network}]" if self.extractor else name
 
     def estimate(
         self,
@@ -105,25 +107,12 @@ class MetricContext:
         **protocol: Any,
     ) -> Estimate:
         """Return the estimate of a metric called ``name`` over ``n`` images."""
-        network = self.extractor.name if self.extractor else ""
-        return Estimate(
-            self.full_name(name, images),
-            value.value,
-            value.stderr,
-            "baseline" if images.baseline else metric.kind,
-            metric.unit,
-            n,
-            {
-                **self.protocol,
-                "images": images.source.description,
-                **protocol,
-                "bootstrap": len(value.replicates),
-            },
-            "samples",
-            value.interval,
-            metric=name.lower(),
-            variant=", ".join(filter(None, (network, images.baseline))),
-        )
+        kind: Kind = "baseline" if images.baseline else metric.kind
+        protocol = {"images": images.source.description, **protocol, "bootstrap": len(value.replicates)}
+        full_name = self.full_name(name) + (f" of {images.baseline}" if images.baseline else "")
+        protocol, variant = self.protocol | protocol, ", ".join(filter(None, (self.network, images.baseline)))
+        estimate = Estimate(full_name, value.value, value.stderr, kind, metric.unit, n, protocol, "samples")
+        return replace(estimate, interval=value.interval, metric=name.lower(), variant=variant)
 
 
 class SampleMetric(ABC):
@@ -147,10 +136,9 @@ class SampleMetric(ABC):
 
     def estimate(self, context: MetricContext) -> EvaluationResult:
         """Return the estimates of samples and, as baselines, of held-out images."""
-        result = EvaluationResult()
-        for images in (context.samples, context.held_out):
-            result.extend(self.compute(context, images))
-        return result
+        return EvaluationResult(
+            e for images in (context.samples, context.held_out) for e in self.compute(context, images)
+        )
 
     def compute(self, context: MetricContext, images: ImageSet) -> Sequence[Estimate]:
         """Return the estimates of a set of images."""

@@ -36,7 +36,6 @@ DROPOUT = 0.5
 SMALL_IMAGE = 16  # pixels: images up to 16 × 16 have a first convolution without stride
 FEATURE_MAP_SIZE = 8  # pixels: maps are halved until they are 8 × 8 or smaller
 WEIGHTS, RECORD = "classifier.safetensors", "classifier.json"
-RESULTS = ("accuracy", "n", "split", "chance")
 FIX = "use the features of another network: --feature-extractor inception"
 
 
@@ -60,15 +59,10 @@ class Classifier(nn.Module):
         for (inputs, outputs), stride in zip(pairwise(widths), [*strides, 1], strict=True):
             conv = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
             layers += [conv, nn.BatchNorm2d(outputs), nn.ReLU()]
-        for stride in strides:
             height, width = math.ceil(height / stride), math.ceil(width / stride)
         self.maps = nn.Sequential(*layers, nn.Flatten())
-        self.features = nn.Sequential(
-            nn.Dropout(DROPOUT),
-            nn.Linear(64 * height * width, NUM_FEATURES, bias=False),
-            nn.BatchNorm1d(NUM_FEATURES),
-            nn.ReLU(),
-        )
+        linear = nn.Linear(64 * height * width, NUM_FEATURES, bias=False)
+        self.features = nn.Sequential(nn.Dropout(DROPOUT), linear, nn.BatchNorm1d(NUM_FEATURES), nn.ReLU())
         self.head = nn.Linear(NUM_FEATURES, classes)
         self.float()
 
@@ -84,9 +78,7 @@ class TrainedClassifier:
 
     Attributes:
         network: in evaluation mode.
-        accuracy: on held-out images.
-        n: number of held-out images.
-        split: their split.
+        accuracy: on ``n`` held-out images of ``split``.
         chance: fraction of the most frequent class among them.
         folder: where it is stored; None if it could not be written.
     """
@@ -174,14 +166,10 @@ def _test(network: Classifier, data: Dataset, held_out: Split, device: torch.dev
     labels = held_out.labels.cpu()
     batches = (_to_gray(data, raw, device) for raw in held_out.chunks(BATCH_SIZE))
     predictions = torch.cat([network(gray)[1].argmax(1).cpu() for gray in batches])
-    has_label = labels >= 0
-    is_correct = (predictions == labels)[has_label]
-    return {
-        "accuracy": float(is_correct.double().mean()),
-        "n": len(is_correct),
-        "split": held_out.name,
-        "chance": float(labels[has_label].bincount().max() / len(is_correct)),
-    }
+    is_correct = (predictions == labels)[labels >= 0]
+    n, most_frequent = len(is_correct), int(labels[labels >= 0].bincount().max())
+    accuracy, chance = float(is_correct.double().mean()), float(torch.tensor(most_frequent) / n)
+    return {"accuracy": accuracy, "n": n, "split": held_out.name, "chance": chance}
 
 
 def _to_gray(data: Dataset, raw: Tensor, device: torch.device | str) -> Tensor:
@@ -190,22 +178,16 @@ def _to_gray(data: Dataset, raw: Tensor, device: torch.device | str) -> Tensor:
 
 def _store(network: Classifier, record: dict[str, Any], data: Dataset, folder: Path) -> TrainedClassifier:
     """Write the classifier to a folder, if the folder can be written."""
-    results = {key: record[key] for key in RESULTS}
     weights = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
-    about_data = {
-        "data": data.name,
-        "checksum": data.checksum,
-        "shape": data.x_shape,
-        "classes": data.classes,
-    }
+    about = {"data": data.name, "checksum": data.checksum, "shape": data.x_shape, "classes": data.classes}
     try:
         with replaced_folder(folder) as temporary:
             save_file(weights, temporary / WEIGHTS)
             training = {"version": VERSION, "seed": SEED, "sha256": file_sha256(temporary / WEIGHTS)}
-            write_json(temporary / RECORD, {**training, **about_data, **record})
-        return TrainedClassifier(network, **results, folder=folder)
+            write_json(temporary / RECORD, {**training, **about, **record})
     except (OSError, SafetensorError, WriteError):
-        return TrainedClassifier(network, **results, folder=None)
+        return _with_record(network, record, None)
+    return _with_record(network, record, folder)
 
 
 def _load(data: Dataset, folder: Path, device: torch.device | str) -> TrainedClassifier:
@@ -216,11 +198,9 @@ def _load(data: Dataset, folder: Path, device: torch.device | str) -> TrainedCla
         raise CheckpointError("The classifier is of other data.", given=folder)
     network = Classifier(record["shape"], record["classes"])
     load_weights(network, folder / WEIGHTS, record["sha256"])
-    return TrainedClassifier(
-        network.to(device).eval().requires_grad_(False),
-        accuracy=float(record["accuracy"]),
-        n=int(record["n"]),
-        split=str(record["split"]),
-        chance=float(record["chance"]),
-        folder=folder,
-    )
+    return _with_record(network.to(device).eval().requires_grad_(False), record, folder)
+
+
+def _with_record(network: Classifier, record: dict[str, Any], folder: Path | None) -> TrainedClassifier:
+    accuracy, n, chance = float(record["accuracy"]), int(record["n"]), float(record["chance"])
+    return TrainedClassifier(network, accuracy, n, str(record["split"]), chance, folder)

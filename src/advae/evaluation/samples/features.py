@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -66,30 +66,23 @@ def load_feature_extractor(
 
     Args:
         name: "classifier", "inception" or the path of a safetensors file with Inception weights.
-        data: images.
         cache: folder for trained and converted networks; by default ``$ADVAE_CACHE``, ``$XDG_CACHE_HOME/advae`` or
             ``~/.cache/advae``.
-        device: where it runs.
-        runner: shows the progress of training.
 
     Raises:
         ConfigError: the name is unknown, or the network does not suit the data.
         CheckpointError: the weights cannot be used.
     """
     if len(data.x_shape) != 3:
-        raise ConfigError(
-            "Feature extractors need images.",
-            given=f"examples of shape {list(data.x_shape)}",
-            expected="[C, H, W]",
-        )
+        shape = f"examples of shape {list(data.x_shape)}"
+        raise ConfigError("Feature extractors need images.", given=shape, expected="[C, H, W]")
     folder = cache_folder(cache)
     if name == "classifier":
         return _classifier_extractor(data, load_or_train_classifier(data, folder, device, runner))
     if data.x_shape[0] not in (1, 3):
+        fix = "--feature-extractor classifier, if the data have labels"
         raise ConfigError(
-            "The Inception network needs gray or RGB images.",
-            given=f"{data.x_shape[0]} channels",
-            fix="--feature-extractor classifier, if the data have labels",
+            "The Inception network needs gray or RGB images.", given=f"{data.x_shape[0]} channels", fix=fix
         )
     if name == "inception":
         return _inception_extractor(_cached_inception(folder / CACHED_INCEPTION), device)
@@ -103,28 +96,19 @@ def load_feature_extractor(
 
 def cache_folder(cache: str | os.PathLike[str] | None = None) -> Path:
     """Return the folder for trained and converted networks."""
-    if cache is not None:
+    if cache := cache or os.environ.get("ADVAE_CACHE"):
         return Path(cache)
-    if os.environ.get("ADVAE_CACHE"):
-        return Path(os.environ["ADVAE_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "advae"
 
 
 def _classifier_extractor(data: Dataset, trained: TrainedClassifier) -> FeatureExtractor:
     name = f"{data.name}-classifier"
     protocol = {"network": name, "weights": model_fingerprint(trained.network)[:16]}
-    accuracy = Estimate(
-        f"accuracy[{name}]",
-        trained.accuracy,
-        (trained.accuracy * (1 - trained.accuracy) / trained.n) ** 0.5,
-        "diagnostic",
-        "",
-        trained.n,
-        {"data": data.name, "checksum": data.checksum, "split": trained.split, **protocol},
-        "samples",
-        metric="classifier-accuracy",
-        variant=name,
-    )
+    p, n = trained.accuracy, trained.n
+    about = {"data": data.name, "checksum": data.checksum, "split": trained.split, **protocol}
+    stderr = (p * (1 - p) / n) ** 0.5
+    accuracy = Estimate(f"accuracy[{name}]", p, stderr, "diagnostic", "", n, about, "samples")
+    accuracy = replace(accuracy, metric="classifier-accuracy", variant=name)
     estimates = EvaluationResult([accuracy], _classifier_remarks(name, trained))
     return FeatureExtractor(name, trained.network, protocol, estimates)
 
@@ -133,22 +117,18 @@ def _classifier_remarks(name: str, trained: TrainedClassifier) -> list[Remark]:
     """Return what the classifier's accuracy means for the metrics, if it is low."""
     about, remarks = f"accuracy[{name}]", []
     skill = (trained.accuracy - trained.chance) / max(1 - trained.chance, 1e-9)
+    is_poor = skill < POOR_SKILL
     if skill < RELIABLE_SKILL:
-        is_poor = skill < POOR_SKILL
         consequence = "the inception score is blurred by its errors"
         if is_poor:
             consequence = "the inception score is meaningless, and other metrics hardly depend on the classes"
-        text = (
-            f"The {name} has an accuracy of {trained.accuracy:.0%} on {trained.split} images: {consequence}."
-        )
+        accuracy = f"an accuracy of {trained.accuracy:.0%} on {trained.split} images"
         limit = POOR_SKILL if is_poor else RELIABLE_SKILL
         criterion = Criterion.at_least("accuracy above chance", skill, limit)
-        remarks.append(Remark(about, text, is_poor, (criterion,)))
+        remarks.append(Remark(about, f"The {name} has {accuracy}: {consequence}.", is_poor, (criterion,)))
     if trained.folder is None:
-        text = (
-            f"The {name} could not be stored and is trained in every evaluation: set ADVAE_CACHE to a folder."
-        )
-        remarks.append(Remark(about, text))
+        text = "could not be stored and is trained in every evaluation: set ADVAE_CACHE to a folder."
+        remarks.append(Remark(about, f"The {name} {text}"))
     return remarks
 
 
@@ -196,7 +176,6 @@ def _weights_only() -> Iterator[None]:
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[name]
-        else:
+        del os.environ[name]
+        if before is not None:
             os.environ[name] = before

@@ -59,11 +59,10 @@ def real_images(
     other: OtherExamples | None = None,
 ) -> ImageSource:
     """Return all images of a split, or a random subset of ``max_images``; with ``limit``, of its first images."""
-    total = len(split) if limit is None else limit
-    indices = torch.arange(total)
-    is_subset = total > max_images
+    indices = torch.arange(len(split) if limit is None else limit)
+    is_subset = len(indices) > max_images
     if is_subset:
-        order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
+        order = torch.randperm(len(indices), generator=torch.Generator().manual_seed(seed))
         indices = order[:max_images].sort().values
 
     def read(start: int, stop: int) -> Tensor:

@@ -9,6 +9,7 @@ PyTorch). Blocks are named as in the paper (Szegedy et al. 2016).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -25,19 +26,18 @@ NUM_FEATURES, NUM_CLASSES = 2048, 1008
 BATCH_SIZE = 32  # images: 1 GB of feature maps
 MAX_MESSAGE_LENGTH = 300  # characters of PyTorch's list of mismatched weights
 
-Size = int | tuple[int, int]
-Branch = tuple[str | tuple[str, ...], ...]  # convolutions in sequence; a nested tuple is applied in parallel
 Pool = Literal["mean", "max", "reduce"]
 
 
 class Convolution(nn.Module):
-    """Convolution, batch normalization, ReLU; padded to keep the size unless ``pad`` is False."""
+    """Convolution, batch normalization, ReLU; padded to keep the size at stride 1, unless ``pad`` is False."""
 
-    def __init__(self, inputs: int, outputs: int, size: Size = 1, stride: int = 1, pad: bool = True) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, size: tuple[int, int] = (1, 1), stride: int = 1, pad: bool = True
+    ) -> None:
         super().__init__()
-        height, width = (size, size) if isinstance(size, int) else size
-        padding = (height // 2, width // 2) if pad else 0
-        self.conv = nn.Conv2d(inputs, outputs, (height, width), stride, padding, bias=False)
+        padding = (size[0] // 2, size[1] // 2) if pad else 0
+        self.conv = nn.Conv2d(inputs, outputs, size, stride, padding, bias=False)
         self.bn = nn.BatchNorm2d(outputs, eps=0.001)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -48,123 +48,85 @@ class Mixed(nn.Module):
     """Branches of convolutions in parallel, and one that pools.
 
     Args:
-        convolutions: by the names of their weights.
-        branches: names of the convolutions of each branch.
+        inputs: channels.
+        branches: convolutions of each branch, in words: "NAME OUTPUTS", then the size if it is not 1x1, and "/2" for
+            stride 2 without padding. Several joined by "|" are applied in parallel.
         pool: "mean" or "max" of 3 × 3, then the convolution ``branch_pool``; "reduce" is a maximum with stride 2 alone.
+        pool_outputs: channels of ``branch_pool``.
     """
 
     def __init__(
-        self, convolutions: dict[str, Convolution], branches: tuple[Branch, ...], pool: Pool
+        self, inputs: int, branches: Sequence[Sequence[str]], pool: Pool, pool_outputs: int = 192
     ) -> None:
         super().__init__()
-        for name, convolution in convolutions.items():
-            self.add_module(name, convolution)
-        self.branches, self.pool = branches, pool
+        self.pool = pool
+        self.branches: list[list[list[str]]] = []  # names of the convolutions, for each stage of each branch
+        for branch in branches:
+            channels, stages = inputs, []
+            for stage in branch:
+                specs = [spec.split() for spec in stage.split("|")]
+                for name, outputs, *geometry in specs:
+                    height, width = map(int, geometry[0].split("x")) if geometry else (1, 1)
+                    stride, pad = (2, False) if "/2" in geometry else (1, True)
+                    convolution = Convolution(channels, int(outputs), (height, width), stride, pad)
+                    self.add_module(f"branch{name}", convolution)
+                stages.append([f"branch{name}" for name, *_ in specs])
+                channels = sum(int(outputs) for _, outputs, *_ in specs)
+            self.branches.append(stages)
+        if pool != "reduce":
+            self.branch_pool = Convolution(inputs, pool_outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat(
             [*(self._apply_branch(branch, x) for branch in self.branches), self._apply_pool(x)], 1
         )
 
-    def _apply_branch(self, branch: Branch, x: Tensor) -> Tensor:
+    def _apply_branch(self, branch: list[list[str]], x: Tensor) -> Tensor:
         for stage in branch:
-            parallel = (stage,) if isinstance(stage, str) else stage
-            x = torch.cat([self.get_submodule(name)(x) for name in parallel], 1)
+            x = torch.cat([self.get_submodule(name)(x) for name in stage], 1)
         return x
 
     def _apply_pool(self, x: Tensor) -> Tensor:
         if self.pool == "reduce":
             return nn.functional.max_pool2d(x, 3, 2)
         if self.pool == "max":
-            return self.get_submodule("branch_pool")(nn.functional.max_pool2d(x, 3, 1, 1))
-        mean = nn.functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
-        return self.get_submodule("branch_pool")(mean)
+            return self.branch_pool(nn.functional.max_pool2d(x, 3, 1, 1))
+        return self.branch_pool(nn.functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False))
 
 
 def inception_a(inputs: int, pool_outputs: int) -> Mixed:
     """Return a block for 35 × 35: 1 × 1, 5 × 5, and 3 × 3 twice."""
-    convolutions = {
-        "branch1x1": Convolution(inputs, 64),
-        "branch5x5_1": Convolution(inputs, 48),
-        "branch5x5_2": Convolution(48, 64, 5),
-        "branch3x3dbl_1": Convolution(inputs, 64),
-        "branch3x3dbl_2": Convolution(64, 96, 3),
-        "branch3x3dbl_3": Convolution(96, 96, 3),
-        "branch_pool": Convolution(inputs, pool_outputs),
-    }
-    branches = (
-        ("branch1x1",),
-        ("branch5x5_1", "branch5x5_2"),
-        ("branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"),
-    )
-    return Mixed(convolutions, branches, "mean")
+    double = ("3x3dbl_1 64", "3x3dbl_2 96 3x3", "3x3dbl_3 96 3x3")
+    return Mixed(inputs, (("1x1 64",), ("5x5_1 48", "5x5_2 64 5x5"), double), "mean", pool_outputs)
 
 
 def reduction_a(inputs: int) -> Mixed:
     """Return the reduction from 35 × 35 to 17 × 17."""
-    convolutions = {
-        "branch3x3": Convolution(inputs, 384, 3, 2, pad=False),
-        "branch3x3dbl_1": Convolution(inputs, 64),
-        "branch3x3dbl_2": Convolution(64, 96, 3),
-        "branch3x3dbl_3": Convolution(96, 96, 3, 2, pad=False),
-    }
-    branches = (("branch3x3",), ("branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"))
-    return Mixed(convolutions, branches, "reduce")
+    double = ("3x3dbl_1 64", "3x3dbl_2 96 3x3", "3x3dbl_3 96 3x3 /2")
+    return Mixed(inputs, (("3x3 384 3x3 /2",), double), "reduce")
 
 
 def inception_b(inputs: int, c: int) -> Mixed:
     """Return a block for 17 × 17: 1 × 1, and 7 × 7 factored into 1 × 7 and 7 × 1, once and twice."""
-    row, column = (1, 7), (7, 1)
-    convolutions = {
-        "branch1x1": Convolution(inputs, 192),
-        "branch7x7_1": Convolution(inputs, c),
-        "branch7x7_2": Convolution(c, c, row),
-        "branch7x7_3": Convolution(c, 192, column),
-        "branch7x7dbl_1": Convolution(inputs, c),
-        "branch7x7dbl_2": Convolution(c, c, column),
-        "branch7x7dbl_3": Convolution(c, c, row),
-        "branch7x7dbl_4": Convolution(c, c, column),
-        "branch7x7dbl_5": Convolution(c, 192, row),
-        "branch_pool": Convolution(inputs, 192),
-    }
-    single = tuple(f"branch7x7_{i}" for i in (1, 2, 3))
-    double = tuple(f"branch7x7dbl_{i}" for i in (1, 2, 3, 4, 5))
-    return Mixed(convolutions, (("branch1x1",), single, double), "mean")
+    single = (f"7x7_1 {c}", f"7x7_2 {c} 1x7", "7x7_3 192 7x1")
+    double = (
+        f"7x7dbl_1 {c}",
+        *(f"7x7dbl_{i} {c} {size}" for i, size in ((2, "7x1"), (3, "1x7"), (4, "7x1"))),
+    )
+    return Mixed(inputs, (("1x1 192",), single, (*double, "7x7dbl_5 192 1x7")), "mean")
 
 
 def reduction_b(inputs: int) -> Mixed:
     """Return the reduction from 17 × 17 to 8 × 8."""
-    convolutions = {
-        "branch3x3_1": Convolution(inputs, 192),
-        "branch3x3_2": Convolution(192, 320, 3, 2, pad=False),
-        "branch7x7x3_1": Convolution(inputs, 192),
-        "branch7x7x3_2": Convolution(192, 192, (1, 7)),
-        "branch7x7x3_3": Convolution(192, 192, (7, 1)),
-        "branch7x7x3_4": Convolution(192, 192, 3, 2, pad=False),
-    }
-    branches = (("branch3x3_1", "branch3x3_2"), tuple(f"branch7x7x3_{i}" for i in (1, 2, 3, 4)))
-    return Mixed(convolutions, branches, "reduce")
+    factored = ("7x7x3_1 192", "7x7x3_2 192 1x7", "7x7x3_3 192 7x1", "7x7x3_4 192 3x3 /2")
+    return Mixed(inputs, (("3x3_1 192", "3x3_2 320 3x3 /2"), factored), "reduce")
 
 
 def inception_c(inputs: int, pool: Pool) -> Mixed:
     """Return a block for 8 × 8, whose branches end in parallel convolutions."""
-    convolutions = {
-        "branch1x1": Convolution(inputs, 320),
-        "branch3x3_1": Convolution(inputs, 384),
-        "branch3x3_2a": Convolution(384, 384, (1, 3)),
-        "branch3x3_2b": Convolution(384, 384, (3, 1)),
-        "branch3x3dbl_1": Convolution(inputs, 448),
-        "branch3x3dbl_2": Convolution(448, 384, 3),
-        "branch3x3dbl_3a": Convolution(384, 384, (1, 3)),
-        "branch3x3dbl_3b": Convolution(384, 384, (3, 1)),
-        "branch_pool": Convolution(inputs, 192),
-    }
-    branches: tuple[Branch, ...] = (
-        ("branch1x1",),
-        ("branch3x3_1", ("branch3x3_2a", "branch3x3_2b")),
-        ("branch3x3dbl_1", "branch3x3dbl_2", ("branch3x3dbl_3a", "branch3x3dbl_3b")),
-    )
-    return Mixed(convolutions, branches, pool)
+    single = ("3x3_1 384", "3x3_2a 384 1x3|3x3_2b 384 3x1")
+    double = ("3x3dbl_1 448", "3x3dbl_2 384 3x3", "3x3dbl_3a 384 1x3|3x3dbl_3b 384 3x1")
+    return Mixed(inputs, (("1x1 320",), single, double), pool)
 
 
 class Inception(nn.Module):
@@ -172,24 +134,19 @@ class Inception(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.Conv2d_1a_3x3 = Convolution(3, 32, 3, 2, pad=False)
-        self.Conv2d_2a_3x3 = Convolution(32, 32, 3, pad=False)
-        self.Conv2d_2b_3x3 = Convolution(32, 64, 3)
+        self.Conv2d_1a_3x3 = Convolution(3, 32, (3, 3), 2, pad=False)
+        self.Conv2d_2a_3x3 = Convolution(32, 32, (3, 3), pad=False)
+        self.Conv2d_2b_3x3 = Convolution(32, 64, (3, 3))
         self.Conv2d_3b_1x1 = Convolution(64, 80)
-        self.Conv2d_4a_3x3 = Convolution(80, 192, 3, pad=False)
-        self.Mixed_5b, self.Mixed_5c, self.Mixed_5d = (
-            inception_a(192, 32),
-            inception_a(256, 64),
-            inception_a(288, 64),
-        )
+        self.Conv2d_4a_3x3 = Convolution(80, 192, (3, 3), pad=False)
+        self.Mixed_5b, self.Mixed_5c = inception_a(192, 32), inception_a(256, 64)
+        self.Mixed_5d = inception_a(288, 64)
         self.Mixed_6a = reduction_a(288)
         self.Mixed_6b, self.Mixed_6c = inception_b(768, 128), inception_b(768, 160)
         self.Mixed_6d, self.Mixed_6e = inception_b(768, 160), inception_b(768, 192)
         self.Mixed_7a = reduction_b(768)
-        self.Mixed_7b, self.Mixed_7c = (
-            inception_c(1280, "mean"),
-            inception_c(2048, "max"),
-        )  # a maximum, as released
+        self.Mixed_7b = inception_c(1280, "mean")
+        self.Mixed_7c = inception_c(2048, "max")  # a maximum, as released
         self.fc = nn.Linear(NUM_FEATURES, NUM_CLASSES)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,20 +23,13 @@ class NearestNeighbors(SampleMetric):
     kind, order, depends_on_n = "diagnostic", 50, False
 
     def estimate(self, context: MetricContext) -> EvaluationResult:
-        test = memorization_test(context.train_features, context.held_out.features, context.samples.features)
-        closest = test.distance.argsort()[:NUM_STORED_PAIRS]
-        per_example = {
-            "samples": context.samples.source.get(closest),
-            "nearest": context.train.get(test.nearest[closest]),
-            "distance": test.distance.float(),
-            "held_out_distance": test.held_out_distance.float(),
-        }
-        held_out = context.held_out.source.description
+        samples, held_out = context.samples, context.held_out
+        test = memorization_test(context.train_features, held_out.features, samples.features)
         protocol = {
             **context.protocol,
-            "images": context.samples.source.description,
+            "images": samples.source.description,
             "reference": f"{context.train.n} training images",
-            "compared with": f"{context.held_out.n} {held_out}",
+            "compared with": f"{held_out.n} {held_out.source.description}",
         }
         copies = min(1.0, max(0.0, test.copies))
         z_statistic = "Mann–Whitney z of distances to the nearest training image"
@@ -45,25 +38,21 @@ class NearestNeighbors(SampleMetric):
             ("memorization ratio", test.ratio, ratio_stderr(context, test), "ratio of median distances"),
             ("copies", copies, test.copies_stderr, "fraction, by nearest real images"),
         )
-        network = context.extractor.name if context.extractor else ""
-        result = EvaluationResult(
-            Estimate(
-                context.full_name(name),
-                value,
-                stderr,
-                self.kind,
-                self.unit,
-                context.samples.n,
-                {**protocol, "statistic": statistic},
-                "samples",
-                metric=name.replace(" ", "-"),
-                variant=network,
-            )
-            for name, value, stderr, statistic in values
-            if math.isfinite(value)  # the ratio to a median distance of 0 is undefined
-        )
+        result = EvaluationResult()
+        for name, value, stderr, statistic in values:
+            full_name, settings = context.full_name(name), {**protocol, "statistic": statistic}
+            if math.isfinite(value):  # the ratio to a median distance of 0 is undefined
+                estimate = Estimate(full_name, value, stderr, self.kind, "", samples.n, settings, "samples")
+                result.append(replace(estimate, metric=name.replace(" ", "-"), variant=context.network))
+        closest = test.distance.argsort()[:NUM_STORED_PAIRS]
+        per_example = {
+            "samples": samples.source.get(closest),
+            "nearest": context.train.get(test.nearest[closest]),
+            "distance": test.distance.float(),
+            "held_out_distance": test.held_out_distance.float(),
+        }
         result[0] = replace(result[0], per_example=per_example)
-        result.remarks.append(remark(test, result[0].name, held_out))
+        result.remarks.append(remark(test, result[0].name, held_out.source.description))
         return result
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from advae.errors import ConfigError
 from advae.evaluation.estimate import EvaluationResult, Remark
@@ -55,15 +56,12 @@ def evaluate_samples(
     """Compute metrics of a model's samples, and of held-out images.
 
     Args:
-        model: a trained model.
         data: its data, and the held-out images that are the baseline; for the training split those of the test split.
         metrics: names of metrics; by default all.
         features: the feature extractor, or its name: see :func:`load_feature_extractor`.
         num_samples: number of samples; by default the number of held-out images, at most 10,000.
         replicates: of the bootstrap.
         seed: of samples, subsets and bootstrap.
-        cache: folder for feature extractors.
-        runner: how it is carried out.
 
     Returns:
         ``FID[network]`` and so on of the samples, ``FID[network] of test data`` and so on of held-out images, with
@@ -79,34 +77,7 @@ def evaluate_samples(
     extractor = check_and_load_features(
         data, names, features, num_samples, cache=cache, device=model.device, runner=runner
     )
-    held_out, n = _held_out(data), _sample_count(data, num_samples)
-    train = real_images(data.data, data.data.train, MAX_REFERENCE_IMAGES, mix_seeds(seed, 1))
-    label = held_out.other.name if held_out.other else held_out.split
-    sources = {
-        "": model_samples(model, data.data, n, seed),
-        f"{label} data": real_images(
-            data.data, held_out.examples, n, mix_seeds(seed, 2), limit=held_out.count, other=held_out.other
-        ),
-    }
-    samples, baseline = (
-        _image_set(source, what, extractor, model.device, runner) for what, source in sources.items()
-    )
-    train_features = torch.empty(0)
-    if extractor is not None and requires(selected, "training data"):
-        train_features, _ = extract_features(extractor, train, model.device, runner)
-    network_protocol = extractor.protocol if extractor else {}
-    protocol = held_out.protocol(**network_protocol, gray="clamped to 0..255, rounded to 8 bits")
-    context = MetricContext(
-        data.data,
-        samples,
-        baseline,
-        train,
-        train_features,
-        extractor,
-        {**protocol, "seed": seed},
-        replicates,
-        seed,
-    )
+    context = _make_context(model, data, selected, extractor, num_samples, replicates, seed, runner)
     result = EvaluationResult()
     if extractor is not None:
         result.add(extractor.estimates)
@@ -116,6 +87,44 @@ def evaluate_samples(
             tick(1)
     result.remarks += _remarks_on_counts(context, selected)
     return result
+
+
+def _make_context(
+    model: LatentModel,
+    data: EvalData,
+    metrics: Sequence[SampleMetric],
+    extractor: FeatureExtractor | None,
+    num_samples: int | None,
+    replicates: int,
+    seed: int,
+    runner: Runner,
+) -> MetricContext:
+    """Sample from the model, and compute the features of all images."""
+    held_out, n = _held_out(data), _sample_count(data, num_samples)
+
+    def features(source: ImageSource, needed: bool = True) -> tuple[Tensor, Tensor]:
+        if extractor is None or not needed:
+            return torch.empty(0), torch.empty(0)
+        return extract_features(extractor, source, model.device, runner)
+
+    train = real_images(data.data, data.data.train, MAX_REFERENCE_IMAGES, mix_seeds(seed, 1))
+    samples = model_samples(model, data.data, n, seed)
+    real = real_images(
+        data.data, held_out.examples, n, mix_seeds(seed, 2), limit=held_out.count, other=held_out.other
+    )
+    label = f"{held_out.other.name if held_out.other else held_out.split} data"
+    network = extractor.protocol if extractor else {}
+    return MetricContext(
+        data=data.data,
+        samples=ImageSet(samples, "", *features(samples)),
+        held_out=ImageSet(real, label, *features(real)),
+        train=train,
+        train_features=features(train, requires(metrics, "training data"))[0],
+        extractor=extractor,
+        protocol=held_out.protocol(**network, gray="clamped to 0..255, rounded to 8 bits") | {"seed": seed},
+        replicates=replicates,
+        seed=seed,
+    )
 
 
 def check_and_load_features(
@@ -133,12 +142,8 @@ def check_and_load_features(
     Raises:
         ConfigError: there are too few images or samples, or no such network for these data.
     """
-    held_out = _held_out(data)
-    counts = {
-        "samples": _sample_count(data, num_samples),
-        "held-out images": held_out.count,
-        "training images": len(data.data.train),
-    }
+    counts = {"samples": _sample_count(data, num_samples), "held-out images": _held_out(data).count}
+    counts["training images"] = len(data.data.train)
     for what, count in counts.items():
         if count < MIN_IMAGES:
             expected = f"{MIN_IMAGES} or more"
@@ -147,20 +152,9 @@ def check_and_load_features(
         return None
     if isinstance(features, FeatureExtractor):
         return features
-    name = features or "classifier"
-    return load_feature_extractor(name, data.data, cache=cache, device=device, runner=runner)
-
-
-def _image_set(
-    source: ImageSource,
-    baseline: str,
-    extractor: FeatureExtractor | None,
-    device: torch.device,
-    runner: Runner,
-) -> ImageSet:
-    if extractor is None:
-        return ImageSet(source, baseline, torch.empty(0), torch.empty(0))
-    return ImageSet(source, baseline, *extract_features(extractor, source, device, runner))
+    return load_feature_extractor(
+        features or "classifier", data.data, cache=cache, device=device, runner=runner
+    )
 
 
 def _held_out(data: EvalData) -> EvalData:
