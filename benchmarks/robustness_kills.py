@@ -211,7 +211,7 @@ def random_kill(subject: Subject, rng: random.Random) -> Kill:
     fraction = rng.random() ** 1.5  # a resumed execution is shorter
     if rng.random() < 0.5:
         return Kill(signum, event=1 + int(fraction * subject.events))
-    return Kill(signum, seconds=fraction * subject.duration)
+    return Kill(signum, seconds=round(fraction * subject.duration, 3))
 
 
 def next_command(subject: Subject, argv: Sequence[str], execution: Execution, work: Path) -> Sequence[str]:
@@ -321,10 +321,23 @@ def differences(work: Path, reference: Path) -> list[str]:
     for name in sorted(ours.keys() & theirs.keys()):
         if Path(name).name in UNCOMPARED_FILES or name.endswith(UNCOMPARED_SUFFIXES):
             continue
-        if without_times(read_whole(ours[name])) != without_times(read_whole(theirs[name])):
-            result.append(f"differs: {name}")
+        if where := first_difference(*(without_times(read_whole(p[name])) for p in (ours, theirs))):
+            result.append(f"differs: {name} {where}")
     hidden = {p for p in work.rglob(".*") if p.name != ".lock"}
     return result + [f"left behind: {path.relative_to(work)}" for path in sorted(hidden)]
+
+
+def first_difference(ours: Any, theirs: Any, where: str = "at") -> str:
+    """Return where two values differ, and how; nothing if they are equal."""
+    if ours == theirs:
+        return ""
+    if isinstance(ours, dict) and isinstance(theirs, dict) and ours.keys() == theirs.keys():
+        pairs = [(key, ours[key], theirs[key]) for key in ours]
+    elif isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
+        pairs = [(i, a, b) for i, (a, b) in enumerate(zip(ours, theirs, strict=True))]
+    else:
+        return f"{where}: {ours!r:.80} instead of {theirs!r:.80}"
+    return next(text for key, a, b in pairs if (text := first_difference(a, b, f"{where}.{key}")))
 
 
 def files_by_name(folder: Path) -> dict[str, Path]:

@@ -92,7 +92,9 @@ def _ascii_locale(suite: Suite, sandbox: Sandbox) -> list[str]:
 def _hangup(suite: Suite, sandbox: Sandbox) -> list[str]:
     """A hangup in the middle of a long training must leave its checkpoint and exit code."""
     argv = [*ADVAE, *TRAIN, "--train.steps", "100000", "--train.checkpoint_every", "100000"]
-    execution = run_process(argv, sandbox, kill=Kill(signal.SIGHUP, seconds=2 * START_SECONDS))
+    execution = run_process(
+        argv, sandbox, kill=Kill(signal.SIGHUP, file=sandbox.work / "run" / "metrics.jsonl")
+    )
     expected = (
         [] if execution.code == 128 + signal.SIGHUP else [f"exit {execution.code}: {execution.stderr[-300:]}"]
     )
@@ -125,7 +127,7 @@ SPECIAL: dict[str, Callable[[Any, Sandbox], list[str]]] = {
 def _kill(suite: Suite, sandbox: Sandbox, rng: random.Random) -> dict[str, Any]:
     subject = suite.references.subjects["train vae"]
     signum = random_kill(subject, rng).signal
-    kill = Kill(signum, seconds=rng.uniform(0, START_SECONDS + 1))
+    kill = Kill(signum, seconds=round(rng.uniform(0, START_SECONDS + 1), 3))
     execution = run_process([*ADVAE, *subject.start], sandbox, kill=kill)
     kills = [{"verb": "train", "signal": signum.name, "moment": str(kill)}] if execution.was_killed else []
     problems = problems_after(execution, sandbox.work)

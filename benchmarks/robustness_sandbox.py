@@ -18,6 +18,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,14 +50,21 @@ OUTCOMES = ("fine", "clear error", *BAD_OUTCOMES)
 
 @dataclass(frozen=True)
 class Kill:
-    """A signal at a moment: after ``seconds``, or before the ``event``-th file operation in the sandbox."""
+    """A signal at a moment.
+
+    Attributes:
+        seconds: after the start.
+        event: before this file operation in the sandbox, counted from 1; of forked commands only.
+        file: that exists.
+    """
 
     signal: signal.Signals
     seconds: float | None = None
     event: int | None = None
+    file: Path | None = None
 
     def __str__(self) -> str:
-        when = f"after {self.seconds:.3f} s" if self.event is None else f"at file operation {self.event}"
+        when = f"at file operation {self.event}" if self.event else f"after {self.seconds} s"
         return f"{self.signal.name} {when}"
 
 
@@ -191,6 +199,8 @@ def start_forked(
         label: of its logs, for several processes in a sandbox.
     """
     logs = {name: sandbox.root / f"{name}{label}" for name in ("stdout", "stderr", "audit", "modules")}
+    for path in logs.values():
+        path.write_bytes(b"")
     base, start = _resident_bytes(), time.monotonic()
     pid = os.fork()
     if pid == 0:
@@ -238,6 +248,13 @@ def _wait(pid: int, kill: Kill | None, timeout: float) -> tuple[bool, int | None
         if kill is not None and kill.seconds is not None and not poll.poll(kill.seconds * 1000):
             was_sent = True
             os.kill(pid, kill.signal)
+        if kill is not None and kill.file is not None:
+            deadline = time.monotonic() + timeout
+            while not (kill.file.exists() or poll.poll(20) or time.monotonic() > deadline):
+                pass
+            was_sent = not poll.poll(0)
+            if was_sent:
+                os.kill(pid, kill.signal)
         if not poll.poll(timeout * 1000):
             timed_out = True
     finally:
@@ -255,11 +272,12 @@ def _run_child(
     code: Any = 70
     try:
         os.setpgid(0, 0)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        flags = os.O_WRONLY | os.O_CREAT
         for number, name in ((1, "stdout"), (2, "stderr"), (9, "audit"), (10, "modules")):
             os.dup2(os.open(logs[name], flags), number)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         sys.stdout, sys.stderr = (open(n, "w", closefd=False, encoding="utf-8") for n in (1, 2))  # noqa: SIM115
+        sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr  # type: ignore[misc]
         os.chdir(sandbox.work)
         sys.path.insert(0, str(sandbox.work))  # as python -m does
         sys.argv = ["advae", *argv]
@@ -274,16 +292,17 @@ def _run_child(
         code = main()
     except SystemExit as stop:
         code = stop.code
-    except BaseException:
-        traceback.print_exc()
+    except BaseException as error:
+        is_own_start = isinstance(error, KeyboardInterrupt) and "advae/cli" not in traceback.format_exc()
+        if not is_own_start:  # a signal before the command began
+            os.write(2, traceback.format_exc().encode(errors="replace"))
         code = 1
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:
-            code = code or 1
-    os.write(10, "\n".join(sorted(sys.modules)).encode())
-    os._exit(code if isinstance(code, int) else int(code is not None))
+    finally:  # whatever happens, the code of the parent must not go on here
+        with suppress(BaseException):
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+            os.write(10, "\n".join(sorted(sys.modules)).encode())
+        os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 def _limit(kind: int, value: int) -> None:
