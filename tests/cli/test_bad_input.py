@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -256,6 +257,16 @@ def batch_larger_than_the_data(tmp: Path, run: Path) -> list[object]:
     return train("--train.batch_size", 5000)
 
 
+@case("train.batch_size 1")
+def batch_of_one_with_batch_norm(tmp: Path, run: Path) -> list[object]:
+    return ["train", "gan-digits-dcgan", "--train.batch_size", 1]
+
+
+@case("train.batch_size 4", "train.accumulation_steps 4")
+def chunks_of_one_with_batch_norm(tmp: Path, run: Path) -> list[object]:
+    return ["train", "gan-digits-dcgan", "--train.batch_size", 4, "--train.accumulation_steps", 4]
+
+
 @case("1 × 9 × 9", "1 × 8 × 8")
 def input_of_another_shape(tmp: Path, run: Path) -> list[object]:
     np.save(tmp / "data.npy", np.zeros((5, 9, 9), np.uint8))
@@ -392,6 +403,38 @@ def negative_seed_in_a_file(tmp: Path, run: Path) -> list[object]:
 def circular_bases(tmp: Path, run: Path) -> list[object]:
     (tmp / "two.yaml").write_text("base: one.yaml")
     return recipe_file(tmp, "base: two.yaml", "one.yaml")
+
+
+@case("'train'", "lines 1 and 3")
+def yaml_section_twice(tmp: Path, run: Path) -> list[object]:
+    return recipe_file(tmp, "train: {steps: 3}\nseed: 1\ntrain: {lr: 1}")
+
+
+@case("recipe has no value")
+def null_recipe(tmp: Path, run: Path) -> list[object]:
+    return recipe_file(tmp, "recipe: null")
+
+
+@case("own.yaml", "regular file")
+def recipe_that_is_a_pipe(tmp: Path, run: Path) -> list[object]:
+    os.mkfifo(tmp / "own.yaml")
+    return ["train", "--config", tmp / "own.yaml"]
+
+
+@case("own.yaml", "regular file")
+def recipe_that_is_an_endless_device(tmp: Path, run: Path) -> list[object]:
+    (tmp / "own.yaml").symlink_to("/dev/zero")
+    return ["train", "--config", tmp / "own.yaml"]
+
+
+@case("--out", "empty")
+def empty_output_folder(tmp: Path, run: Path) -> list[object]:
+    return train("--out", "")
+
+
+@case("--resume", "empty")
+def empty_run(tmp: Path, run: Path) -> list[object]:
+    return ["train", "--resume", ""]
 
 
 @case("itself")

@@ -8,7 +8,6 @@ file that cannot be read or written, 130 or 143 stopped by a signal, 141 nobody 
 
 from __future__ import annotations
 
-import os
 import pkgutil
 import shlex
 import sys
@@ -54,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except (Exception, KeyboardInterrupt) as error:
-        if "--debug" in arguments or os.environ.get("ADVAE_DEBUG", "0") not in ("", "0"):
+        if "--debug" in arguments:
             traceback.print_exception(error)
         return _report(error)
 

@@ -9,6 +9,8 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,14 +28,23 @@ if TYPE_CHECKING:
 
 
 def allow_packages(packages: Iterable[str]) -> None:
-    """Let recipes and models import classes from these packages, which may be in the current directory."""
+    """Let recipes and models import classes from these packages, installed or in the current directory."""
     from advae.registry import allow
 
-    names = [package.partition(".")[0] for package in packages]
+    names = {package.partition(".")[0] for package in packages}
     if names:
         allow(*names)
-        if os.getcwd() not in sys.path:
-            sys.path.insert(0, os.getcwd())
+        sys.meta_path.append(_PackageFinder(names))
+
+
+class _PackageFinder(MetaPathFinder):
+    """Finds packages in the current directory, where nothing else is found: a numpy.py there is not imported."""
+
+    def __init__(self, names: set[str]) -> None:
+        self.names = names
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        return PathFinder.find_spec(name, [os.getcwd()]) if name in self.names else None
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,9 @@ def reproduce(table: PaperTable, options: ReproduceOptions) -> int:
         return _dry_run(plan, options)
     try:
         stage = stage_progress(options.quiet)
-        records = run_plan(plan, out, stage, say, command=options.command, quiet=options.quiet)
+        records = run_plan(
+            plan, out, stage, say, command=options.command, quiet=options.quiet, debug=options.debug
+        )
     except KeyboardInterrupt as stop:
         stop.args = (f"{str(stop) or 'Interrupted'}; the same command continues.",)
         raise

@@ -15,12 +15,12 @@ from advae.cli.loaded_model import allow_packages
 from advae.cli.parser import HIDDEN, POSITIONAL, AllowOptions, FilePath, FolderPath, Name, Parser, Seed
 from advae.errors import ConfigError
 from advae.formatting import flatten, format_settings
+from advae.io import to_json
 from advae.progress import stage_progress
 
 if TYPE_CHECKING:
     from advae.config import Config
     from advae.data import Dataset
-    from advae.run import Run
 
 SUMMARY = "train a recipe, evaluate the model and write a report"
 EXAMPLES = """
@@ -81,9 +81,11 @@ def parser() -> Parser[TrainCommandOptions]:
         help_option=False,
     )
     sections = {"data": DataOptions, "train": TrainOptions}
-    parser.section_hints = {
-        f.name: f"--{name}.{f.name}" for name, cls in sections.items() for f in fields(cls)
-    }
+    parser.recipe_options = [f"--{name}.{f.name}" for name, cls in sections.items() for f in fields(cls)]
+    parser.recipe_options += [
+        "--model.latent_dim",
+        *(f"--model.{part}" for part in ("encoder", "decoder", "likelihood")),
+    ]
     return parser
 
 
@@ -93,7 +95,12 @@ def run(options: TrainCommandOptions) -> int:
         return _print_help(options)
     config = _resolve(options)
     if options.print_config:
-        return _print_config(config, options.json)
+        import yaml
+
+        tree = config.to_dict()
+        text = to_json(tree) if options.json else yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+        print(text, end="")
+        return 0
     if options.dry_run:
         return _dry_run(config, options)
     from advae.training.distributed import destroy_process_group, is_first_process
@@ -129,20 +136,17 @@ def _source(options: TrainCommandOptions) -> str:
     """Return the recipe, file or run to train."""
     sources = {"RECIPE": options.recipe, "--config": options.config, "--resume": options.resume}
     named = {name: value for name, value in sources.items() if value is not None}
-    if len(named) > 1:
+    if len(named) != 1:
         raise ConfigError(
-            f"Only one of RECIPE, --config and --resume is possible, not {' and '.join(named)}."
-        )
-    if not named:
-        from advae.config import recipes
-
-        raise ConfigError(
-            "Nothing to train.",
+            f"Only one of them is possible: {' and '.join(named)}." if named else "Nothing to train.",
             expected="advae train RECIPE, or --config FILE, or --resume RUN",
-            fix=f"built-in recipes: {', '.join(recipes())}",
+            fix="a recipe, such as vae-digits, trains on embedded data; advae recipes lists all",
         )
-    if options.config is not None and not options.config.endswith((".yaml", ".yml")):
-        raise ConfigError("--config must be a .yaml or .yml file.", given=options.config)
+    if options.config is not None:
+        from advae.config import is_recipe_file
+
+        if not is_recipe_file(options.config):
+            raise ConfigError("--config must be a .yaml or .yml file.", given=options.config)
     if options.resume is not None and options.out is not None:
         raise ConfigError("--out cannot change when a run is resumed.", given=f"--out {options.out}")
     return next(iter(named.values()))
@@ -153,12 +157,9 @@ def _overrides(options: TrainCommandOptions) -> dict[str, Any]:
     overrides: dict[str, Any] = dict(options.overrides)
     for key, value in options.overrides.items():
         if value.startswith("{"):
-            import yaml
+            from advae.safe_yaml import parse_yaml
 
-            try:
-                overrides[key] = yaml.safe_load(value)
-            except yaml.YAMLError:
-                raise ConfigError(f"The value of --{key} is not valid YAML.", given=value) from None
+            overrides[key] = parse_yaml(value, f"--{key}")
     top_level = {"seed": options.seed, "device": options.device}
     return overrides | {key: value for key, value in top_level.items() if value is not None}
 
@@ -189,16 +190,6 @@ def _print_help(options: TrainCommandOptions) -> int:
                 action.help = argparse.SUPPRESS
             action.option_strings = [name for name in action.option_strings if not name.endswith("+")]
         print(recipe_parser.format_help().partition("\n\n")[2].rstrip())
-    return 0
-
-
-def _print_config(config: Config, as_json: bool) -> int:
-    import yaml
-
-    if as_json:
-        print_json(config.to_dict())
-    else:
-        print(yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True), end="")
     return 0
 
 
@@ -262,57 +253,48 @@ def _log_remarks(options: TrainCommandOptions, data: Dataset) -> None:
 
 
 def _train_and_evaluate(config: Config, options: TrainCommandOptions) -> dict[str, Any]:
-    """Train, evaluate and report, on all processes; data and weights stay in memory."""
+    """Train, evaluate and report, on all processes; data and weights stay in memory.
+
+    Raises:
+        Interrupted: by a signal; its message says how to resume.
+    """
     from advae.data import load_data
+    from advae.devices import find_device
     from advae.evaluation.eval_data import EvalData
+    from advae.evaluation.evaluate import evaluate_run
+    from advae.report import write_report
+    from advae.training.distributed import is_first_process
+    from advae.training.signals import Interrupted
+    from advae.training.train import resume, train
 
     out = _run_dir(config, options)
     data = load_data(config.data)
     _log_remarks(options, data)
     if not options.no_report:
         EvalData(data).check_min_size()  # before training
-    run_dir = _train(config, data, out, options)
-    result: dict[str, Any] = {
-        "run": str(run_dir.path),
-        "model": str(run_dir.path / "model"),
-        "report": None,
-        "estimates": [],
-        "remarks": [],
-    }
-    return result if options.no_report else result | _evaluate(config, run_dir, data, options)
-
-
-def _train(config: Config, data: Dataset, out: Path, options: TrainCommandOptions) -> Run:
-    """Return the completed run.
-
-    Raises:
-        Interrupted: by a signal; its message says how to resume.
-    """
-    from advae.training.signals import Interrupted
-    from advae.training.train import resume, train
-
     try:
         if options.resume:
-            return resume(out, config=config, quiet=options.quiet, data=data)
-        return train(config, out=out, command=options.command, quiet=options.quiet, data=data)
+            run_dir = resume(out, config=config, quiet=options.quiet, data=data)
+        else:
+            run_dir = train(config, out=out, command=options.command, quiet=options.quiet, data=data)
     except Interrupted as stop:
         stop.args = (f"{stop}; a checkpoint was saved\n  resume:   advae train --resume {quote(str(out))}",)
         raise
-
-
-def _evaluate(config: Config, run_dir: Run, data: Dataset, options: TrainCommandOptions) -> dict[str, Any]:
-    """Evaluate a run's model and write its report."""
-    from advae.devices import find_device
-    from advae.evaluation.evaluate import evaluate_run
-    from advae.report import write_report
-    from advae.training.distributed import is_first_process
-
-    log(options, "evaluating …")
-    model = run_dir.model(str(find_device(config.device, os.environ.get("LOCAL_RANK"))))
-    evaluate_run(run_dir, model, data, stage=stage_progress(options.quiet or options.json))
-    log(options, "writing the report …")
-    report = str(write_report(run_dir, model, data)) if is_first_process() else ""
-    return {"report": report, "estimates": run_dir.estimates(), "remarks": run_dir.remarks()}
+    report, estimates, remarks = None, [], []
+    if not options.no_report:
+        log(options, "evaluating …")
+        model = run_dir.model(str(find_device(config.device, os.environ.get("LOCAL_RANK"))))
+        evaluate_run(run_dir, model, data, stage=stage_progress(options.quiet or options.json))
+        log(options, "writing the report …")
+        report = str(write_report(run_dir, model, data)) if is_first_process() else ""
+        estimates, remarks = run_dir.estimates(), run_dir.remarks()
+    return {
+        "run": str(run_dir.path),
+        "model": str(run_dir.path / "model"),
+        "report": report,
+        "estimates": estimates,
+        "remarks": remarks,
+    }
 
 
 def _print_result(result: dict[str, Any], options: TrainCommandOptions) -> None:

@@ -5,7 +5,6 @@ Interrupted at any point, the same call reuses what is done, resumes what was be
 
 from __future__ import annotations
 
-import os
 import time
 import traceback
 from collections.abc import Sequence
@@ -24,7 +23,14 @@ SECONDS_BETWEEN_PAGES = 10.0  # runs that are already finished take no time
 
 
 def run_plan(
-    plan: Plan, out: Path, stage: StageProgress, log: Log, *, command: str = "", quiet: bool = False
+    plan: Plan,
+    out: Path,
+    stage: StageProgress,
+    log: Log,
+    *,
+    command: str = "",
+    quiet: bool = False,
+    debug: bool = False,
 ) -> Sequence[Record]:
     """Train, evaluate and record every run of a plan; a run that fails is recorded with its error.
 
@@ -35,6 +41,7 @@ def run_plan(
         log: prints what is being done.
         command: recorded in the runs.
         quiet: show no progress of training.
+        debug: print the traceback of a run that fails.
 
     Returns:
         A record for each run.
@@ -48,7 +55,7 @@ def run_plan(
     try:
         for number, job in enumerate(plan.jobs, 1):
             log(f"[{number} of {len(plan.jobs)}] {job}: {job.config.train.steps:,} steps")
-            records.append(_run_job(plan, job, stage, log, command, quiet))
+            records.append(_run_job(plan, job, stage, log, command, quiet, debug))
             if time.monotonic() - last_page > SECONDS_BETWEEN_PAGES:
                 write_report(plan, records, out)
                 last_page = time.monotonic()
@@ -65,14 +72,16 @@ def run_plan(
     return records
 
 
-def _run_job(plan: Plan, job: Job, stage: StageProgress, log: Log, command: str, quiet: bool) -> Record:
+def _run_job(
+    plan: Plan, job: Job, stage: StageProgress, log: Log, command: str, quiet: bool, debug: bool
+) -> Record:
     try:
         run = train_job(job, command=command, quiet=quiet)
         return describe_job(job) | describe_run(run) | get_or_evaluate(plan, job, run, stage)
     except WriteError:  # the other rows could not be written either
         raise
     except Exception as error:  # of any type: the other rows are run, and the page shows the error
-        if os.environ.get("ADVAE_DEBUG", "0") not in ("", "0"):
+        if debug:
             traceback.print_exc()
         text = str(error) if isinstance(error, AdvaeError) else first_line(error)
         log(f"{job} failed: {text}")
