@@ -6,7 +6,20 @@ import math
 
 import pytest
 
-from advae.formatting import as_interval, common_items, format_interval, format_with_error, join_items
+from advae.formatting import (
+    Column,
+    Table,
+    TableCell,
+    TableNote,
+    TableRow,
+    TableSection,
+    as_interval,
+    common_items,
+    format_interval,
+    format_with_error,
+    join_items,
+    markdown_table,
+)
 
 
 @pytest.mark.parametrize(
@@ -42,3 +55,22 @@ def test_common_items_and_long_settings() -> None:
     assert common_items([{"a": "1", "b": "2"}, {"a": "1", "b": "3"}, {"a": "1"}]) == {"a": "1"}
     assert common_items([]) == {}
     assert len(join_items({"a": "x" * 500})) < 100
+
+
+def test_markdown_tables_have_notes_styles_and_no_markup_of_texts() -> None:
+    rows = [
+        TableRow("p(x|z)", (TableCell("1.0", "best"), TableCell("2.0", note="of <b>x</b>")), marks="a"),
+        TableRow("PCA", (TableCell("3.0"), TableCell("")), baseline=True),
+    ]
+    columns = [Column("metric"), Column("value", numeric=True), Column("more")]
+    table = Table(columns, [TableSection("", "", rows, [TableNote("a", "split test")])])
+    assert markdown_table(table, bold_labels=True).splitlines() == [
+        "|  | value | more | note |",
+        "| --- | ---: | --- | --- |",
+        "| **p(x\\|z)** | **1.0** | 2.0<br><sub>of &lt;b>x&lt;/b></sub> | a |",
+        "| *PCA* | 3.0 |  |  |",
+    ]
+    assert (
+        markdown_table(Table.from_texts(["", "n"], [["a", "1"]], right=["n"])).splitlines()[1]
+        == "| --- | ---: |"
+    )

@@ -45,3 +45,12 @@ def test_matplotlib_settings_are_restored() -> None:
     before = dict(matplotlib.rcParams)
     to_png(training_curves([{"step": 1, "train/kl": 1.0}], theme=DARK), DARK)
     assert dict(matplotlib.rcParams) == before
+
+
+def test_all_panels_show_the_steps_of_the_whole_training() -> None:
+    lines = [{"step": step, "train/kl": 1.0 / step} for step in (50, 100, 300)]
+    lines.append({"step": 300, "validation/error/x": 0.5})
+    panels = [axes for axes in training_curves(lines).axes if axes.get_visible()]
+    limits = {axes.get_xlim() for axes in panels}
+    assert len(panels) == 2 and len(limits) == 1
+    assert all(low <= 0 and 300 <= high < 330 for low, high in limits)
