@@ -9,7 +9,14 @@ import torch
 from torch import nn
 
 from advae.errors import CheckpointError
-from advae.serialization import check_no_pickle, is_hub_id, load_tensors, load_weights, save_tensors
+from advae.serialization import (
+    check_no_pickle,
+    download_model,
+    is_hub_id,
+    load_tensors,
+    load_weights,
+    save_tensors,
+)
 
 
 def test_tensors_are_read_as_written(tmp_path: Path) -> None:
@@ -64,3 +71,16 @@ def test_pickled_files_are_refused(tmp_path: Path, name: str) -> None:
 )
 def test_hub_ids(text: str, expected: bool) -> None:
     assert is_hub_id(text) is expected
+
+
+def test_an_unreachable_hub_is_reported_in_our_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+    from huggingface_hub.utils import LocalEntryNotFoundError
+
+    def fail(*_: object, **__: object) -> str:
+        raise LocalEntryNotFoundError("an error happened")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(CheckpointError, match="cannot be reached") as caught:
+        download_model("someone/model")
+    assert "someone/model" in str(caught.value) and "LocalEntry" not in str(caught.value)

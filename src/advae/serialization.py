@@ -100,13 +100,16 @@ def download_model(hub_id: str) -> Path:
     Raises:
         CheckpointError: the hub has no such model or cannot be reached.
     """
-    try:
-        from huggingface_hub import snapshot_download
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import RepositoryNotFoundError
 
+    try:
         return Path(snapshot_download(hub_id, allow_patterns=["*.json", "*.safetensors"]))
     except Exception as error:
+        is_missing = isinstance(error, RepositoryNotFoundError)
+        why = "no such model on the hub" if is_missing else "the hub cannot be reached"
         raise CheckpointError(
-            "No such folder, and no such model on the hub.",
-            given=f"{hub_id}: {type(error).__name__}",
+            f"No such folder, and {why}.",
+            given=hub_id,
             fix="check the path or id, and the network connection",
-        ) from None
+        ) from error
