@@ -42,7 +42,7 @@ class Progress:
     ) -> None:
         self.total, self.start, self.step, self.quiet, self.label = total, start, start, quiet, label
         self.transient, self.delay = transient, delay
-        self.terminal = not quiet and sys.stderr is not None and sys.stderr.isatty()
+        self.terminal = not quiet and _is_terminal()
         self._printed_step: int | None = None
         self._start_time = self._print_time = time.monotonic()
         self._metrics = ""
@@ -59,7 +59,7 @@ class Progress:
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 
-            self._bar = Bar(
+            bar = Bar(
                 TextColumn(self.label),
                 BarColumn(),
                 MofNCompleteColumn(),
@@ -69,11 +69,16 @@ class Progress:
                 console=Console(stderr=True),
                 transient=self.transient,
             )
-            with suppress(OSError):
-                self._bar.start()
-            self._task = self._bar.add_task(
-                "", total=self.total, completed=self.start, speed="– steps/s", metrics=""
-            )
+            try:
+                bar.start()
+                self._task = bar.add_task(
+                    "", total=self.total, completed=self.start, speed="– steps/s", metrics=""
+                )
+                self._bar = bar
+            except OSError:  # the terminal was closed
+                self.terminal, self.quiet = False, True
+                with suppress(OSError):
+                    bar.stop()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -115,6 +120,12 @@ class Progress:
             f"{label}step {self.step}/{self.total}  {format_speed(speed)}  {minutes}:{seconds:02d} left"
             f"  {self._metrics}"
         )
+
+
+def _is_terminal() -> bool:
+    with suppress(OSError, ValueError):  # ValueError: the stream was closed
+        return sys.stderr is not None and sys.stderr.isatty()
+    return False
 
 
 def print_line(line: str) -> None:

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from advae.model import LatentModel
 
 CONFIG_FILE = "config.yaml"
-STARTED_FILES = (
+STARTED_FILES = {
     CONFIG_FILE,
     "command.txt",
     "env.json",
@@ -53,7 +53,7 @@ STARTED_FILES = (
     "metrics.csv",
     "tensorboard",
     "checkpoints",
-)
+}
 """What a run writes before its first checkpoint."""
 
 _TRAINED_SINCE = "The last evaluation is not shown: the run was trained further. Run advae evaluate again."
@@ -255,17 +255,13 @@ def _with_sections(tree: Any, path: Path, *sections: str) -> dict[str, Any]:
     Raises:
         CheckpointError: it holds something else.
     """
-    if not isinstance(tree, Mapping):
-        raise CheckpointError(
-            "File holds the wrong type.", given=f"{path}: {tree!r:.50}", expected="a mapping"
-        )
-    for name in sections:
-        if not isinstance(tree.get(name, {}), Mapping):
-            raise CheckpointError(
-                "File holds the wrong type.",
-                given=f"{path}: {name}: {tree[name]!r:.50}",
-                expected="a mapping",
-            )
+    parts = {"": tree}
+    if isinstance(tree, Mapping):
+        parts |= {name: tree[name] for name in sections if name in tree}
+    for name, value in parts.items():
+        if not isinstance(value, Mapping):
+            given = f"{path}: {name} {value!r:.50}"
+            raise CheckpointError("File holds the wrong type.", given=given, expected="a mapping")
     return dict(tree)
 
 
@@ -290,8 +286,7 @@ def is_only_started(folder: Path) -> bool:
     """Return whether a folder is empty, or that of a run that was killed before its first checkpoint."""
     names = {path.name for path in folder.iterdir() if leftover_of(path.name) not in STARTED_FILES}
     has_metrics = "metrics.jsonl" in names and (folder / "metrics.jsonl").stat().st_size > 0
-    checkpoints = (folder / "checkpoints").iterdir() if "checkpoints" in names else ()
-    has_checkpoint = any(leftover_of(path.name) is None for path in checkpoints)
+    has_checkpoint = any(leftover_of(path.name) is None for path in (folder / "checkpoints").glob("*"))
     is_ours = names <= {LOCK_FILE} or LOCK_FILE in names  # every run begins with its lock
     return is_ours and names <= {LOCK_FILE, *STARTED_FILES} and not (has_metrics or has_checkpoint)
 

@@ -67,6 +67,9 @@ def train(
 ) -> Run:
     """Train a recipe.
 
+    Trainings in threads of one process run one after the other; other threads must not use PyTorch's global random
+    state meanwhile.
+
     Args:
         recipe: a recipe's name, a YAML file, a tree of options, or a resolved configuration.
         options: overrides by dotted name, ``{"train.steps": 500, "seed": 1}``.
@@ -81,6 +84,7 @@ def train(
     Raises:
         ConfigError, DataError: options, networks and data do not fit each other; nothing was written.
         NotFiniteError: a loss or gradient is not finite.
+        WriteError: the disk is full; the last checkpoint stands.
         Interrupted: by a signal; a checkpoint was saved.
     """
     if out is not None and not os.fspath(out):

@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from advae.errors import ConfigError
+
+RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
+    (
+        "steps batch_size accumulation_steps log_every validate_every checkpoint_every",
+        lambda value: value >= 1,
+        "at least 1",
+    ),
+    (
+        "lr_warmup grad_clip max_skipped_steps samples_every checkpoint_keep_every patience",
+        lambda value: value >= 0,
+        "0 or more",
+    ),
+    ("lr critic_lr", lambda value: value > 0, "more than 0"),
+    ("beta1 critic_beta1 beta2 ema_decay", lambda value: 0 <= value < 1, "in [0, 1)"),
+)
+"""Options, what is valid, and in words."""
 
 
 @dataclass(frozen=True)
@@ -62,34 +79,12 @@ class TrainOptions:
     """Also write the metrics for TensorBoard (extra: tensorboard)."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "steps",
-            "batch_size",
-            "accumulation_steps",
-            "log_every",
-            "validate_every",
-            "checkpoint_every",
-        ):
-            self._check(name, getattr(self, name) >= 1, "at least 1")
-        for name in (
-            "lr_warmup",
-            "grad_clip",
-            "max_skipped_steps",
-            "samples_every",
-            "checkpoint_keep_every",
-            "patience",
-        ):
-            self._check(name, getattr(self, name) >= 0, "0 or more")
-        for name in ("lr", "critic_lr"):
-            self._check(name, getattr(self, name) > 0, "more than 0")
-        for name in ("beta1", "critic_beta1", "beta2", "ema_decay"):
-            self._check(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
+        for names, is_valid, expected in RANGES:
+            for name in names.split():
+                if not is_valid(value := getattr(self, name)):
+                    raise ConfigError(f"train.{name} is out of range.", given=value, expected=expected)
         if self.batch_size % self.accumulation_steps:
             raise ConfigError(
                 "train.batch_size is not a multiple of train.accumulation_steps.",
                 given=f"{self.batch_size} and {self.accumulation_steps}",
             )
-
-    def _check(self, name: str, is_valid: bool, expected: str) -> None:
-        if not is_valid:
-            raise ConfigError(f"train.{name} is out of range.", given=getattr(self, name), expected=expected)

@@ -65,11 +65,8 @@ class Trainer:
     def __init__(self, setup: Setup, run: Run, *, resume: bool = False) -> None:
         self.config, self.options, self.run = setup.config, setup.config.train, run
         self.data, self.model, self.method = setup.data, setup.model, setup.method
-        self.fabric, self.device, self.is_writer = (
-            setup.fabric,
-            setup.fabric.device,
-            setup.fabric.is_global_zero,
-        )
+        self.fabric, self.device = setup.fabric, setup.fabric.device
+        self.is_writer = setup.fabric.is_global_zero
         self.step = TrainStep(setup.fabric, self.model, self.method, self.options)
         self.graph_step: CUDAGraphStep | None = None
         self.validation = Validation(self.data, self.config.seed, self.device, self.fabric)
@@ -181,7 +178,7 @@ class Trainer:
         env = self.run.env
         is_resumed = self.state.step > 0
         previous = env.get("backend", {}).get("name", "eager" if is_resumed else None)
-        log = _print_nothing if quiet else print_line
+        log = (lambda line: None) if quiet else print_line
         with seeded(self.config.seed, self.device):
             remaining_steps = self.options.steps - self.state.step
             choice = select_backend(
@@ -234,7 +231,3 @@ class Trainer:
             x = self.step.ema.model.sample(NUM_SAMPLES, seed=self.config.seed)
             images = self.data.preprocessing.to_gray(x).cpu().numpy()
             write_atomically(self.run.file("samples", f"step-{self.state.step:06d}.png"), grid_png(images))
-
-
-def _print_nothing(line: str) -> None:
-    """Print nothing."""
