@@ -30,7 +30,7 @@ from advae.inference.preconditioner import (
     normal_log_prob,
     step_towards,
 )
-from advae.inference.target import Target
+from advae.inference.target import Target, describe_sample
 from advae.random import mix_seeds, reseed
 from advae.training.optimizers import PlayerOptimizer, compute_lr_scale
 from advae.training.train_options import TrainOptions
@@ -209,12 +209,10 @@ class VariationalFit:
             return
         check_bounded(self.target, self.affine, u)
         if not bool(loss.isfinite().all()):
-            row = int((~loss.isfinite()).any(0).nonzero()[0])
-            values = self.target.space.constrain(self.affine(u.detach())[:, row])[0]
-            texts = [f"{name} = {x[0].flatten()[:3].tolist()}" for name, x in list(values.items())[:4]]
+            fit, row = (~loss.isfinite()).nonzero()[0].tolist()
             raise NotFiniteError(
                 f"Inference stopped: the log joint is not finite at step {self.step}.",
-                given=f"near {', '.join(texts)}",
+                given=describe_sample(self.target, self.affine(u.detach())[fit], row),
                 expected="finite numbers; no weight was updated",
                 fix="compute in log space and declare constraints; --dtype float64 helps if numbers are large",
             )

@@ -139,7 +139,7 @@ def check_target(target: Target, seed: int = 0) -> None:
         row = int((~log_p.isfinite()).nonzero()[0])
         raise ConfigError(
             f"The log joint is {float(log_p[row])}.",
-            given=_describe_sample(target, z, row),
+            given=describe_sample(target, z, row),
             expected="finite numbers for all values that the constraints allow",
             fix="declare the set of allowed values as a constraint, and compute in log space",
         )
@@ -151,7 +151,7 @@ def check_target(target: Target, seed: int = 0) -> None:
         row = 0 if grad is None else int((~grad.isfinite()).any(1).nonzero()[0])
         raise ConfigError(
             "The gradient of the log joint is not finite.",
-            given=_describe_sample(target, z, row),
+            given=describe_sample(target, z, row),
             fix="look for square roots and logarithms at 0, and for torch.where over such terms",
         )
     _check_batched(target, z.detach(), log_p.detach(), seed)
@@ -176,7 +176,8 @@ def _evaluate(target: Target, z: Tensor, seed: int) -> Tensor:
         target.validate_args = False
 
 
-def _describe_sample(target: Target, z: Tensor, row: int) -> str:
+def describe_sample(target: Target, z: Tensor, row: int) -> str:
+    """Return the parameters at one row of ``z [S, d]``, for error messages."""
     values = target.space.constrain(z.detach()[row : row + 1])[0]
     texts = [f"{n} = {[round(float(v), 4) for v in x.flatten()[:4]]}" for n, x in values.items()]
     return "at " + ", ".join(texts[:6])
