@@ -36,6 +36,8 @@ SMALL: dict[str, Any] = {
 """Values of options, used for every class that has an option of that name."""
 
 NOISE_DIM = 2  # of heads with noise
+PLAIN = {"normal", "implicit", *(name for name in HEADS.names() if name.startswith("autoregressive"))}
+"""Heads that are combined with all others, with and without a density."""
 IMAGES_ALONE = ("dcgan",)  # critics that do not take latents
 NEEDS_IMAGES = ("projection",)  # critics that see images, with or without latents
 AUTOREGRESSIVE = ("pixelcnn",)  # networks for autoregressive_heads()
@@ -153,7 +155,7 @@ def methods() -> list[str]:
 
 
 def combinations() -> list[tuple[str, str, str]]:
-    """Return every (method, posterior, likelihood) that the method supports."""
+    """Return every (method, posterior, likelihood) that the method supports and of which a head is in ``PLAIN``."""
     triples = []
     with torch.random.fork_rng(devices=[]):
         for name in methods():
@@ -161,7 +163,8 @@ def combinations() -> list[tuple[str, str, str]]:
                 triples += [
                     (name, posterior, likelihood)
                     for likelihood in [*heads(), *autoregressive_heads()]
-                    if HEADS.find(posterior).support == "real"
+                    if {posterior, likelihood} & PLAIN
+                    and HEADS.find(posterior).support == "real"
                     and HEADS.find(likelihood).num_params is not None
                     and likelihood != "noise-basis"
                     and model(METHODS.build({"name": name}), posterior, likelihood) is not None
