@@ -267,6 +267,9 @@ def test_values_with_a_large_offset_are_centered_before_they_are_rounded(
     assert torch.equal(again.apply(raw), x) and torch.equal(again.raw_to_gray(raw), raw)
     _, part, _ = load_part(DataOptions(source=str(tmp_path / "a.npy")), again)
     assert torch.equal(part.raw(range(300)), torch.from_numpy(values))
+    np.save(tmp_path / "one.npy", values[:1])  # alone, its range does not show the precision that it needs
+    _, one, _ = load_part(DataOptions(source=str(tmp_path / "one.npy")), again)
+    assert torch.equal(one.raw([0]), torch.from_numpy(values[:1]))
 
 
 def test_values_that_float32_resolves_are_stored_as_float32(tmp_path: Path) -> None:

@@ -296,6 +296,8 @@ def test_pipes_devices_and_broken_links_are_left_out_and_named(
     data = load(root)
     assert len(everything(data)) == 5
     assert all(name in data.remarks[0] for name in ("pipe.png", "zero.png", "gone.png"))
+    (root / "itself.png").symlink_to(root / "itself.png")
+    assert len(everything(load(root))) == 5
     assert "notes.txt" in data.remarks[1]
     os.mkfifo(tmp_path / "a.npy")
     (tmp_path / "b.npz").symlink_to("/dev/zero")

@@ -47,10 +47,8 @@ class ArrayExamples(IndexedExamples):
         self.reading = {"layout": self.layout} if self.layout in NUM_AXES else {}
         self.reading |= {} if scale is None else {"white_level": 255 / scale}
         if layout == "auto" and is_ambiguous(array.shape[1:]):
-            axes = " × ".join(map(str, array.shape))
-            channels = "the last axis" if self.layout == "NHWC" else "the second axis"
-            text = f"Arrays of shape {axes} are read as {self.layout}, with channels on {channels} (data.layout)."
-            self.remarks = (text,)
+            axes = ", ".join(map(str, array.shape[1:]))
+            self.remarks = (f"Arrays of shape [N, {axes}] are read as {self.layout} (data.layout).",)
 
     def __len__(self) -> int:
         return len(self.array)
@@ -99,9 +97,8 @@ def example_layout(shape: tuple[int, ...], layout: str = "auto") -> tuple[tuple[
 
 def is_ambiguous(shape: tuple[int, ...]) -> bool:
     """Return whether the layout of examples with three axes is a guess: the channels may be first or last."""
-    return (
-        len(shape) == 3 and shape[-1] <= MAX_CHANNELS and (shape[0] <= MAX_CHANNELS or shape[1] == shape[2])
-    )
+    is_short = [size <= MAX_CHANNELS for size in shape]
+    return len(shape) == 3 and is_short[2] and (is_short[0] or shape[1] == shape[2])
 
 
 def array_examples(

@@ -65,7 +65,7 @@ def class_labels(
     num_labels = sum(int(mask.sum()) for mask in is_known.values())
     if num_labels == 0:
         return ClassLabels({})
-    if renumber and 2 * len(distinct) > num_labels >= MIN_LABELS_TO_COMPARE:
+    if renumber and not names and 2 * len(distinct) > num_labels >= MIN_LABELS_TO_COMPARE:
         text = f"The labels are left out: {num_labels:,} labels have {len(distinct):,} values, too many for classes."
         return ClassLabels({}, remarks=(text,))
     are_ids = distinct.dtype.kind != "U" and distinct[0] >= 0 and distinct[-1] < 2 * len(distinct)

@@ -12,7 +12,7 @@ import torch
 from advae.data.data_options import DataOptions, Layout
 from advae.data.dataset import Dataset, Preprocessing, Split, Subset
 from advae.data.labels import class_labels
-from advae.data.preprocessing import make_preprocessing, preprocessing_class
+from advae.data.preprocessing import Standardize, make_preprocessing, preprocessing_class
 from advae.data.readers import DataSource, open_source
 from advae.data.splits import checksum, fits_in_memory, make_splits, read_splits, scan_splits
 from advae.errors import ConfigError, DataError
@@ -94,6 +94,8 @@ def load_part(
     examples = source.parts[name]
     if len(examples) == 0:
         raise DataError("The data are empty.", given=options.source)
+    if isinstance(preprocessing, Standardize) and examples.dtype.is_floating_point:
+        examples.dtype = preprocessing.dtype  # as in training, whatever the range of these examples
     lengths = {key: len(values) for key, values in source.parts.items()}
     labels = class_labels(source.labels, lengths, source.class_names, renumber=False)
     splits = [Split(name, None, labels.ids.get(name), Subset(examples, np.arange(len(examples))))]

@@ -108,16 +108,21 @@ def _visible_files(folder: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
             continue
         seen.add((status.st_dev, status.st_ino))
         try:
-            entries = sorted(parent.iterdir())
+            entries = sorted(os.scandir(parent), key=lambda entry: entry.name)
         except OSError:
             skipped.setdefault("folders that cannot be read", []).append(parent)
             continue
-        for path in entries:
-            if path.name.startswith("."):
+        for entry in entries:
+            path = parent / entry.name
+            if entry.name.startswith("."):
                 continue
-            if path.is_dir():
-                (links if path.is_symlink() else folders).append(path)
-            elif path.is_file():
+            try:
+                is_folder, is_file = entry.is_dir(), entry.is_file()
+            except OSError:  # a link to itself
+                is_folder = is_file = False
+            if is_folder:
+                (links if entry.is_symlink() else folders).append(path)
+            elif is_file:
                 files.append(path)
             else:
                 skipped.setdefault("broken links, pipes, sockets and devices", []).append(path)

@@ -75,6 +75,7 @@ def run_summary(run: Run, model: LatentModel, data: Mapping[str, Any]) -> Facts:
         *network_rows(_mapping(config.get("model")), model),
         ("data", "; ".join(filter(None, about_data))),
         ("preprocessing", describe_preprocessing(data)),
+        ("remarks on the data", " ".join(data.get("remarks", []))),
         ("training", describe_training(run, model)),
         ("device", join_items(format_settings(device)) if isinstance(device, Mapping) else device),
         ("precision", env.get("precision")),

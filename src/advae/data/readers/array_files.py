@@ -26,9 +26,7 @@ SPLIT_WORDS = "|".join(word for words in SPLIT_NAMES.values() for word in words)
 # Any case, words in any order, with or without separators: X_train, train_images, testLabels, y, valid.
 KEY = re.compile(rf"({SPLIT_WORDS})?(?:({EXAMPLE_WORDS})|({LABEL_WORDS}))?({SPLIT_WORDS})?")
 MAX_HEADER_BYTES = 2**16  # numpy refuses headers of more than 10,000 characters
-EXPECTED = (
-    "one array; or x, or x_train and optionally x_validation and x_test; labels y, or y_train and so on"
-)
+EXPECTED = "one array; or x, or x_train and optionally x_validation and x_test; labels y, or y_train …"
 
 
 class Header(NamedTuple):
@@ -110,8 +108,9 @@ def _find_keys(headers: Mapping[str, Header | None], path: Path) -> tuple[dict[s
     for key in headers:
         if role := split_and_role(key):
             keys.setdefault(role, []).append(key)
-    if not keys and len(headers) == 1:
-        keys["train", "examples"] = list(headers)
+    arrays = [key for key, header in headers.items() if header]
+    if not keys and len(arrays) == 1:
+        keys["train", "examples"] = arrays
     doubled = next((names for names in keys.values() if len(names) > 1), None)
     if doubled or ("train", "examples") not in keys:
         raise DataError(
@@ -131,12 +130,8 @@ def _find_keys(headers: Mapping[str, Header | None], path: Path) -> tuple[dict[s
 
 def _describe(headers: Mapping[str, Header | None]) -> dict[str, str]:
     """Return the name, shape and type of each member."""
-    return {
-        key: f"{printable(key)} {list(header.shape)} {header.dtype}"
-        if header
-        else f"{printable(key)} (not an array)"
-        for key, header in headers.items()
-    }
+    facts = {key: f"{list(h.shape)} {h.dtype}" if h else "(not an array)" for key, h in headers.items()}
+    return {key: f"{printable(key)} {fact}" for key, fact in facts.items()}
 
 
 def _read_headers(archive: zipfile.ZipFile) -> dict[str, Header | None]:
@@ -146,17 +141,17 @@ def _read_headers(archive: zipfile.ZipFile) -> dict[str, Header | None]:
         key = info.filename.removesuffix(".npy")
         if key in headers:
             raise ValueError(f"two arrays are named {printable(key)}")
-        with archive.open(info) as file:
-            is_array = info.filename.endswith(".npy")
-            headers[key] = _read_header(file, info.file_size) if is_array else None
+        headers[key] = None
+        if info.filename.endswith(".npy"):
+            with archive.open(info) as file:
+                headers[key] = _read_header(file, info.file_size)
     return headers
 
 
 def _read_header(file: IO[bytes], size: int) -> Header:
     """Return the header of an array file of ``size`` bytes; raise ValueError if it is invalid."""
     start = io.BytesIO(file.read(MAX_HEADER_BYTES))
-    version = np.lib.format.read_magic(start)
-    is_long = version == (2, 0)
+    is_long = np.lib.format.read_magic(start) == (2, 0)
     read = np.lib.format.read_array_header_2_0 if is_long else np.lib.format.read_array_header_1_0
     shape, _, dtype = read(start)
     if any(type(n) is not int or n < 0 for n in shape):
