@@ -89,6 +89,7 @@ class Suite:
     """What all cases need: inputs, references, and runs to damage."""
 
     def __init__(self, folder: Path, verbs: Sequence[str] = ()) -> None:
+        os.environ["HF_HOME"] = str(folder / "cache")
         self.folder, self.verbs = folder, verbs
         self.references = References(folder / "references")
         self.mount = can_mount(folder / "disk")
@@ -184,13 +185,12 @@ class Suite:
                 return judge(argv, done, sandbox, memory_errors=False, outside_reads=False)
             case "data":
                 argv, done, facts = self.data_input(sandbox, rng)
-                names_paths = done.startswith("parquet")  # which the user does not see
                 return judge(
                     argv,
                     done,
                     sandbox,
                     is_wrong=lambda execution: contradicts(execution, facts),
-                    outside_reads=names_paths,
+                    outside_reads=False,
                 )
         return self.run_case(sandbox, rng)
 

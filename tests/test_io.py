@@ -19,6 +19,7 @@ import torch
 from advae.errors import CheckpointError, WriteError
 from advae.io import (
     LOCK_FILE,
+    check_kinds,
     lock_folder,
     read_json,
     read_npz,
@@ -280,3 +281,9 @@ def test_unreadable_arrays_are_reported(tmp_path: Path, content: bytes | None) -
         (tmp_path / "a.npz").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"a\.npz"):
         read_npz(tmp_path / "a.npz")
+
+
+def test_a_link_to_itself_leads_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "link")
+    with pytest.raises(CheckpointError):
+        check_kinds(tmp_path)

@@ -192,8 +192,14 @@ def path_inside(root: PathLike, *parts: str) -> Path:
     path = Path(root, *parts)
     if not Path(root).is_dir():
         raise CheckpointError("Folder does not exist any more: it was deleted or moved.", given=root)
-    if not path.resolve().is_relative_to(Path(root).resolve()):
-        raise CheckpointError("A link leads out of the folder.", given=path, fix="remove the link")
+    try:
+        is_inside = path.resolve().is_relative_to(Path(root).resolve())
+    except (RuntimeError, OSError):  # a link to itself; RuntimeError before Python 3.13
+        is_inside = False
+    if not is_inside:
+        raise CheckpointError(
+            "A link leads out of the folder, or to itself.", given=path, fix="remove the link"
+        )
     return path
 
 

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from advae.data import DataOptions, Dataset, load_data
+from advae.data.readers import parquet
 from advae.errors import DataError
 
 STORAGE = pytest.mark.parametrize("storage", ["resident", "stream"])
@@ -245,6 +246,16 @@ def test_paths_in_tables_must_be_regular_files(tmp_path: Path) -> None:
     images[4] = {"bytes": None, "path": "/dev/zero"}
     with pytest.raises(DataError, match="2 of 20 images"):
         load(table(tmp_path / "a.parquet", pa.array(images)))
+
+
+def test_tables_that_expand_are_refused_before_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet, "MAX_EXPANDED_BYTES", 2**16)
+    monkeypatch.setattr(parquet, "open_tables", lambda *args: pytest.fail("was read"))
+    pq.write_table(pa.table({"image": [bytes(2**20)] * 2}), tmp_path / "a.parquet", compression="zstd")
+    with pytest.raises(DataError, match="expands"):
+        load(tmp_path / "a.parquet")
 
 
 def test_splits_with_other_columns_and_missing_labels(tmp_path: Path) -> None:

@@ -212,6 +212,17 @@ def test_after_a_full_disk_the_last_checkpoint_is_resumed(
     assert torch.equal(resumed.sample_unconstrained(5), expected)
 
 
+def test_results_are_complete_once_the_report_is_written(
+    tmp_path: Path, often_saved: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The report is the last file; a kill before it leaves the summary."""
+    files = iter(["summary.json", "report.html"])
+    monkeypatch.setattr(vi, "write_results", lambda run, *args: run.file(next(files)).touch())
+    for resume in (False, True, True):  # the third call would have no file left
+        advae.infer(log_joint, PARAMETERS, out=tmp_path / "run", resume=resume, **FAST)
+    assert (tmp_path / "run" / "report.html").exists()
+
+
 def test_a_removed_run_directory_is_noticed_and_not_made_again(
     tmp_path: Path, often_saved: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -115,7 +115,7 @@ def infer(
     stage = stage_progress(quiet)
     with _open_run(out, config, resume) as run:
         posterior = _fit_posterior(target, infer_options, seed, run, command, quiet, log_likelihood)
-        is_finished = run is not None and resume and (run.path / "summary.json").exists()
+        is_finished = run is not None and resume and (run.path / "report.html").exists()
         if is_finished and reference is None:
             return posterior
         if reference is not None:

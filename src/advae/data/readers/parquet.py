@@ -13,6 +13,8 @@ from advae.data.sources import Location
 from advae.errors import DataError
 
 PARQUET_MAGIC = b"PAR1"  # the first and the last four bytes of every Parquet file
+# Encoded images hardly compress. A row group, which is read as a whole, may expand to this size, or by this factor.
+MAX_EXPANDED_BYTES, MAX_EXPANSION = 2**28, 100
 
 
 @READERS.register("parquet")
@@ -69,3 +71,17 @@ def _check_parquet(file: Path) -> None:
         raise DataError(
             "The file is not a Parquet file, or is truncated.", given=file, fix="download or write it again"
         )
+    with quiet_datasets("Parquet file cannot be read."):
+        from pyarrow.parquet import read_metadata
+
+        metadata = read_metadata(file)
+        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+        sizes = [group.total_byte_size for group in groups]
+        stored = [sum(g.column(i).total_compressed_size for i in range(g.num_columns)) for g in groups]
+    for size, compressed in zip(sizes, stored, strict=True):
+        if size > max(MAX_EXPANDED_BYTES, MAX_EXPANSION * compressed):
+            raise DataError(
+                "Parquet file expands to far more than encoded images do.",
+                given=f"{file}: {size:,} bytes from {compressed:,}",
+                expected=f"up to {MAX_EXPANDED_BYTES:,} bytes, or {MAX_EXPANSION} times the stored ones, per row group",
+            )
