@@ -295,10 +295,27 @@ def test_run_after_early_stopping_is_finished(tmp_path: Path, monkeypatch: pytes
     assert calls == []
 
 
-# --- damaged caches, full disks --------------------------------------------------------------------------
+# --- several processes, full disks --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["images.npz", "small.json", "small.md"])
+def test_second_process_in_the_same_folder_stops_and_removes_nothing(
+    uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes at the worst moment: when the first file of the run has been written."""
+    write_config, exit_codes = Run.write_config, list[int]()
+
+    def write_after_another_process(run: Run, config: dict[str, Any]) -> None:
+        write_config(run, config)
+        if not exit_codes:
+            exit_codes.append(reproduce(tmp_path, "--rows", "vae-small"))
+
+    monkeypatch.setattr(Run, "write_config", write_after_another_process)
+    exit_codes.append(reproduce(tmp_path, "--rows", "vae-small"))
+    assert exit_codes == [1, 0]
+    assert values_of(tmp_path)["vae-small"] == values_of(uninterrupted)["vae-small"]
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "images.npz", "small.json", "small.md"])
 def test_full_disk_stops_with_one_message_and_the_same_command_continues(
     uninterrupted: Path,
     tmp_path: Path,

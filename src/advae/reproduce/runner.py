@@ -65,7 +65,8 @@ def run_plan(
             write_report(plan, records, out)
         raise
     except WriteError as error:
-        fix = f"{error.fix}; then repeat the command: it continues"
+        make_room = (error.fix or "").partition(";")[0]  # training's fix goes on with how to resume one run
+        fix = f"{make_room}; then repeat the command: it continues"
         raise WriteError(
             "Reproduction stopped: a file cannot be written.", given=error.given, fix=fix
         ) from error
