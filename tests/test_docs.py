@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from advae.cli import VERBS
+from advae.evaluation.eval_config import AISConfig
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("experiments/**/*.md")])
@@ -35,6 +36,8 @@ def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     assert blocks
     monkeypatch.chdir(tmp_path)
+    brief = AISConfig(chains=16, temperatures=10, leapfrog_steps=2)
+    monkeypatch.setattr("advae.inference.posterior.DEFAULT_AIS", brief)
     namespace: dict[str, object] = {}
     for block in blocks:
         exec(compile(block, str(page), "exec"), namespace)

@@ -37,7 +37,7 @@ STEPS, BATCH, IMAGES, NUM_EVALUATED = 5, 4, 24, 6
 SMALL, PIXELS = 4_000_000, 32 * 32  # weights and pixels of what trains at its full width
 SHARE = 16  # of a width that is left where it is not
 WIDTHS = ("channels", "features", "filters", "groups", "heads", "hidden", "length", "width", "z_hidden")
-SIDE = 16  # of a large image that is sampled pixel by pixel
+SIDE = 8  # of an image that is sampled pixel by pixel
 
 NAMES = advae.recipes()
 FILES = sorted(f.name.removesuffix(".yaml") for f in (resources.files("advae") / "recipes").iterdir())
@@ -144,10 +144,10 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
     patch.setattr(datasets.config, "HF_DATASETS_CACHE", root / "cache")
     paths = {"digits": "digits"}
     for name in ("mnist", "cifar10"):
-        paths[name] = str(root / f"{name}.npy")
-        np.save(
-            paths[name], random.integers(0, 256, (IMAGES, *recipe_table.DATA_SHAPES[name]), dtype=np.uint8)
-        )
+        c, h, w = recipe_table.DATA_SHAPES[name]
+        for key, size in ((name, (h, w)), (f"small {name}", (SIDE, SIDE))):
+            paths[key] = str(root / f"{key}.npy")
+            np.save(paths[key], random.integers(0, 256, (IMAGES, c, *size), dtype=np.uint8))
     for name in ("imagenet", "celeba"):
         (root / name).mkdir()
         for i in range(IMAGES):
@@ -175,19 +175,21 @@ def share(width: Any) -> Any:
 
 
 def shape(recipe: Config) -> tuple[int, ...]:
-    """Of the images that a recipe is tried on: its own, but where drawing 64 × 64 pixels in turn would take long."""
+    """Of the images that a recipe is tried on: its own, but small ones where pixels are sampled one by one."""
     c, h, w = recipe_table.DATA_SHAPES[recipe.data.source]
     in_turn = getattr(NETWORKS.find(recipe.model["decoder"]["name"]), "autoregressive", False)
-    return (c, SIDE, SIDE) if in_turn and h * w > PIXELS else (c, h, w)
+    return (c, SIDE, SIDE) if in_turn else (c, h, w)
 
 
 def options(name: str, sources: dict[str, str]) -> dict[str, Any]:
     recipe = config(name)
     small = recipe_table.size(name) <= SMALL and math.prod(shape(recipe)[1:]) <= PIXELS
-    resized = shape(recipe) != recipe_table.DATA_SHAPES[recipe.data.source]
+    source = recipe.data.source
+    resized = shape(recipe) != recipe_table.DATA_SHAPES[source]
+    source = f"small {source}" if resized and f"small {source}" in sources else source
     return {
         "device": "cpu",
-        "data.source": sources[recipe.data.source],
+        "data.source": sources[source],
         "data.limit": IMAGES,
         "data.workers": 0,
         "train.steps": STEPS,
@@ -195,7 +197,7 @@ def options(name: str, sources: dict[str, str]) -> dict[str, Any]:
         "train.lr_warmup": 0,
         "train.samples_every": 0,
         "train.validate_every": STEPS,
-        **({"data.image_size": SIDE} if resized else {}),
+        **({"data.image_size": SIDE} if resized and source in ("imagenet", "celeba") else {}),
         **({} if small else narrow(recipe)),
     }
 

@@ -134,6 +134,7 @@ def test_model_data_and_training_are_summarized(hostile_run: tuple[Path, str]) -
     assert f"advae.load({str(hostile_run[0])!r})" in text
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_missing_parts_of_a_run_of_vectors_are_left_out(fakes: ModuleType, tmp_path: Path) -> None:
     data = fakes.make_vectors(5)
     run, model = fakes.FakeRun(tmp_path), fakes.FakeModel((5,), 3, data.train.values)
@@ -141,9 +142,10 @@ def test_missing_parts_of_a_run_of_vectors_are_left_out(fakes: ModuleType, tmp_p
     assert "advae evaluate" in text
     assert "No metrics" in text
     assert "Interpolations." not in text
-    assert not (tmp_path / "figures" / "curves.png").exists()
+    assert "Training curves." not in text
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_images_without_labels_or_test_split(fakes: ModuleType, tmp_path: Path) -> None:
     data = fakes.make_digits(labels=False)
     data.test.values = data.test.values[:0]
