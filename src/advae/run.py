@@ -116,10 +116,6 @@ class Run:
         """
         if self.check_folder is not None:
             self.check_folder()
-        if not (self.path / CONFIG_FILE).exists():
-            raise CheckpointError(
-                "Run directory was removed, or moved, while a process was writing to it.", given=self.path
-            )
         return path_inside(self.path, *parts)
 
     @property

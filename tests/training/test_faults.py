@@ -154,7 +154,7 @@ def test_kept_checkpoints_are_written_before_the_last(
 
     def save_or_die(folder: Path, *args: Any) -> None:
         names.append(folder.name)
-        if len(names) == 3:
+        if len(names) == 4:  # of last, best, step-000004, last
             raise Killed
         save(folder, *args)
 
@@ -402,6 +402,8 @@ def test_pipe_in_a_run_is_refused(name: str, short: Run) -> None:
 @pytest.mark.parametrize("value", ["x", 3, None, []])
 def test_section_of_the_wrong_type_is_refused(section: str, value: object, short: Run) -> None:
     short.write_config(short.config | {section: value})
+    with pytest.raises(CheckpointError, match=section):
+        _ = short.config
     before = files(short.path)
     for action in (resume_to_the_end, lambda run: train_or_resume("vae-digits", out=run.path)):
         with pytest.raises(AdvaeError, match=section):
