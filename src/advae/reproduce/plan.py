@@ -184,7 +184,8 @@ def config_fingerprint(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a configuration, as in config.yaml, without options that may differ between two of the same run."""
     config = {key: value for key, value in config.items() if key not in IGNORED_TOP}
     data = {key: value for key, value in config["data"].items() if key not in IGNORED_DATA}
-    config["data"] = {key: value for key, value in data.items() if value not in (None, "auto")}  # as if left out
+    # None and auto are as if left out.
+    config["data"] = {key: value for key, value in data.items() if value not in (None, "auto")}
     ignored = IGNORED_TRAIN if config["train"]["patience"] else (*IGNORED_TRAIN, "validate_every")
     config["train"] = {key: value for key, value in config["train"].items() if key not in ignored}
     if config["train"].get("precision") == "auto":
