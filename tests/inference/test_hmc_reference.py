@@ -20,7 +20,7 @@ from advae.inference.parameters import ParameterSpace
 from advae.inference.target import Target
 from inference.targets import Conjugate, beta_binomial, normal_gamma
 
-CONFIG = HMCConfig(chains=32, warmup=120, samples=60, thin=2)
+CONFIG = HMCConfig(chains=32, warmup=100, samples=40, thin=2)
 
 
 @pytest.mark.parametrize("model", [beta_binomial, normal_gamma], ids=lambda f: f.__name__)
