@@ -102,7 +102,7 @@ class Suite:
         write_inputs(inputs)
         (self.folder / "bombs").mkdir()
         self.bombs = Bombs(self.folder / "bombs", is_large=with_bombs)
-        chosen = {n: s for n, s in subjects().items() if not self.verbs or s.verb in self.verbs}
+        chosen = {n: s for n, s in subjects().items() if not self.verbs or {n, s.verb} & {*self.verbs}}
         for name in WARM_UP:  # imports everything
             if name in chosen:
                 self._run_reference(name, chosen[name])
@@ -363,7 +363,7 @@ def read_all(reader: int) -> bytes:
 
 
 def kill_group(pid: int) -> None:
-    """End a case's process and collect it; its commands have groups of their own and end by their time limit."""
+    """End what is left of a case: its process and the commands in its group; collect the process."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
@@ -518,7 +518,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start no case after this time")
     parser.add_argument("--seed", type=int, default=0, help="number of the first case of each section")
     parser.add_argument("--jobs", type=int, default=1, help="cases at a time")
-    parser.add_argument("--verbs", help="of disturbed commands: train,evaluate,infer,reproduce by default")
+    parser.add_argument("--verbs", help="to disturb: train,evaluate,infer,reproduce by default")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     parser.add_argument("--work", type=Path, help="folder for temporary files")
     parser.add_argument(

@@ -230,7 +230,6 @@ def run_process(
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,
-            start_new_session=True,
         )
         was_sent, status, _ = _wait(process.pid, kill, timeout)
         process.returncode = status
@@ -259,7 +258,7 @@ def _wait(pid: int, kill: Kill | None, timeout: float) -> tuple[bool, int | None
             timed_out = True
     finally:
         if not poll.poll(0):
-            os.killpg(pid, signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
         os.close(handle)
         _, status, usage = os.wait4(pid, 0)
     return was_sent, None if timed_out else os.waitstatus_to_exitcode(status), usage
@@ -271,7 +270,6 @@ def _run_child(
     """Run the command in this process, which ends."""
     code: Any = 70
     try:
-        os.setpgid(0, 0)
         flags = os.O_WRONLY | os.O_CREAT
         for number, name in ((1, "stdout"), (2, "stderr"), (9, "audit"), (10, "modules")):
             os.dup2(os.open(logs[name], flags), number)
