@@ -115,6 +115,16 @@ def former_option_of_evaluation(tmp: Path, run: Path) -> list[object]:
     return ["evaluate", run, "--importance", 5]
 
 
+@case("elbo-certified", "did you mean 'elbo-certified'")
+def options_of_an_unknown_estimator(tmp: Path, run: Path) -> list[object]:
+    return ["evaluate", run, "--elbo-certifed.chains", 8]
+
+
+@case("elbo-certified.chains", "int")
+def option_of_an_estimator_of_another_type(tmp: Path, run: Path) -> list[object]:
+    return ["evaluate", run, "--likelihood", "elbo-certified", "--elbo-certified.chains", "many"]
+
+
 @case("train.steps", "many", "integer")
 def wrong_type(tmp: Path, run: Path) -> list[object]:
     return train("--train.steps", "many")

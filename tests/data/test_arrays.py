@@ -160,6 +160,11 @@ def test_archives_that_expand_beyond_memory_are_refused_before_reading(
         patch.setattr(np.lib.format, "read_array", not_read)
         with pytest.raises(DataError, match="memory"):
             load(tmp_path / "a.npz")
+    with monkeypatch.context() as patch:  # it fits in memory, and expands as no observations do
+        patch.setattr("advae.data.readers.array_files.MAX_EXPANDED_BYTES", 2**20)
+        patch.setattr(np.lib.format, "read_array", not_read)
+        with pytest.raises(DataError, match="expands"):
+            load(tmp_path / "a.npz")
     # A header that declares less than the member holds does not read more.
     (tmp_path / "b.npz").write_bytes(
         as_npz(npy("(10, 4)", bytes(expanded)), compression=zipfile.ZIP_DEFLATED)

@@ -12,8 +12,12 @@ from scipy import stats
 from torch import Tensor
 
 from advae.distributions import HEADS
-from advae.distributions.autoregressive import Autoregressive, condition_on_channels, num_channel_pairs
-from advae.distributions.autoregressive import AutoregressiveBernoulli
+from advae.distributions.autoregressive import (
+    Autoregressive,
+    AutoregressiveBernoulli,
+    condition_on_channels,
+    num_channel_pairs,
+)
 from advae.distributions.logistic_mixture import (
     NUM_LEVELS,
     AutoregressiveLogisticMixture,

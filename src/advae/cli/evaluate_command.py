@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from shlex import quote
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
 from advae.cli.console import log, print_estimates, print_json
 from advae.cli.loaded_model import LoadedModel, allow_packages, load_examples, load_run_data
-from advae.cli.parser import Count, ExampleOptions, Parser, RunOptions, RunPath, Seed, Split
-from advae.errors import DataError
+from advae.cli.parser import HIDDEN, Count, ExampleOptions, Parser, RunOptions, RunPath, Seed, Split
+from advae.errors import ConfigError, DataError, nearest
 from advae.evaluation.eval_config import EvalConfig
 from advae.progress import stage_progress
 
@@ -52,6 +52,8 @@ class EvaluateOptions(RunOptions):
     """Seed of all random choices."""
     config: EvalConfig
     """What to evaluate."""
+    overrides: Annotated[Mapping[str, str], HIDDEN] = field(default_factory=dict)
+    """Options of likelihood estimators by dotted name."""
 
 
 def parser() -> Parser[EvaluateOptions]:
@@ -63,12 +65,14 @@ def parser() -> Parser[EvaluateOptions]:
         groups={"config": "metrics", "annealing": "ais and bdmc"},
         flags={"init": "--ais-init"},
         hidden=("strict", "estimator_options"),
+        overrides=(),
     )
 
 
 def run(options: EvaluateOptions) -> int:
     """Evaluate, write, print."""
     allow_packages(options.allow)
+    config = replace(options.config, estimator_options=_estimator_options(options.overrides))
     from advae.devices import find_device
     from advae.evaluation.evaluate import evaluate_run
     from advae.run import Run
@@ -83,7 +87,7 @@ def run(options: EvaluateOptions) -> int:
         subset = {"split": split, "limit": options.limit, "seed": options.seed, "other": other}
         try:
             result = evaluate_run(
-                run_dir, model, data, options.config, stage=stage, folder=folder, **subset
+                run_dir, model, data, config, stage=stage, folder=folder, **subset
             ).to_dict()
         except KeyboardInterrupt as stop:
             stop.args = ("Interrupted; the same command continues.",)
@@ -98,6 +102,21 @@ def run(options: EvaluateOptions) -> int:
     report = f"; report: advae report {quote(str(run_dir.path))}" if folder == run_dir.eval_folder else ""
     log(options, f"written to {path}{report}")
     return 0
+
+
+def _estimator_options(overrides: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Return the options of each estimator of ``{"elbo-certified.chains": "8"}``, values read as YAML."""
+    from advae.evaluation.likelihood.base import estimator_names
+    from advae.safe_yaml import parse_yaml
+
+    options: dict[str, dict[str, Any]] = {}
+    for name, text in overrides.items():
+        estimator, _, option = name.partition(".")
+        if estimator not in estimator_names():
+            fix = nearest(estimator, estimator_names())
+            raise ConfigError(f"advae evaluate has no option '--{name}'.", fix=fix)
+        options.setdefault(estimator, {})[option] = parse_yaml(text, f"--{name}")
+    return options
 
 
 def load_evaluation_data(

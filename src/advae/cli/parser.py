@@ -240,7 +240,7 @@ class Parser(argparse.ArgumentParser, Generic[Options]):
         return overrides, rest
 
     def _is_override(self, name: str) -> bool:
-        is_dotted = re.fullmatch(r"--\w+(\.\w+)+", name) is not None
+        is_dotted = re.fullmatch(r"--\w[\w-]*(\.\w+)+", name) is not None
         return (is_dotted and name not in self._option_string_actions) or name[2:] in (self.overrides or ())
 
     def _check_known(self, name: str) -> None:

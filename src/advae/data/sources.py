@@ -93,9 +93,10 @@ def suggest_source(source: str, builtin_names: Collection[str]) -> str:
 def _visible_files(folder: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
     """Return the files at any depth, sorted, without hidden ones, and remarks on what is left out.
 
-    Links to folders are followed. Each folder is read once, by a path without links if there is one, so that links
-    in cycles end.
+    Links to folders are followed, except to those that contain this folder. Each folder is read once, by a path without
+    links if there is one, so that links in cycles end.
     """
+    parents = {folder.resolve(), *folder.resolve().parents}
     files: list[Path] = []
     skipped: dict[str, list[Path]] = {}
     folders, links = [folder], list[Path]()
@@ -120,7 +121,9 @@ def _visible_files(folder: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
                 is_folder, is_file = entry.is_dir(), entry.is_file()
             except OSError:  # a link to itself
                 is_folder = is_file = False
-            if is_folder:
+            if is_folder and entry.is_symlink() and path.resolve() in parents:
+                skipped.setdefault("links to a folder that contains this one", []).append(path)
+            elif is_folder:
                 (links if entry.is_symlink() else folders).append(path)
             elif is_file:
                 files.append(path)

@@ -44,8 +44,8 @@ class EvalConfig:
     """
 
     likelihood: tuple[str, ...] | None = None
-    """Likelihood estimators. By default those that the model supports of elbo, iwae and exact; ais and bdmc take
-    minutes to hours."""
+    """Likelihood estimators. By default those that the model supports of elbo, iwae and exact; ais, bdmc and
+    elbo-certified take minutes to hours. Further options: --NAME.OPTION VALUE, as --elbo-certified.chains 8."""
     samples: tuple[str, ...] = ()
     """Metrics of samples; they need labels or an Inception network."""
     diagnostics: tuple[str, ...] | None = None

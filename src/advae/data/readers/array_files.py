@@ -26,6 +26,10 @@ SPLIT_WORDS = "|".join(word for words in SPLIT_NAMES.values() for word in words)
 # Any case, words in any order, with or without separators: X_train, train_images, testLabels, y, valid.
 KEY = re.compile(rf"({SPLIT_WORDS})?(?:({EXAMPLE_WORDS})|({LABEL_WORDS}))?({SPLIT_WORDS})?")
 MAX_HEADER_BYTES = 2**16  # numpy refuses headers of more than 10,000 characters
+MAX_EXPANDED_BYTES, MAX_EXPANSION = (
+    2**28,
+    100,
+)  # larger arrays are refused if they expand by more: observations do not
 EXPECTED = "one array; or x, or x_train and optionally x_validation and x_test; labels y, or y_train …"
 
 
@@ -175,6 +179,14 @@ def _read_members(
     """Return some arrays of an archive, if their declared sizes fit in memory."""
     for key in keys:
         _check_plain(headers[key], f"{path} ({printable(key)})")
+        info = archive.getinfo(f"{key}.npy")
+        if info.file_size > max(MAX_EXPANDED_BYTES, MAX_EXPANSION * info.compress_size):
+            raise DataError(
+                "The array expands to many times its compressed size.",
+                given=f"{path} ({printable(key)}): {info.file_size:,} bytes from {info.compress_size:,}",
+                expected=f"at most {MAX_EXPANSION} times as many",
+                fix="if the file is your own, save it without compression: numpy.savez",
+            )
     check_memory(sum(header.num_bytes for key in keys if (header := headers[key])), path)
     arrays = {}
     for key in keys:

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import ClassVar, Literal
 
-from advae.errors import AdvaeError, NoDensityError, UnsupportedError
+from advae.errors import AdvaeError, ConfigError, NoDensityError, UnsupportedError
 from advae.evaluation.estimate import EvaluationResult
 from advae.evaluation.eval_config import EvalConfig
 from advae.evaluation.eval_data import EvalData
@@ -57,9 +57,19 @@ class LikelihoodEstimator(ABC):
 
     @classmethod
     def from_config(cls, config: EvalConfig) -> LikelihoodEstimator:
-        """Return the estimator with its options from an evaluation's."""
+        """Return the estimator with its options from an evaluation's.
+
+        Raises:
+            ConfigError: an option is unknown or has another type.
+        """
         shared = {f.name: getattr(config, f.name) for f in fields(cls) if hasattr(config, f.name)}
         own = config.estimator_options.get(cls.name, {})
+        for name, value in own.items():
+            default = getattr(cls, name, None)
+            numeric = isinstance(default, float) and type(value) is int
+            if default is not None and type(value) is not type(default) and not numeric:
+                kind = type(default).__name__
+                raise ConfigError(f"Option {cls.name}.{name} has a wrong type.", given=value, expected=kind)
         estimator: LikelihoodEstimator = ESTIMATORS.build({"name": cls.name, **shared, **own})
         return estimator
 

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from advae.distributions.base import LOG_2PI, Distribution
 from advae.distributions.normal import Normal, batched_normal
-from advae.errors import NoDensityError
+from advae.errors import ConfigError, NoDensityError
 from advae.evaluation.estimate import (
     Criterion,
     Estimate,
@@ -174,7 +174,12 @@ class CertifiedELBO(LikelihoodEstimator):
     leapfrog_steps: int = 5
     added_std: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.added_std < math.inf:
+            raise ConfigError("Option elbo-certified.added_std must not be negative.", given=self.added_std)
+
     def check(self, model: LatentModel) -> None:
+        self._annealing()
         q = model.encode(torch.zeros(2, *model.x_shape, device=model.device, dtype=model.dtype))
         if q.has_log_prob:
             raise NoDensityError("The encoder has a density: its ELBO needs no certificate.", fix="use elbo")
@@ -188,9 +193,11 @@ class CertifiedELBO(LikelihoodEstimator):
         if not self.added_std and not bool((given.scale > 0).all()):
             raise NoDensityError(
                 "The ELBO cannot be certified: latents are a function of the encoder's noise.",
-                fix="set added_std of elbo-certified to a tenth of the posterior's standard deviation",
+                fix="set elbo-certified.added_std to a tenth of the posterior's standard deviation",
             )
 
     def estimate(self, model: LatentModel, data: EvalData, runner: Runner) -> EvaluationResult:
-        config = AISConfig(self.chains, self.temperatures, init="prior", leapfrog_steps=self.leapfrog_steps)
-        return certified_elbo(model, data, config, self.added_std, runner=runner)
+        return certified_elbo(model, data, self._annealing(), self.added_std, runner=runner)
+
+    def _annealing(self) -> AISConfig:
+        return AISConfig(self.chains, self.temperatures, init="prior", leapfrog_steps=self.leapfrog_steps)
