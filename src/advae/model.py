@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from advae.devices import default_torch_modes
 from advae.distributions import HEADS, Distribution, Head, StandardNormal
 from advae.errors import CheckpointError, ConfigError, first_line
-from advae.io import PathLike, read_json, read_replaceable, recovered_folder, replaced_folder, write_json
+from advae.io import PathLike, read_json, read_replaceable, recovered_folder, replaced_folder, to_json
 from advae.networks import NETWORKS
 from advae.networks.base import CriticInputs, NullNetwork, build_critic
 from advae.random import seeded
@@ -203,7 +203,8 @@ class LatentModel(nn.Module):
                 "info": self.info,
                 "sha256": checksum,
             }
-            write_json(tmp_dir / MODEL_CONFIG_FILE, config)
+            # Not by write_json, which would make a run directory again that was removed meanwhile.
+            (tmp_dir / MODEL_CONFIG_FILE).write_text(to_json(config), encoding="utf-8")
         self.checksum = checksum
 
     @classmethod

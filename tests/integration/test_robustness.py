@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-NUM_KILLS, NUM_INPUTS = 3, 15
+NUM_KILLS, NUM_INPUTS = 3, 20
 TIMEOUT_SECONDS = 600  # of a busy machine
 
 

@@ -21,6 +21,7 @@ from advae import serialization
 from advae.errors import AdvaeError, CheckpointError, ConfigError, WriteError
 from advae.io import LOCK_FILE, lock_folder, write_json
 from advae.run import Run
+from advae.training import checkpoint as checkpoint_module
 from advae.training import trainer as trainer_module
 from advae.training.train import train_or_resume
 from advae.training.trainer import Trainer
@@ -344,6 +345,23 @@ def test_removed_run_directory_is_noticed_and_not_made_again(
     with pytest.raises(CheckpointError, match=str(out)):
         advae.train(tiny.tree(source), out=out, quiet=True)
     assert not out.exists()
+
+
+@pytest.mark.parametrize("module", [checkpoint_module, model_module])
+def test_run_removed_while_weights_are_written_is_not_made_again(
+    module: Any, short: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = module.save_tensors
+
+    def save_and_remove(path: Path, tensors: Any) -> str:
+        checksum = save(path, tensors)
+        shutil.rmtree(short.path)
+        return str(checksum)
+
+    monkeypatch.setattr(module, "save_tensors", save_and_remove)
+    with pytest.raises(AdvaeError):
+        resume_to_the_end(short)
+    assert not short.path.exists()
 
 
 def test_run_of_another_process_in_place_of_a_removed_one_is_not_touched(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from advae.errors import CheckpointError
-from advae.io import read_json, read_replaceable, replaced_folder, write_json
+from advae.io import read_json, read_replaceable, replaced_folder, to_json
 from advae.serialization import check_no_pickle, load_tensors, save_tensors
 from advae.training.step import TrainStep
 
@@ -68,7 +68,8 @@ def write_state(folder: Path, tensors: dict[str, Tensor], state: dict[str, Any])
     """Write tensors and ``state`` (JSON values) to a folder, atomically, both with checksums."""
     with replaced_folder(folder) as tmp_dir:
         state = {"format": FORMAT, "sha256": save_tensors(tmp_dir / TENSORS_FILE, tensors), **state}
-        write_json(tmp_dir / STATE_FILE, state | {"seal": _seal(state)})
+        # Not by write_json, which would make a run directory again that was removed meanwhile.
+        (tmp_dir / STATE_FILE).write_text(to_json(state | {"seal": _seal(state)}), encoding="utf-8")
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
