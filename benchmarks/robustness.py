@@ -24,7 +24,6 @@ import argparse
 import base64
 import importlib
 import json
-import math
 import os
 import random
 import select
@@ -372,7 +371,7 @@ def kill_group(pid: int) -> None:
 def schedule(args: argparse.Namespace, num_kills: Callable[[], int]) -> Iterator[tuple[str, int]]:
     """Yield cases of all sections in turns, so that any bound of time covers all; kills until there are enough."""
     counts = {name: round(share * args.cases) for name, share in INPUTS.items()}
-    counts |= {name: math.ceil(share * args.kills) for name, share in DISTURBANCES.items()}
+    counts |= {name: round(share * args.kills) for name, share in DISTURBANCES.items()}
     counts["processes"] = args.processes
     counts["kills"] = max(1, args.kills // KILLS_PER_CASE) if args.kills else 0
     order = sorted((i / count, name, i) for name, count in counts.items() for i in range(count))

@@ -436,7 +436,11 @@ def deleted_case(references: References, sandbox: Sandbox, rng: random.Random) -
     if (work / "run").exists():
         os.rename(work / "run", sandbox.root / "removed")  # in one step
     execution = process.wait()
-    problems = problems_after(execution, work)
+    left = [str(path.relative_to(work)) for path in (work / "run").rglob("*")]
+    if left and not (work / "run" / "config.yaml").exists():
+        problems = [f"left behind: {left}, exit {execution.code}: {execution.stderr[-300:]}"]
+    else:
+        problems = problems_after(execution, work)
     if execution.code == 0 and not (work / "run" / "config.yaml").exists() and (work / "run").exists():
         problems.append("a partial folder was left, with exit code 0")
     if execution.code not in (0, None) and not execution.is_clear_error and not execution.has_traceback:
