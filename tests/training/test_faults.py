@@ -364,6 +364,19 @@ def test_run_removed_while_weights_are_written_is_not_made_again(
     assert not short.path.exists()
 
 
+def test_nothing_remains_of_a_run_that_is_removed_just_before_a_folder_is_written(short: Run) -> None:
+    """As if ``rm -r`` had found all but the folder that was being written."""
+    with (
+        lock_folder(short.path) as check,
+        pytest.raises(CheckpointError),
+        Run(short.path, check_folder=check).folder_to_write("checkpoints", "last") as folder,
+    ):
+        shutil.rmtree(short.path)
+        folder.mkdir(parents=True)
+        (folder / "state.json").touch()
+    assert not short.path.exists()
+
+
 def test_run_of_another_process_in_place_of_a_removed_one_is_not_touched(
     source: str, uninterrupted: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
