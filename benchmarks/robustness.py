@@ -531,6 +531,9 @@ def main() -> int:
     """Run the cases, print and write the results."""
     args = parse_arguments()
     torch.set_num_threads(1)
+    # nohup, and shells in the background, ignore them for all child processes.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     records: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(
         dir=args.work, prefix="advae-robustness-", ignore_cleanup_errors=True

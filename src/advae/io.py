@@ -14,8 +14,8 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -337,6 +337,27 @@ def leftover_of(name: str) -> str | None:
     """Return the name of the file or folder that a temporary file or folder was to become; None for other names."""
     match = re.fullmatch(r"\.(.+)\.new-\w{8}", name)
     return match[1] if match else None
+
+
+def remove_remains(folder: PathLike, names: Mapping[str, str], first_files: Sequence[str]) -> None:
+    """Remove what was written to a folder while it was being removed.
+
+    Args:
+        folder: the folder, which is removed too if nothing else is left in it.
+        names: folders in it, the deepest last, and regular expressions of what was written to them.
+        first_files: the files that were there from the beginning: if one of them is left, or there again, nothing is
+            removed.
+    """
+    folder = Path(folder)
+    if any((folder / name).exists() for name in first_files):
+        return
+    for name, pattern in reversed(names.items()):
+        parent = folder / name
+        with suppress(OSError):  # it does not exist, or something else is left in it
+            for path in list(parent.iterdir()):
+                if re.fullmatch(rf"{pattern}|\.({pattern})\.(old|new-\w{{8}})", path.name):
+                    _remove(path)
+            parent.rmdir()
 
 
 def _remove(path: Path) -> None:

@@ -16,9 +16,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
@@ -119,25 +117,6 @@ class Run:
         if self.check_folder is not None:
             self.check_folder()
         return path_inside(self.path, *parts)
-
-    @contextmanager
-    def folder_to_write(self, *parts: str) -> Iterator[Path]:
-        """Yield the path of a folder that the block writes; nothing remains of it if the run was removed meanwhile.
-
-        Raises:
-            CheckpointError: as :meth:`file`, before or after the block.
-        """
-        path = self.file(*parts)
-        yield path
-        try:
-            self.file(*parts)
-        except CheckpointError:
-            if not (self.path / LOCK_FILE).exists():  # else another process began a run here
-                shutil.rmtree(path, ignore_errors=True)
-                for parent in path.parents[: len(parts)]:
-                    with suppress(OSError):  # not empty
-                        parent.rmdir()
-            raise
 
     @property
     def config(self) -> dict[str, Any]:

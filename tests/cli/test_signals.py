@@ -40,8 +40,19 @@ def start_training(*argv: object) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(SRC), "OMP_NUM_THREADS": "1"}
     program = [sys.executable, "-m", "advae", "train", *map(str, argv)]
     return subprocess.Popen(
-        program, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        program,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=restore_signals,
     )
+
+
+def restore_signals() -> None:
+    """Undo that ``nohup``, or a shell in the background, ignores them for all child processes."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def wait_for_step(process: subprocess.Popen[str], run: Path, after: int = 0) -> None:

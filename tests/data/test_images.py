@@ -256,6 +256,11 @@ def test_tables_that_expand_are_refused_before_reading(
     pq.write_table(pa.table({"image": [bytes(2**20)] * 2}), tmp_path / "a.parquet", compression="zstd")
     with pytest.raises(DataError, match="expands"):
         load(tmp_path / "a.parquet")
+    monkeypatch.setattr(parquet, "MAX_EXPANDED_BYTES", 2**22)  # equal values are declared once: 2¹⁸ bytes
+    pq.write_table(pa.table({"image": [bytes(2**18)] * 64}), tmp_path / "b.parquet", compression="zstd")
+    assert pq.read_metadata(tmp_path / "b.parquet").row_group(0).total_byte_size < 2**22
+    with pytest.raises(DataError, match="expands"):
+        load(tmp_path / "b.parquet")
 
 
 def test_splits_with_other_columns_and_missing_labels(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -364,17 +365,48 @@ def test_run_removed_while_weights_are_written_is_not_made_again(
     assert not short.path.exists()
 
 
-def test_nothing_remains_of_a_run_that_is_removed_just_before_a_folder_is_written(short: Run) -> None:
-    """As if ``rm -r`` had found all but the folder that was being written."""
-    with (
-        lock_folder(short.path) as check,
-        pytest.raises(CheckpointError),
-        Run(short.path, check_folder=check).folder_to_write("checkpoints", "last") as folder,
-    ):
-        shutil.rmtree(short.path)
-        folder.mkdir(parents=True)
-        (folder / "state.json").touch()
-    assert not short.path.exists()
+@pytest.mark.parametrize("remains", ["env.json", "model/config.json", "checkpoints/last/state.json"])
+def test_nothing_remains_of_a_run_that_is_removed_while_it_is_written(
+    remains: str, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if ``rm -r`` had found all but what was being written."""
+    out = tmp_path / "run"
+
+    def remove() -> None:
+        shutil.rmtree(out)
+        (out / remains).parent.mkdir(parents=True)
+        (out / remains).touch()
+
+    at_step(monkeypatch, 3, remove)
+    with pytest.raises(CheckpointError, match=str(out)):
+        advae.train(tiny.tree(source), out=out, quiet=True)
+    assert not out.exists()
+
+
+def test_a_run_without_its_lock_file_is_not_removed(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    at_step(monkeypatch, 3, (out / LOCK_FILE).unlink)
+    with suppress(CheckpointError):
+        advae.train(tiny.tree(source), out=out, quiet=True)
+    assert (out / "config.yaml").exists() and (out / "checkpoints/last/state.json").exists()
+
+
+def test_files_of_others_remain_in_a_run_that_is_removed(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+
+    def remove() -> None:
+        shutil.rmtree(out)
+        (out / "checkpoints").mkdir(parents=True)
+        (out / "checkpoints/thesis.txt").touch()
+
+    at_step(monkeypatch, 3, remove)
+    with pytest.raises(CheckpointError, match=str(out)):
+        advae.train(tiny.tree(source), out=out, quiet=True)
+    assert (out / "checkpoints/thesis.txt").exists()
 
 
 def test_run_of_another_process_in_place_of_a_removed_one_is_not_touched(

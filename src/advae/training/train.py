@@ -17,14 +17,16 @@ from advae.data import Dataset
 from advae.devices import isolated_torch_state
 from advae.errors import CheckpointError, ConfigError, WriteError
 from advae.io import (
+    LOCK_FILE,
     lock_folder,
     read_json,
     recovered_folder,
     remove_leftovers,
+    remove_remains,
     write_atomically,
     write_json,
 )
-from advae.run import Run, check_unused, is_only_started
+from advae.run import CONFIG_FILE, Run, check_unused, is_only_started
 from advae.training.checkpoint import STATE_FILE
 from advae.training.distributed import broadcast, is_first_process
 from advae.training.setup import Setup
@@ -142,9 +144,13 @@ def _fit(setup: Setup, folder: Path, *, command: str = "", quiet: bool) -> Run:
     lock = lock_folder(folder, create=bool(command)) if is_writer else nullcontext()
     try:
         with lock as check_folder, isolated_torch_state(setup.config.seed, setup.fabric.device):
-            has_started = broadcast(setup.fabric, is_writer and _prepare_folder(setup, folder, command))
-            trainer = Trainer(setup, Run(folder, check_folder=check_folder), resume=has_started)
-            trainer.fit(quiet)
+            try:
+                has_started = broadcast(setup.fabric, is_writer and _prepare_folder(setup, folder, command))
+                trainer = Trainer(setup, Run(folder, check_folder=check_folder), resume=has_started)
+                trainer.fit(quiet)
+            finally:
+                if is_writer:
+                    remove_remains(folder, FOLDERS, (LOCK_FILE, CONFIG_FILE))
     except WriteError as error:
         fix = f"{error.fix}; then resume the run: advae train --resume {quote(str(folder))}"
         raise WriteError("Training stopped: a file cannot be written.", given=error.given, fix=fix) from error

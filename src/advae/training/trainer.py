@@ -211,8 +211,7 @@ class Trainer:
         if not self.is_writer:
             return
         state: dict[str, Any] = asdict(self.state) | {"seconds": self.seconds}
-        with self.run.folder_to_write("checkpoints", name) as folder:
-            save_checkpoint(folder, self.step, state)
+        save_checkpoint(self.run.file("checkpoints", name), self.step, state)
         if name == "last":
             self._export_model()
 
@@ -224,8 +223,7 @@ class Trainer:
             tensors, step = load_ema_tensors(self.run.checkpoint("best"))
             model.load_state_dict(tensors)
         model.info["step"] = step
-        with self.run.folder_to_write("model") as folder:
-            model.save_pretrained(folder)
+        model.save_pretrained(self.run.file("model"))
         self.exported_model = model
 
     def _write_samples(self) -> None:

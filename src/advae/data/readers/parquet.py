@@ -71,13 +71,18 @@ def _check_parquet(file: Path) -> None:
         raise DataError(
             "The file is not a Parquet file, or is truncated.", given=file, fix="download or write it again"
         )
-    with quiet_datasets("Parquet file cannot be read."):
-        from pyarrow.parquet import read_metadata
+    with quiet_datasets(f"Parquet file {file} cannot be read."):
+        from pyarrow.parquet import ParquetFile
 
-        metadata = read_metadata(file)
-        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-        sizes = [group.total_byte_size for group in groups]
-        stored = [sum(g.column(i).total_compressed_size for i in range(g.num_columns)) for g in groups]
+        with ParquetFile(file) as parquet:
+            metadata = parquet.metadata
+            groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+            sizes = [group.total_byte_size for group in groups]
+            stored = [sum(g.column(i).total_compressed_size for i in range(g.num_columns)) for g in groups]
+            # Equal values are stored once, whatever their size, and declared once.
+            first_row = next(parquet.iter_batches(batch_size=1), None)
+            sizes.append(metadata.num_rows * (first_row.nbytes if first_row is not None else 0))
+            stored.append(sum(stored))
     for size, compressed in zip(sizes, stored, strict=True):
         if size > max(MAX_EXPANDED_BYTES, MAX_EXPANSION * compressed):
             raise DataError(
