@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
 from shlex import quote
@@ -164,9 +164,7 @@ def _prepare_folder(setup: Setup, folder: Path, command: str) -> bool:
     """Write the first files of a run, or remove what a killed process left; return whether there is a checkpoint."""
     if command:
         check_unused(folder)
-    for name, pattern in FOLDERS.items():
-        if (folder / name).is_dir():
-            remove_leftovers(folder / name, pattern)
+    _remove_leftovers(folder)
     has_started = not is_only_started(folder)
     if not has_started:
         Run(folder).write_config(setup.config.to_dict())
@@ -174,6 +172,12 @@ def _prepare_folder(setup: Setup, folder: Path, command: str) -> bool:
             write_atomically(folder / "command.txt", command + "\n")
         write_json(folder / "env.json", setup.environment())
     return has_started
+
+
+def _remove_leftovers(folder: Path) -> None:
+    for name, pattern in FOLDERS.items():
+        if (folder / name).is_dir():
+            remove_leftovers(folder / name, pattern)
 
 
 def train_or_resume(
@@ -190,6 +194,8 @@ def train_or_resume(
         return train(recipe, options=options, out=out, command=command, quiet=quiet, data=data)
     run = Run.open(out)
     if is_finished(run):
+        with suppress(CheckpointError), lock_folder(out):  # unless another process works there
+            _remove_leftovers(run.path)
         return run
     location = {key: value for key, value in (options or {}).items() if key in LOCATION_OPTIONS}
     return resume(out, options=location, quiet=quiet, data=data)
