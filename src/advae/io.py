@@ -228,13 +228,21 @@ def file_sha256(path: Path) -> str:
 
 
 @contextmanager
-def lock_folder(folder: PathLike, *, create: bool = False) -> Iterator[Callable[[], None]]:
+def lock_folder(
+    folder: PathLike, *, create: bool = False, name: str = LOCK_FILE, timeout: float = 0.0
+) -> Iterator[Callable[[], None]]:
     """Keep other processes out of a folder within the block. The lock of a process that dies is released.
 
     With ``create`` the folder is made if needed. A writer that checks within the block that the folder is empty, except
     for :data:`LOCK_FILE`, is the only one to find it so: no other can start there or remove what it writes.
 
     On file systems without locks, other processes are not kept out.
+
+    Args:
+        folder: the folder.
+        create: make it.
+        name: of the lock's file, for one of several locks of a folder.
+        timeout: seconds to wait for another process.
 
     Yields:
         A function that checks that the folder still is the locked one. It raises CheckpointError if the folder was
@@ -250,10 +258,10 @@ def lock_folder(folder: PathLike, *, create: bool = False) -> Iterator[Callable[
     with write_errors(folder):
         if create:
             folder.mkdir(parents=True, exist_ok=True)
-        path = path_inside(folder, LOCK_FILE)
+        path = path_inside(folder, name)
         lock = FileLock(path)
         try:
-            lock.acquire(blocking=False)
+            lock.acquire(timeout=timeout)
         except Timeout:
             raise CheckpointError(
                 "Another process is working on this run.", given=folder, fix="wait for it, or stop it"
@@ -351,7 +359,7 @@ def remove_remains(folder: PathLike, names: Mapping[str, str], first_files: Sequ
     folder = Path(folder)
     if any((folder / name).exists() for name in first_files):
         return
-    for name, pattern in reversed(names.items()):
+    for name, pattern in reversed(list(names.items())):
         parent = folder / name
         with suppress(OSError):  # it does not exist, or something else is left in it
             for path in list(parent.iterdir()):

@@ -311,7 +311,7 @@ def test_second_process_in_the_same_folder_stops_and_removes_nothing(
 
     monkeypatch.setattr(Run, "write_config", write_after_another_process)
     exit_codes.append(reproduce(tmp_path, "--rows", "vae-small"))
-    assert exit_codes == [1, 0]
+    assert exit_codes == [2, 0]
     assert values_of(tmp_path)["vae-small"] == values_of(uninterrupted)["vae-small"]
 
 

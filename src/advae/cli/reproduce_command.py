@@ -80,6 +80,7 @@ def run(options: ReproduceOptions) -> int:
 
 def reproduce(table: PaperTable, options: ReproduceOptions) -> int:
     """Reproduce a table; return exit code 1 if a row failed."""
+    from advae.io import lock_folder
     from advae.reproduce.plan import make_plan
     from advae.reproduce.runner import run_plan
     from advae.run import check_writable
@@ -96,9 +97,10 @@ def reproduce(table: PaperTable, options: ReproduceOptions) -> int:
         return _dry_run(plan, options)
     try:
         stage = stage_progress(options.quiet)
-        records = run_plan(
-            plan, out, stage, say, command=options.command, quiet=options.quiet, debug=options.debug
-        )
+        with lock_folder(out, create=True, name=f".{table.name}.lock"):
+            records = run_plan(
+                plan, out, stage, say, command=options.command, quiet=options.quiet, debug=options.debug
+            )
     except KeyboardInterrupt as stop:
         stop.args = (f"{str(stop) or 'Interrupted'}; the same command continues.",)
         raise

@@ -43,12 +43,13 @@ from advae.evaluation.likelihood.base import ESTIMATORS, LikelihoodEstimator, es
 from advae.evaluation.reconstruction import evaluate_reconstruction
 from advae.evaluation.resumable import LOCAL, Runner, model_fingerprint, no_progress
 from advae.evaluation.samples.sample_metrics import check_and_load_features, evaluate_samples
-from advae.io import path_inside, read_json_object, remove_leftovers, write_json, write_npz
+from advae.io import lock_folder, path_inside, read_json_object, remove_leftovers, write_json, write_npz
 from advae.model import LatentModel
 from advae.progress import StageProgress
 from advae.random import seeded
 from advae.run import Run
 
+LOCK_SECONDS = 60  # another process writes its result in less
 ARRAY_FILE = r"[a-z0-9-]*\.npz"  # names that file_stem gives
 
 
@@ -190,13 +191,15 @@ def write_result(
     path = run.file(folder)
     arrays = {f"{file_stem(estimate.name)}.npz": estimate.per_example for estimate in result}
     arrays = {name: values for name, values in arrays.items() if values}
-    for name, values in arrays.items():
-        write_npz(path / name, {key: value.numpy() for key, value in values.items()})
-    for name in _files_of_last_evaluation(path) - arrays.keys():
-        if (path / name).is_file():
-            (path / name).unlink()
-    write_json(path / "estimates.json", result.to_dict() | {"model": model.checksum, "files": sorted(arrays)})
-    remove_leftovers(path, rf"{ARRAY_FILE}|estimates\.json")
+    estimates = result.to_dict() | {"model": model.checksum, "files": sorted(arrays)}
+    with lock_folder(path, create=True, timeout=LOCK_SECONDS):
+        for name, values in arrays.items():
+            write_npz(path / name, {key: value.numpy() for key, value in values.items()})
+        for name in _files_of_last_evaluation(path) - arrays.keys():
+            if (path / name).is_file():
+                (path / name).unlink()
+        write_json(path / "estimates.json", estimates)
+        remove_leftovers(path, rf"{ARRAY_FILE}|estimates\.json")
 
 
 def _files_of_last_evaluation(folder: Path) -> set[str]:

@@ -196,6 +196,8 @@ def train_or_resume(
     if is_finished(run):
         with suppress(CheckpointError), lock_folder(out):  # unless another process works there
             _remove_leftovers(run.path)
+            if not (run.path / "metrics.csv").exists():
+                run.write_metrics_csv()
         return run
     location = {key: value for key, value in (options or {}).items() if key in LOCATION_OPTIONS}
     return resume(out, options=location, quiet=quiet, data=data)
