@@ -312,7 +312,7 @@ def differences(work: Path, reference: Path) -> list[str]:
             continue
         if where := first_difference(*(without_times(read_whole(p[name])) for p in (ours, theirs))):
             result.append(f"differs: {name} {where}")
-    hidden = {p for p in work.rglob(".*") if p.name != ".lock"}
+    hidden = {p for p in work.rglob(".*") if p.suffix != ".lock" and p.name != ".lock"}
     return result + [f"left behind: {path.relative_to(work)}" for path in sorted(hidden)]
 
 
