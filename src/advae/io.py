@@ -333,12 +333,17 @@ def remove_leftovers(folder: PathLike, names: str) -> None:
         names: a regular expression of what was written.
     """
     for path in list(Path(folder).iterdir()):
-        if match := re.fullmatch(rf"\.({names})\.(old|new-\w{{8}})", path.name):
+        if match := re.fullmatch(_leftover_pattern(names), path.name):
             target = path.with_name(match[1])
             if match[2] == "old" and not os.path.lexists(target):
                 os.rename(path, target)
             else:
                 _remove(path)
+
+
+def _leftover_pattern(names: str) -> str:
+    """Return a regular expression of the temporary names of what is called ``names``; groups: name, kind."""
+    return rf"\.({names})\.(old|new-\w{{8}})"
 
 
 def leftover_of(name: str) -> str | None:
@@ -363,7 +368,7 @@ def remove_remains(folder: PathLike, names: Mapping[str, str], first_files: Sequ
         parent = folder / name
         with suppress(OSError):  # it does not exist, or something else is left in it
             for path in list(parent.iterdir()):
-                if re.fullmatch(rf"{pattern}|\.({pattern})\.(old|new-\w{{8}})", path.name):
+                if re.fullmatch(f"{pattern}|{_leftover_pattern(pattern)}", path.name):
                     _remove(path)
             parent.rmdir()
 
