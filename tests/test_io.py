@@ -31,7 +31,7 @@ from advae.io import (
     write_json,
     write_npz,
 )
-from advae.run import Run
+from advae.run import Run, check_unused
 from advae.serialization import save_tensors
 
 
@@ -190,7 +190,8 @@ def test_truncated_json_is_reported(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_truncated_metrics_line_is_ignored(tmp_path: Path) -> None:
-    run = Run.create(tmp_path / "run", {"recipe": "x"})
+    run = Run(tmp_path / "run")
+    run.write_config({"recipe": "x"})
     row = {"step": 1, "split": "train", "train/kl": 0.5}
     for cut in (b'{"step": 2, "sp', b'{"step": "\xc3', b"3"):
         (run.path / "metrics.jsonl").write_bytes(json.dumps(row).encode() + b"\n" + cut)
@@ -200,9 +201,9 @@ def test_a_truncated_metrics_line_is_ignored(tmp_path: Path) -> None:
 
 
 def test_a_run_does_not_overwrite_another(tmp_path: Path) -> None:
-    Run.create(tmp_path / "run", {})
+    Run(tmp_path / "run").write_config({})
     with pytest.raises(CheckpointError, match="--resume"):
-        Run.create(tmp_path / "run", {})
+        check_unused(tmp_path / "run")
     with pytest.raises(CheckpointError, match=r"config\.yaml"):
         Run.open(tmp_path)
 

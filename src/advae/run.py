@@ -90,20 +90,6 @@ class Run:
         check_kinds(path)
         return cls(path)
 
-    @classmethod
-    def create(cls, path: PathLike, config: dict[str, Any], verb: str = "train") -> Run:
-        """Make a new run directory, for a verb of the command.
-
-        Raises:
-            CheckpointError: ``path`` is not empty or cannot be written.
-        """
-        path = Path(path)
-        check_unused(path, verb)
-        path.mkdir(parents=True, exist_ok=True)
-        run = cls(path)
-        run.write_config(config)
-        return run
-
     @property
     def name(self) -> str:
         return self.path.resolve().name
