@@ -177,6 +177,14 @@ def test_other_data_cause_a_warning(trained: Path, advae: Any, tmp_path: Path) -
     assert json.loads(answer.out)["estimates"][0]["n"] == 60  # all of them
 
 
+def test_remarks_on_data_are_printed_unless_quiet(trained: Path, advae: Any, tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (6, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "other.npz", x=images, left_over=np.zeros(3))
+    command = ("encode", trained, "--input", tmp_path / "other.npz", "--out", tmp_path / "z.npz")
+    assert "left_over" in advae(*command).err
+    assert advae(*command, "--quiet").err == ""
+
+
 @pytest.mark.parametrize(
     ("verb", "name"),
     [

@@ -143,7 +143,9 @@ def load_evaluation_data(
             pass
         else:
             part = options.split if "split" in options.given else None
-            selection = ExampleOptions(run=options.run, input=options.data_source, split=part)
+            selection = ExampleOptions(
+                run=options.run, input=options.data_source, split=part, quiet=options.quiet
+            )
             examples = load_examples(LoadedModel(model, run, run.path), selection)
             split = replace(examples.split, labels=None)  # their classes may not be those of the run
             if split.name == "train" and part is None:  # the only part

@@ -14,7 +14,8 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advae.cli.parser import ExampleOptions, ModelOptions
+from advae.cli.console import log
+from advae.cli.parser import ExampleOptions, ModelOptions, OutputOptions
 from advae.errors import CheckpointError, ConfigError, DataError, UnsupportedError, nearest
 
 if TYPE_CHECKING:
@@ -188,7 +189,8 @@ def load_examples(loaded: LoadedModel, options: ExampleOptions) -> Examples:
         DataError: the data cannot be read, or do not have the model's shape.
     """
     if options.input:
-        name, split = _load_input(loaded, options.input, options.split)
+        name, split, remarks = _load_input(loaded, options.input, options.split)
+        log_data_remarks(options, remarks)
     elif loaded.run is None:
         raise ConfigError("A saved model has no data of its own.", fix="add data with --input PATH")
     else:
@@ -203,8 +205,14 @@ def load_examples(loaded: LoadedModel, options: ExampleOptions) -> Examples:
     return Examples(split, loaded.preprocessing, name)
 
 
-def _load_input(loaded: LoadedModel, source: str, part: str | None) -> tuple[str, Split]:
-    """Load all examples of a source (or of one part of it) in their order; images are fitted to the model."""
+def log_data_remarks(options: OutputOptions, remarks: Iterable[str]) -> None:
+    """Print what was left out, converted or guessed in reading data, unless quiet."""
+    for remark in remarks:
+        log(options, f"data: {remark}")
+
+
+def _load_input(loaded: LoadedModel, source: str, part: str | None) -> tuple[str, Split, tuple[str, ...]]:
+    """Load all examples of a source (or of one part of it) in their order, with remarks; images fit the model."""
     from advae.data import DataOptions, load_part
     from advae.data.readers import find_reader
 
@@ -218,7 +226,4 @@ def _load_input(loaded: LoadedModel, source: str, part: str | None) -> tuple[str
         fit["white_level"] = reading.get("white_level")  # the same gray levels as in training
     if loaded.run is not None and "layout" in reader.options:
         fit["layout"] = loaded.run.config.get("data", {}).get("layout", "auto")
-    name, split, remarks = load_part(DataOptions(source=source, **fit), loaded.preprocessing, part)
-    for remark in remarks:
-        print(f"advae: {remark}", file=sys.stderr)
-    return name, split
+    return load_part(DataOptions(source=source, **fit), loaded.preprocessing, part)

@@ -11,7 +11,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 from advae.cli.console import log, print_estimates, print_facts, print_json
-from advae.cli.loaded_model import allow_packages
+from advae.cli.loaded_model import allow_packages, log_data_remarks
 from advae.cli.parser import HIDDEN, POSITIONAL, AllowOptions, FilePath, FolderPath, Name, Parser, Seed
 from advae.errors import ConfigError
 from advae.formatting import flatten, format_settings
@@ -20,7 +20,6 @@ from advae.progress import stage_progress
 
 if TYPE_CHECKING:
     from advae.config import Config
-    from advae.data import Dataset
 
 SUMMARY = "train a recipe, evaluate the model and write a report"
 EXAMPLES = """
@@ -242,14 +241,9 @@ def _dry_run(config: Config, options: TrainCommandOptions) -> int:
         "steps": f"{config.train.steps:,}",
     }
     print_facts(facts | texts)
-    _log_remarks(options, setup.data)
+    log_data_remarks(options, setup.data.remarks)
     log(options, "nothing was written")
     return 0
-
-
-def _log_remarks(options: TrainCommandOptions, data: Dataset) -> None:
-    for remark in data.remarks:
-        log(options, f"data: {remark}")
 
 
 def _train_and_evaluate(config: Config, options: TrainCommandOptions) -> dict[str, Any]:
@@ -269,7 +263,7 @@ def _train_and_evaluate(config: Config, options: TrainCommandOptions) -> dict[st
 
     out = _run_dir(config, options)
     data = load_data(config.data)
-    _log_remarks(options, data)
+    log_data_remarks(options, data.remarks)
     if not options.no_report:
         EvalData(data).check_min_size()  # before training
     try:
