@@ -120,6 +120,11 @@ def options_of_an_unknown_estimator(tmp: Path, run: Path) -> list[object]:
     return ["evaluate", run, "--elbo-certifed.chains", 8]
 
 
+@case("ais.annealing")
+def shared_option_of_an_estimator_as_a_number(tmp: Path, run: Path) -> list[object]:
+    return ["evaluate", run, "--likelihood", "ais", "--ais.annealing", 5]
+
+
 @case("elbo-certified.chains", "int")
 def option_of_an_estimator_of_another_type(tmp: Path, run: Path) -> list[object]:
     return ["evaluate", run, "--likelihood", "elbo-certified", "--elbo-certified.chains", "many"]

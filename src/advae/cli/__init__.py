@@ -3,7 +3,7 @@
 A verb is a module ``NAME_command.py`` of this package with ``SUMMARY``, ``parser()`` and ``run(options)``.
 
 Exit codes: 0 success, 1 failure (a check of the doctor, non-finite numbers, an unexpected error), 2 invalid input or a
-file that cannot be read or written, 130 or 143 stopped by a signal, 141 the reader of the output has closed it.
+file that cannot be read or written, 129, 130 or 143 stopped by a signal, 141 the reader of the output has closed it.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import ClassVar, Literal
 
 from advae.errors import AdvaeError, ConfigError, NoDensityError, UnsupportedError
@@ -64,12 +64,11 @@ class LikelihoodEstimator(ABC):
         """
         shared = {f.name: getattr(config, f.name) for f in fields(cls) if hasattr(config, f.name)}
         own = config.estimator_options.get(cls.name, {})
-        for name, value in own.items():
-            default = getattr(cls, name, None)
-            numeric = isinstance(default, float) and type(value) is int
-            if default is not None and type(value) is not type(default) and not numeric:
-                kind = type(default).__name__
-                raise ConfigError(f"Option {cls.name}.{name} has a wrong type.", given=value, expected=kind)
+        for f in fields(cls):
+            if f.name in own and f.default_factory is not MISSING:
+                _check_type(f"{cls.name}.{f.name}", own[f.name], f.default_factory())
+            elif f.name in own and f.default is not MISSING:
+                _check_type(f"{cls.name}.{f.name}", own[f.name], f.default)
         estimator: LikelihoodEstimator = ESTIMATORS.build({"name": cls.name, **shared, **own})
         return estimator
 
@@ -85,6 +84,13 @@ class LikelihoodEstimator(ABC):
     @abstractmethod
     def estimate(self, model: LatentModel, data: EvalData, runner: Runner) -> EvaluationResult:
         """Compute the estimates."""
+
+
+def _check_type(option: str, value: object, default: object) -> None:
+    is_number = isinstance(default, float) and type(value) is int
+    if type(value) is not type(default) and not is_number:
+        expected = type(default).__name__
+        raise ConfigError(f"Option {option} has a wrong type.", given=value, expected=expected)
 
 
 ESTIMATORS: Registry[type[LikelihoodEstimator]] = Registry(
