@@ -226,6 +226,18 @@ def test_binary_types(tmp_path: Path, binary: Any, in_struct: bool) -> None:
     assert sorted(map(bytes, everything(data).numpy())) == sorted(map(bytes, expected))
 
 
+def test_columns_declared_as_images(tmp_path: Path) -> None:
+    """Tables saved by ``datasets`` declare their columns in the schema's metadata."""
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    rows = {"image": gray(20), "label": [i % 2 for i in range(20)]}
+    datasets.Dataset.from_dict(rows, features).to_parquet(tmp_path / "a.parquet")
+    data = load(tmp_path / "a.parquet")
+    assert data.x_shape == (1, 4, 6) and data.class_names == ("a", "b")
+    expected = np.stack([np.asarray(image) for image in gray(20)])
+    assert sorted(map(bytes, everything(data).numpy())) == sorted(map(bytes, expected))
+
+
 @STORAGE
 @pytest.mark.parametrize("in_struct", [True, False])
 def test_null_images_are_named(tmp_path: Path, in_struct: bool, storage: str) -> None:

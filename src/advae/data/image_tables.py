@@ -33,7 +33,8 @@ def open_tables(name: str, tables: Mapping[str, datasets.Dataset], options: Data
         if image not in table.column_names:
             raise DataError(f"The {split} split has no column {image}.", given=", ".join(table.column_names))
         column = table.select_columns([image])
-        if getattr(column.features[image], "dtype", "struct") not in ("struct", "binary", "large_binary"):
+        dtype = str(getattr(column.features[image], "dtype", ""))
+        if "binary" in dtype and dtype not in ("binary", "large_binary"):
             column = column.cast_column(image, datasets.Value("binary"))  # binary_view, fixed_size_binary[n]
         column = column.cast_column(image, datasets.Image(decode=False))
         images[split] = column if image == "image" else column.rename_column(image, "image")
