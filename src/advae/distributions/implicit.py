@@ -9,12 +9,15 @@ import torch
 from torch import Size, Tensor
 
 from advae.distributions.base import HEADS, Distribution, Head, ImplicitDistribution, at_least_float32
+from advae.distributions.normal import Normal, batched_normal
+from advae.errors import NoDensityError
 
 
 class ImplicitSampler(ImplicitDistribution):
     """A distribution given by a function that returns ``n`` samples for every element of the batch, ``[n, B, *event]``.
 
-    ``moment_samples`` is how many samples :meth:`moments` and :attr:`mean` use.
+    ``moment_samples`` is how many samples :meth:`moments` and :attr:`mean` use. ``noise_fn`` is the sample
+    ``[..., B, *event]`` as a function of standard normal noise ``[..., B, noise_dim]``, where it is known.
     """
 
     def __init__(
@@ -23,9 +26,19 @@ class ImplicitSampler(ImplicitDistribution):
         batch_size: int,
         event_shape: Sequence[int],
         moment_samples: int = 64,
+        noise_fn: Callable[[Tensor], Tensor] | None = None,
+        noise_dim: int = 0,
     ) -> None:
         self.sample_fn, self.moment_samples = sample_fn, moment_samples
+        self.noise_fn, self.noise_dim = noise_fn, noise_dim
         self.batch_shape, self.event_shape = Size([batch_size]), Size(event_shape)
+
+    def given_noise(self, noise: Tensor) -> Normal:
+        """Return a normal of scale 0: samples are a function of the noise."""
+        if self.noise_fn is None:
+            raise NoDensityError("Samples of the implicit distribution are not known as a function of noise.")
+        mean = self.noise_fn(noise).flatten(-len(self.event_shape))
+        return batched_normal(mean, torch.tensor(-torch.inf, device=mean.device))
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         values = self.sample_fn(Size(sample_shape).numel())
@@ -100,15 +113,22 @@ class ImplicitHead(Head):
         batch_size = inputs.shape[0]
         noise_dtype = torch.promote_types(inputs.dtype, torch.float32)
 
+        def noise_fn(noise: Tensor) -> Tensor:
+            n = noise.shape[:-2].numel()
+            repeated = inputs if n == 1 else inputs.repeat(n, *([1] * (inputs.dim() - 1)))
+            values = to_event(network(repeated, noise.reshape(-1, self.noise_dim)))
+            return values.reshape(*noise.shape[:-1], *self.event_shape)
+
         def sample_fn(n: int) -> Tensor:
             if not self.noise_dim:  # all samples are equal
                 return to_event(network(inputs)).expand(n, batch_size, *self.event_shape)
-            repeated = inputs if n == 1 else inputs.repeat(n, *([1] * (inputs.dim() - 1)))
             noise = torch.randn(n * batch_size, self.noise_dim, device=inputs.device, dtype=noise_dtype)
-            return to_event(network(repeated, noise)).reshape(n, batch_size, *self.event_shape)
+            return noise_fn(noise.reshape(n, batch_size, self.noise_dim))
 
         def to_event(raw: Tensor) -> Tensor:
             values = at_least_float32(raw[:, 0])
             return torch.sigmoid(values) if self.squash == "sigmoid" else values
 
-        return ImplicitSampler(sample_fn, batch_size, self.event_shape, self.moment_samples)
+        return ImplicitSampler(
+            sample_fn, batch_size, self.event_shape, self.moment_samples, noise_fn, self.noise_dim
+        )
