@@ -8,6 +8,11 @@
 
 There is no reconstruction term: encoder and decoder are trained by the critic alone. (3) gives them no gradient once
 the critic separates P from Q; by default they maximize the critic's error instead.
+
+Matched joints do not say how x and z depend on each other. ALICE (Li et al. 2017, arXiv:1709.01215) bounds the
+conditional entropy H(x|z) of q(x, z) and adds it, with a weight λ (``cycle``), to the model's loss:
+
+    cycle     min_θ,φ         λ E_q(x,z)[−log p(x|z)]                  ≥ λ H_q(x|z)
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ import torch
 from torch import Tensor
 
 from advae.density_ratio import logistic_contrast, logistic_loss
+from advae.errors import ConfigError
 from advae.methods.base import (
     METHODS,
     MODEL,
@@ -43,9 +49,16 @@ class ALI(Method):
     """Known terms: log q(z|x) − log p(z) − log p(x|z) where these densities exist, or none (the paper's)."""
     generator: Literal["non-saturating", "minimax"] = "non-saturating"
     """The model's loss: the critic's with the roles of P and Q exchanged, or (3) as printed."""
+    cycle: float = 0.0
+    """ALICE's λ: weight of −log p(x|z), or of the squared error ‖x − x_p‖² of x_p ~ p(x|z) where it has no density."""
 
     paper: ClassVar[str] = "Dumoulin et al. 2017"
     players: ClassVar[dict[str, tuple[str, ...]]] = {"model": MODEL, "critic": ("critic",)}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cycle < 0:
+            raise ConfigError("method.cycle must be 0 or more", given=self.cycle)
 
     @property
     def critic_specs(self) -> dict[str, CriticSpec]:
@@ -70,11 +83,28 @@ class ALI(Method):
         with freeze_batchnorm_stats(model.encoder, model.decoder):
             contrast = logistic_contrast(self.f(model, x, z), self.f(model, x_p, z_p))  # (3)
         swapped = logistic_loss(-contrast.log_ratio_p, -contrast.log_ratio_q)
+        loss = swapped if self.generator == "non-saturating" else -contrast.loss
         return Losses(
-            model=swapped if self.generator == "non-saturating" else -contrast.loss,
+            model=loss + self.cycle * cycle_error(model, x, z) if self.cycle else loss,
             critic=contrast.loss,
             diagnostics=contrast.diagnostics("critic") | reconstruction_diagnostic(model, x, z),
         )
+
+
+@METHODS.register("alice")
+@dataclass(frozen=True)
+class ALICE(ALI):
+    """ALI with a cycle term."""
+
+    cycle: float = 0.1
+    paper: ClassVar[str] = "Li et al. 2017"
+
+
+def cycle_error(model: LatentModel, x: Tensor, z: Tensor) -> Tensor:
+    """Return ``−log p(x|z) [B]``, or the squared error of a sample of p(x|z) where the decoder has no density."""
+    with freeze_batchnorm_stats(model.decoder):
+        p = model.decode(z)
+    return -p.log_prob(x) if p.has_log_prob else (x - p.rsample()).square().flatten(1).sum(1)
 
 
 @torch.no_grad()
