@@ -6,6 +6,7 @@ z = offset(x) + a v(ε) + s |a| ξ,    q(z|x) = ∫ N(z; offset + a v(ε), s² a
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from advae.distributions.base import ImplicitDistribution
 from advae.distributions.noise_basis import NoiseBasis, NoiseBasisPosterior
 from advae.distributions.normal import Normal, batched_normal
 from advae.errors import NoDensityError
+from advae.evaluation.estimate import EvaluationResult, from_per_example
 from advae.evaluation.eval_config import AISConfig
 from advae.evaluation.eval_data import EvalData
 from advae.evaluation.likelihood.annealing import anneal, make_temperatures
@@ -168,6 +170,24 @@ def test_added_noise_widens_the_density_by_its_variance() -> None:
     ratio = (log_w.reshape(CHAINS, B) - log_q.double()).exp()
     error = ratio.std(0) / math.sqrt(CHAINS)
     assert bool(((ratio.mean(0) - 1).abs() < SIGMAS * error).all()), (ratio.mean(0), error)
+
+
+@pytest.mark.parametrize(("claim", "failed"), [(0.5, None), (4.0, "above"), (-4.0, "below")])
+def test_claims_of_a_critic_are_compared_with_both_bounds(claim: float, failed: str | None) -> None:
+    names = {"elbo-certified lower": 0.0, "elbo-certified upper": 1.0, "elbo (critic)": claim}
+    noise = torch.randn(50)
+    estimates = [
+        from_per_example(noise + value, name, "diagnostic", "nats", {}) for name, value in names.items()
+    ]
+    result = EvaluationResult(
+        [*estimates[:2], replace(estimates[2], metric="elbo", kind="adversarial estimate")]
+    )
+    (remark,) = CertifiedELBO().compare(result)
+    assert remark.warning == (failed is not None)
+    assert [c.name for c in remark.criteria if not c.passed] == [
+        c.name for c in remark.criteria if f"{failed} " in c.name
+    ]
+    assert CertifiedELBO().compare(EvaluationResult(estimates)) == []  # no critic
 
 
 def _model(kind: str) -> LatentModel:

@@ -77,6 +77,11 @@ class Distribution:
         """
         raise NoDensityError(f"The density of {type(self).__name__} given its noise is unknown.")
 
+    def is_normal_given_noise(self, like: Tensor) -> bool:
+        """Return whether :meth:`given_noise` is known and has a positive scale, for noise of the type of ``like``."""
+        noise = like.new_zeros(*self.batch_shape, self.noise_dim)
+        return self.noise_dim > 0 and bool((self.given_noise(noise).scale > 0).all())
+
     @property
     def mean(self) -> Tensor:
         """Expectation, ``[B, *event]``."""

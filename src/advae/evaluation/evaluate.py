@@ -301,6 +301,8 @@ def _add_likelihood(
         extra = [e for e in estimates if e.section == "likelihood" or "critics" not in diagnostics]
         has_elbo = bool(result[first:]) and result[first].metric == "elbo"
         result[first + has_elbo : first + has_elbo] = extra
+    for estimator in estimators:
+        result.remarks += estimator.compare(result)
     if data.uses_discretized_likelihood(model):
         bits_per_nat = -1 / (num_dims(model) * math.log(2))
         result.extend(estimate.scaled(bits_per_nat, "bits/dim") for estimate in per_dim)

@@ -62,8 +62,7 @@ class SIVI(Method):
     def check(self, model: LatentModel) -> None:
         x = torch.zeros(2, *model.x_shape, device=model.device, dtype=model.dtype)
         q = model.encode(x) if model.has_encoder else None
-        noise = torch.zeros(2, q.noise_dim if q else 0, device=model.device)
-        if q and not (q.noise_dim and bool((q.given_noise(noise).scale > 0).all())):
+        if q and not q.is_normal_given_noise(x):
             raise ConfigError(
                 "sivi requires a posterior that is normal given its noise.",
                 given=f"model.posterior.name = {model.spec['posterior']['name'] if model.spec else q}",

@@ -13,25 +13,37 @@ from torch import Tensor, nn
 from advae.distributions.normal import Normal
 from advae.errors import ConfigError
 from advae.evaluation import eval_data
-from advae.evaluation.critics.critic_diagnostics import _sample_in_batches, assess_potential, evaluate_critics
+from advae.evaluation.critics.critic_diagnostics import (
+    _per_example_values,
+    _sample_in_batches,
+    assess_potential,
+    describe_dependence,
+    evaluate_critics,
+)
 from advae.evaluation.estimate import Estimate, from_per_example
 from advae.evaluation.eval_data import EvalData
 from advae.evaluation.likelihood.adversarial_elbo import adversarial_elbo
-from advae.methods import METHODS, CriticSpec, KLBound
+from advae.evaluation.resumable import LOCAL
+from advae.methods import METHODS, CriticSpec, KLBound, method_from_model
+from advae.methods.asvae import ASVAE
+from advae.model import LatentModel
 from evaluation.critics.critic_cases import (
     CASES,
     IMAGES,
     SIGMAS,
     assert_is,
     criterion,
+    data_of,
     exact_posterior,
     failed,
     images,
     only,
     optimal,
     shifted,
+    with_critics,
 )
 from truth.linear_gaussian import Truth, make
+from truth.test_linear_gaussian import f1, f2
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -145,7 +157,7 @@ def test_uninformative_critic_violates_the_declared_bound(name: str, role: str, 
     assert result.find(f"accuracy[{role}]").value == 0.5
     assert result.find(f"calibration error[{role}]").value == 0
     assert remark.warning and failed(remark) == {bound}
-    assert "ELBO" not in remark.text  # none is made from these critics
+    assert "too high" not in remark.text  # no ELBO is made from these critics
 
 
 def test_z_reconstruction_bound_of_the_exact_posterior_is_the_mutual_information() -> None:
@@ -179,6 +191,52 @@ def test_encoder_density_contradicts_in_both_directions(shift: float, direction:
     remark = only(evaluate_critics(model, data))
     assert criterion(remark, "KL by encoder density").value == pytest.approx(1, abs=0.11)
     assert "KL by encoder density" in failed(remark) and f"too {direction}" in remark.text
+
+
+def test_known_terms_do_not_saturate_a_critic() -> None:
+    """A narrow encoder has a KL above ten nats. Where it is known, f₁ learns log q(x)/p(x) only."""
+    for known in ("f1", "none"):
+        model, data = make(False)
+        model.encoder.log_scale.data.fill_(-7.0)  # type: ignore[union-attr, operator]
+        truth = Truth(model, data).frozen()
+        with_critics(model, ASVAE(known=known), f1(known == "f1")(truth) | f2(False)(truth))  # type: ignore[arg-type]
+        x = data.rsample(400)
+        result = evaluate_critics(model, EvalData(data_of(x[:200], x[200:])))
+        assert result.find("claimed KL[f1]").value > 10
+        saturation = result.find("saturation on P[f1]").value
+        assert saturation < 0.05 if known == "f1" else saturation > 0.5
+        verdict = next(r for r in result.remarks if r.about == "f1")
+        assert ("saturation" in failed(verdict)) == (known == "none")
+
+
+def test_known_terms_are_subtracted_at_the_same_pairs() -> None:
+    """A critic without an output of its own has residuals of exactly zero, and leaves the random numbers alone."""
+    model, _, data = optimal("avb density", lambda f: lambda x, z: torch.zeros_like(x[:, 0]))
+    method, data = method_from_model(model), replace(data, limit=50)
+    values, others = (
+        _per_example_values(model, m, data, 3, LOCAL, reference=True)
+        for m in (method, replace(method, known="none"))
+    )
+    for side in "pq":
+        assert torch.equal(values[f"critic/residual_{side}"], torch.zeros(50, 3, dtype=torch.float64))
+        assert bool((values[f"critic/log_ratio_{side}"] != 0).all())
+    assert torch.equal(values["reconstruction"], others["reconstruction"]) and torch.equal(
+        values["z"], others["z"]
+    )
+
+
+def test_verdict_says_which_estimates_contain_the_critic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the declared role, not by name: AVB's gives the KL of an encoder without a density."""
+    wrong = {"avb prior": True, "avb density": False, "asvae": False}
+    for name, adversarial in wrong.items():
+        model, _, data = optimal(name, lambda f: lambda x, z: 100 * f(x, z))
+        for remark in evaluate_critics(model, replace(data, limit=200)).remarks:
+            assert remark.warning and "do not" in remark.text
+            assert ("ELBO by the critic depends" in remark.text) == adversarial
+    model, _, data = optimal("asvae")
+    monkeypatch.setattr(LatentModel, "has_encoder", False)
+    text = describe_dependence(model, CriticSpec("q(x)", "p(x)"))
+    assert "samples" in text and "ELBO" not in text and "reconstruction" not in text
 
 
 # --- potentials ---------------------------------------------------------------------------------------------

@@ -10,12 +10,13 @@ The evaluated critic is the one saved with the model: the moving average over tr
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from advae.density_ratio import SATURATION_NATS
 from advae.distributions import Distribution
@@ -45,6 +46,7 @@ from advae.evaluation.resumable import LOCAL, Runner
 from advae.formatting import format_percent
 from advae.methods import CriticSpec, Method, method_from_model
 from advae.model import LatentModel
+from advae.random import get_rng_state, preserve_rng_state, set_rng_state
 
 PAIRS_PER_EXAMPLE = 8  # on either side
 MIN_MOMENT_SAMPLES = (
@@ -92,7 +94,25 @@ def evaluate_critics(
             result.add(assess_log_ratio(role, spec, values, protocol, train, references))
         else:
             result.add(assess_potential(role, spec, values, protocol, train))
+        if result.remarks[-1].warning:
+            text = f"{result.remarks[-1].text} {describe_dependence(model, spec)}"
+            result.remarks[-1] = replace(result.remarks[-1], text=text)
     return result
+
+
+def describe_dependence(model: LatentModel, spec: CriticSpec) -> str:
+    """Return which of a model's estimates contain this critic's, and which are measured without it."""
+    scored = model.has_encoder and model.decoder_has_density()
+    adversarial = scored and spec.gives_kl and not model.encoder_has_density()
+    others = ["metrics of samples"]
+    if model.has_encoder:
+        others.insert(0, "reconstruction errors")
+    if scored:
+        others.insert(0, "bounds without a critic" if adversarial else "the ELBO")
+    text = " and ".join(filter(None, (", ".join(others[:-1]), others[-1])))
+    if adversarial:
+        return f"The ELBO by the critic depends on it; {text} do not."
+    return f"{text[0].upper()}{text[1:]} do not depend on it."
 
 
 # --- per-example values -------------------------------------------------------------------------------------
@@ -108,13 +128,32 @@ def _per_example_values(
     reference: bool,
     score: bool = False,
 ) -> dict[str, Tensor]:
-    """Return the method's diagnostics, ``[N, samples]``; with ``reference``, also values that KL bounds need."""
+    """Return the method's diagnostics, ``[N, samples]``; with ``reference``, also values that KL bounds need.
+
+    These are, of a critic with known terms, its learned residuals ``ROLE/residual_p`` and ``ROLE/residual_q``, and
+    those of :func:`_encoder_values`.
+    """
     players, discretize = (None if reference else method.adversaries), data.uses_discretized_likelihood(model)
+    roles = [role for role in method.critics if reference and method.critic_spec(role).known]
+    known_only = without_residuals(model)
+
+    def diagnostics(x: Tensor) -> dict[str, Tensor]:
+        state = get_rng_state(model.device)
+        result = method.losses(model, x, players).diagnostics
+        if roles:
+            with preserve_rng_state(model.device):
+                set_rng_state(model.device, state)  # the same pairs
+                known = method.losses(known_only, x, players).diagnostics
+            for role in roles:
+                for side in "pq":
+                    name = f"{role}/log_ratio_{side}"
+                    result[f"{role}/residual_{side}"] = result[name] - known[name]
+        return result
 
     @torch.no_grad()
     def compute(batch: Batch) -> dict[str, Tensor]:
         x = data.with_neighbor(batch)
-        passes = [method.losses(model, x, players).diagnostics for _ in range(samples)]
+        passes = [diagnostics(x) for _ in range(samples)]
         values = {k: torch.stack([d[k] for d in passes], -1)[: len(batch.x)].double() for k in passes[0]}
         if reference and model.has_encoder:
             values |= _encoder_values(model, batch.x, samples, score, discretize)
@@ -122,6 +161,25 @@ def _per_example_values(
 
     key = data.protocol(options=method.spec(), samples=samples, reference=reference, score=score)
     return data.map(model.device, compute, protocol=key, label=f"critics, {data.split} data", runner=runner)
+
+
+class ZeroCritic(nn.Module):
+    """A critic with the output of another, replaced by zeros."""
+
+    def __init__(self, critic: nn.Module) -> None:
+        super().__init__()
+        self.critic = critic
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return torch.zeros_like(self.critic(*inputs))
+
+
+def without_residuals(model: LatentModel) -> LatentModel:
+    """Return the same model with critics that output zero: their log ratios are the known terms alone."""
+    known_only = copy.copy(model)
+    critics = {role: ZeroCritic(critic) for role, critic in model.critics.items()}
+    known_only._modules = {**model._modules, "critics": nn.ModuleDict(critics)}
+    return known_only
 
 
 def _encoder_values(
@@ -191,12 +249,15 @@ def assess_log_ratio(
     Args:
         role, spec: of the critic.
         values: ``ROLE/log_ratio_p`` and ``ROLE/log_ratio_q`` on held-out examples, ``[N, S]``; with ``spec.gives_kl``
-            also ``kl``.
+            also ``kl``; with known terms also ``ROLE/residual_p`` and ``ROLE/residual_q``.
         protocol: of the estimates.
         train: the same on training examples.
         references: bounds on the KL that do not depend on the critic.
     """
     p, q = values[f"{role}/log_ratio_p"], values[f"{role}/log_ratio_q"]
+    saturated_p, saturated_q = (
+        _saturated(t, values.get(f"{role}/residual_{side}", t)) for side, t in (("p", p), ("q", q))
+    )
     if not bool(p.isfinite().all() and q.isfinite().all()):
         text = f"Unreliable {critic_name(role, spec)}: its log ratios are not finite."
         return EvaluationResult([], [Remark(role, text, warning=True, section="critics")])
@@ -216,7 +277,7 @@ def assess_log_ratio(
         name=critic_name(role, spec),
         accuracy=mean("accuracy", _accuracy(role, values)),
         train_accuracy=_train_accuracy(role, _accuracy(role, train), protocol) if train else None,
-        saturation=mean("saturation on P", _saturated(p)),
+        saturation=mean("saturation on P", saturated_p),
         calibration=compute_calibration(p, q),
         log_mean_ratio=log_mean_exp(q),
         num_pairs=q.numel(),
@@ -229,7 +290,7 @@ def assess_log_ratio(
     estimates = [
         e.accuracy,
         e.train_accuracy,
-        mean("saturation", 0.5 * (_saturated(p) + _saturated(q))),
+        mean("saturation", 0.5 * (saturated_p + saturated_q)),
         e.saturation,
         number("calibration error", c.error, c.stderr, "diagnostic", bins=NUM_BINS),
         number("calibration error by chance", c.chance, c.stderr, "baseline", bins=NUM_BINS),
@@ -298,5 +359,6 @@ def _accuracy(role: str, values: Mapping[str, Tensor]) -> Tensor:
     return 0.5 * (torch.heaviside(p, half) + torch.heaviside(-q, half))
 
 
-def _saturated(t: Tensor) -> Tensor:
-    return (t.abs() > SATURATION_NATS).double()
+def _saturated(t: Tensor, residual: Tensor) -> Tensor:
+    """Return where a log ratio is beyond what pairs can teach by its learned residual, not by known terms alone."""
+    return (torch.minimum(t.abs(), residual.abs()) > SATURATION_NATS).double()

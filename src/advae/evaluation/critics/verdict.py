@@ -73,7 +73,8 @@ class CriticEvidence:
     Attributes:
         name: of the critic, for a sentence.
         accuracy, train_accuracy: on held-out and on training examples.
-        saturation: share of the pairs from P beyond ±10 nats, of which E_P[T] mainly consists.
+        saturation: share of the pairs from P beyond ±10 nats, of which E_P[T] mainly consists. A pair counts only if
+            the learned part of T is beyond ±10 nats too: known terms need not be learned.
         log_mean_ratio: log E_Q[e^T] and its standard error.
         num_pairs: pairs of either side.
         pair_kl: the KL of its pairs that it claims.

@@ -23,7 +23,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import ClassVar, Literal
 
 from advae.errors import AdvaeError, ConfigError, NoDensityError, UnsupportedError
-from advae.evaluation.estimate import EvaluationResult
+from advae.evaluation.estimate import EvaluationResult, Remark
 from advae.evaluation.eval_config import EvalConfig
 from advae.evaluation.eval_data import EvalData
 from advae.evaluation.resumable import Runner
@@ -84,6 +84,10 @@ class LikelihoodEstimator(ABC):
     @abstractmethod
     def estimate(self, model: LatentModel, data: EvalData, runner: Runner) -> EvaluationResult:
         """Compute the estimates."""
+
+    def compare(self, estimates: EvaluationResult) -> list[Remark]:
+        """Return remarks that compare its estimates with all others of the likelihood."""
+        return []
 
 
 def _check_type(option: str, value: object, default: object) -> None:

@@ -41,7 +41,6 @@ from advae.evaluation.estimate import (
 )
 from advae.evaluation.eval_config import AISConfig
 from advae.evaluation.eval_data import Batch, EvalData
-from advae.evaluation.likelihood.adversarial_elbo import adversarial_elbo
 from advae.evaluation.likelihood.ais import Annealer
 from advae.evaluation.likelihood.annealing import AnnealingPath
 from advae.evaluation.likelihood.base import ESTIMATORS, LikelihoodEstimator
@@ -57,8 +56,6 @@ def certified_elbo(
     model: LatentModel, data: EvalData, config: AISConfig, added_std: float = 0.0, *, runner: Runner = LOCAL
 ) -> EvaluationResult:
     """Estimate both bounds of the ELBO and their gap, in nats, with one latent per example.
-
-    Where the model's method has a critic that estimates the ELBO, a remark says whether that estimate is between both.
 
     Args:
         model: its encoder has a known density given its noise.
@@ -112,11 +109,7 @@ def certified_elbo(
         estimate("upper", upper, "diagnostic", None),
         estimate("gap", upper - lower, "upper bound", None),
     )
-    remarks = []
-    if len(model.critics) and "method" in model.info:
-        claims = adversarial_elbo(model, data, runner=runner)
-        remarks = [critic_remark(claim, lower, upper) for claim in claims if claim.metric == "elbo"]
-    return EvaluationResult(estimates, remarks)
+    return EvaluationResult(estimates)
 
 
 def noise_path(
@@ -140,10 +133,10 @@ def widened(normal: Normal, added_std: float) -> Normal:
     return batched_normal(normal.mean, 0.5 * torch.log((2 * normal.log_scale).exp() + added_std**2))
 
 
-def critic_remark(claim: Estimate, lower: Tensor, upper: Tensor) -> Remark:
-    """Return whether a critic's estimate of the ELBO is between both bounds ``[N]`` of the same examples."""
-    value = claim.per_example["value"]
-    sides = {"above the upper bound": value - upper, "below the lower bound": lower - value}
+def compare_with_critic(critic: Estimate, lower: Estimate, upper: Estimate) -> Remark:
+    """Return whether a critic's estimate of the ELBO is between both bounds for the same examples."""
+    value, low, high = (estimate.per_example["value"] for estimate in (critic, lower, upper))
+    sides = {"above the upper bound": value - high, "below the lower bound": low - value}
     criteria, text = [], "The critic's ELBO is between both certified bounds, within its standard error."
     for side, difference in sides.items():
         excess, stderr = mean_and_stderr(difference)
@@ -180,7 +173,8 @@ class CertifiedELBO(LikelihoodEstimator):
 
     def check(self, model: LatentModel) -> None:
         self._annealing()
-        q = model.encode(torch.zeros(2, *model.x_shape, device=model.device, dtype=model.dtype))
+        x = torch.zeros(2, *model.x_shape, device=model.device, dtype=model.dtype)
+        q = model.encode(x)
         if q.has_log_prob:
             raise NoDensityError("The encoder has a density: its ELBO needs no certificate.", fix="use elbo")
         if not q.noise_dim:
@@ -189,8 +183,7 @@ class CertifiedELBO(LikelihoodEstimator):
                 given=type(q).__name__,
                 expected="a noise basis or an auxiliary variable",
             )
-        given = q.given_noise(torch.zeros(2, q.noise_dim, device=model.device, dtype=model.dtype))
-        if not self.added_std and not bool((given.scale > 0).all()):
+        if not self.added_std and not q.is_normal_given_noise(x):
             raise NoDensityError(
                 "The ELBO cannot be certified: latents are a function of the encoder's noise.",
                 fix="set elbo-certified.added_std to a tenth of the posterior's standard deviation",
@@ -198,6 +191,11 @@ class CertifiedELBO(LikelihoodEstimator):
 
     def estimate(self, model: LatentModel, data: EvalData, runner: Runner) -> EvaluationResult:
         return certified_elbo(model, data, self._annealing(), self.added_std, runner=runner)
+
+    def compare(self, estimates: EvaluationResult) -> list[Remark]:
+        bounds = (estimates.find(f"elbo-certified {bound}") for bound in ("lower", "upper"))
+        critic = [e for e in estimates if e.metric == "elbo" and e.kind == "adversarial estimate"]
+        return [compare_with_critic(critic[0], *bounds)] if critic else []
 
     def _annealing(self) -> AISConfig:
         return AISConfig(self.chains, self.temperatures, init="prior", leapfrog_steps=self.leapfrog_steps)
