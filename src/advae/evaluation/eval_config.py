@@ -10,7 +10,7 @@ from advae.errors import ConfigError, nearest
 
 Proposal = Literal["auto", "encoder", "diagonal", "full"]
 AISInit = Literal["prior", "encoder", "diagonal", "full"]
-Schedule = Literal["sigmoid", "linear"]
+Schedule = Literal["sigmoid", "linear", "geometric"]
 DIAGNOSTICS = ("posterior", "critics")
 
 
@@ -23,7 +23,8 @@ class AISConfig:
     temperatures: int = 1000
     """Number of temperatures between the initial density and p(x, ·)."""
     schedule: Schedule = "sigmoid"
-    """Spacing of the temperatures: denser near both ends (sigmoid), or even (linear)."""
+    """Spacing of the temperatures: denser near both ends (sigmoid), even (linear), or denser near the initial density
+    (geometric)."""
     init: AISInit = "full"
     """Initial density: the prior, the encoder's, or a normal fitted to samples from the encoder with a diagonal or
     full covariance, which works for implicit encoders too."""
@@ -44,8 +45,9 @@ class EvalConfig:
     """
 
     likelihood: tuple[str, ...] | None = None
-    """Likelihood estimators. By default those that the model supports of elbo, iwae and exact; ais, bdmc and
-    elbo-certified take minutes to hours. Further options: --NAME.OPTION VALUE, as --elbo-certified.chains 8."""
+    """Likelihood estimators. By default those that the model supports of elbo, iwae and exact; ais, bdmc,
+    elbo-certified and rate-distortion take minutes to hours. Further options: --NAME.OPTION VALUE, as
+    --elbo-certified.chains 8."""
     samples: tuple[str, ...] = ()
     """Metrics of samples; they need labels or an Inception network."""
     diagnostics: tuple[str, ...] | None = None

@@ -7,8 +7,9 @@
     no        no        yes       exact
     no        yes       no                                     (a GAN)
 
-"Density" is that of the decoder. All models have samples, some have critics. An affine decoder also has an exact log
-p(x). Each likelihood estimator declares what it requires (`likelihood/base.py`).
+"Density" is that of the decoder. All models have samples, some have critics. All with latents have a rate-distortion
+curve. An affine decoder also has an exact log p(x). Each likelihood estimator declares what it requires
+(`likelihood/base.py`).
 
 A run's evaluation is written to:
 
@@ -102,12 +103,11 @@ def evaluate(
                 runner=runner,
                 **sample_options,
             )
-        result = EvaluationResult((), capability_notes(model, likelihood=config.likelihood != ()))
+        without = config.likelihood != () and not estimators
+        result = EvaluationResult((), capability_notes(model, likelihood=without))
         if model.has_encoder:
             result.add(evaluate_reconstruction(model, eval_data, runner=runner))
-        log_prob = None
-        if model.decoder_has_density():
-            log_prob = _add_likelihood(result, model, eval_data, estimators, diagnostics, runner)
+        log_prob = _add_likelihood(result, model, eval_data, estimators, diagnostics, runner)
         if "posterior" in diagnostics:
             bound = next((e for e in result if e.metric == "elbo" and e.kind == "lower bound"), None)
             references = {"log_prob": log_prob, "bound": bound}
@@ -285,9 +285,11 @@ def _add_likelihood(
     runner: Runner,
 ) -> Estimate | None:
     """Add the likelihood estimates; return the best one of log p(x), with values for each example."""
-    if warning := _density_is_no_probability(model, data):
+    has_likelihood = model.decoder_has_density()
+    if has_likelihood and (warning := _density_is_no_probability(model, data)):
         result.remarks.append(warning)
-        return None
+        estimators = [estimator for estimator in estimators if not estimator.uses_density]
+        has_likelihood = False
     first = len(result)
     by_precedence: dict[int, Estimate] = {}
     per_dim: list[Estimate] = []
@@ -296,14 +298,14 @@ def _add_likelihood(
         by_precedence.setdefault(estimator.precedence, estimates[0])
         per_dim += estimates if estimator.per_dim else []
         result.add(estimates)
-    if model.critics and model.has_encoder and not model.encoder_has_density():
+    if has_likelihood and model.critics and model.has_encoder and not model.encoder_has_density():
         estimates = adversarial_elbo(model, data, runner=runner)
         extra = [e for e in estimates if e.section == "likelihood" or "critics" not in diagnostics]
         has_elbo = bool(result[first:]) and result[first].metric == "elbo"
         result[first + has_elbo : first + has_elbo] = extra
     for estimator in estimators:
         result.remarks += estimator.compare(result)
-    if data.uses_discretized_likelihood(model):
+    if has_likelihood and data.uses_discretized_likelihood(model):
         bits_per_nat = -1 / (num_dims(model) * math.log(2))
         result.extend(estimate.scaled(bits_per_nat, "bits/dim") for estimate in per_dim)
     precedence = max(by_precedence, default=0)

@@ -1,4 +1,4 @@
-"""HTML page of a comparison: the table of estimates, samples, and training curves."""
+"""HTML page of a comparison: table of estimates, samples, curves."""
 
 from __future__ import annotations
 
@@ -13,10 +13,16 @@ from advae.data import preprocessing_from_dict
 from advae.errors import AdvaeError
 from advae.io import write_atomically, write_json
 from advae.report.comparison import Comparison, compare
-from advae.report.estimate_table import kind_legend
-from advae.report.figures.curves import collect_curves, overlaid_curves
+from advae.report.estimate_table import kind_legend, read_evaluation
+from advae.report.figures.curves import (
+    collect_curves,
+    collect_rate_distortion,
+    overlaid_curves,
+    rate_distortion,
+)
 from advae.report.figures.image_grid import labeled_grids
 from advae.report.html import HtmlFigures, render
+from advae.report.run_report import RATE_DISTORTION_CAPTION
 
 if TYPE_CHECKING:
     from advae.run import Run
@@ -40,6 +46,14 @@ def write_comparison(runs: Sequence[Run], out: Path, comparison: Comparison | No
     figures = HtmlFigures(out)
     if samples:
         figures.add("compare-samples", "Samples.", SAMPLES_CAPTION, labeled_grids, samples)
+    rates = {
+        name: curve
+        for name, run in zip(comparison.runs, runs, strict=True)
+        if (curve := collect_rate_distortion(run, read_evaluation(run)[0]))
+    }
+    if rates:
+        caption = RATE_DISTORTION_CAPTION
+        figures.add("compare-rate-distortion", "Rate and distortion.", caption, rate_distortion, rates)
     if any(collect_curves(lines) for lines in metrics.values()):
         figures.add("compare-curves", "Training curves.", CURVES_CAPTION, overlaid_curves, metrics)
     page = render(

@@ -19,7 +19,13 @@ from advae.report.estimate_table import (
     read_evaluation,
 )
 from advae.report.figure_data import FigureData, collect_figure_data
-from advae.report.figures.curves import collect_curves, last_value, training_curves
+from advae.report.figures.curves import (
+    collect_curves,
+    collect_rate_distortion,
+    last_value,
+    rate_distortion,
+    training_curves,
+)
 from advae.report.figures.image_grid import image_grid, interpolation_rows, reconstruction_pairs
 from advae.report.figures.latents import aggregated_posterior, latent_scatter, posterior_panels
 from advae.report.figures.per_image import add_per_image_figures
@@ -46,6 +52,11 @@ CURVES_CAPTION = (
 )
 CYCLE_ERRORS_CAPTION = (
     " The errors of x and z are the shares of variance that are not explained by x → z → x′ and z → x → z′."
+)
+RATE_DISTORTION_CAPTION = (
+    "Nats that a latent needs, beyond the prior, for the decoder to reproduce an image with a given error, by the best"
+    " posterior of each image; means at equal weight of both. The curve is an upper limit; the band below it is as"
+    " wide as the error measured on images that the model generated."
 )
 LATENTS_CAPTION = "the regions that hold 50 % and 90 % of them, and (dashed) of the prior."
 PRIOR_CAPTION = (
@@ -81,6 +92,14 @@ def write_report(run: Run, model: LatentModel, data: Dataset) -> Path:
     if curves:
         caption = CURVES_CAPTION + (CYCLE_ERRORS_CAPTION if "error/x" in curves else "")
         figures.add("curves", "Training curves.", caption, training_curves, metrics)
+    if curve := collect_rate_distortion(run, estimates):
+        figures.add(
+            "rate-distortion",
+            "Rate and distortion.",
+            RATE_DISTORTION_CAPTION,
+            rate_distortion,
+            {run.name: curve},
+        )
     add_per_image_figures(per_image, run, estimates)
     page = render(
         "run_report.html",

@@ -82,7 +82,7 @@ def test_transition_leaves_its_target_invariant() -> None:
     assert here.z[:, 1].var().item() == pytest.approx(4, rel=error)
 
 
-@pytest.mark.parametrize("schedule", ["sigmoid", "linear"])
+@pytest.mark.parametrize("schedule", ["sigmoid", "linear", "geometric"])
 def test_temperatures_rise_from_zero_to_one(schedule: str) -> None:
     betas = make_temperatures(50, schedule)  # type: ignore[arg-type]
     assert betas[0] == 0 and betas[-1] == pytest.approx(1) and len(betas) == 51

@@ -40,7 +40,7 @@ def constant() -> Iterator[None]:
 
 
 def test_estimators_in_the_order_of_their_estimates() -> None:
-    assert estimator_names() == ["elbo", "elbo-certified", "iwae", "exact", "ais", "bdmc"]
+    assert estimator_names() == ["elbo", "elbo-certified", "iwae", "exact", "ais", "bdmc", "rate-distortion"]
     assert [name for name in estimator_names() if ESTIMATORS.find(name).by_default] == [
         "elbo",
         "iwae",

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ from advae.evaluation.likelihood.annealing import (
     PILOT_CHAINS,
     PILOT_TEMPERATURES,
     AnnealingPath,
+    WeightTrace,
     anneal,
     make_step_size_fn,
     make_temperatures,
@@ -93,9 +94,10 @@ class Annealer:
     config: AISConfig
     num_directions: int = 1
     discretize: bool = field(init=False)
+    needs_density: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not self.model.decoder_has_density():
+        if self.needs_density and not self.model.decoder_has_density():
             raise NoDensityError("An implicit decoder has no likelihood to anneal to.")
         self.model = without_grad(self.model)
         self.discretize = self.data.uses_discretized_likelihood(self.model)
@@ -111,7 +113,7 @@ class Annealer:
 
     def make_path(self, x: Tensor) -> MakePath:
         """Return the paths from ``f_0`` to ``p(x, ·)`` for ``x [B, …]``."""
-        mean, scale = whitening(self.model, x, self.config.init)
+        mean, scale = self.whitening(x)
         num_batches = len(self.data.batch_starts(self.batch_size))
         gradient_evals = self.num_directions * self.config.leapfrog_steps * num_batches  # per transition
 
@@ -130,23 +132,57 @@ class Annealer:
 
         return path
 
-    def run_forward(self, make_path: MakePath, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return log weights ``[chains, b]`` from the initial density, and each example's mean acceptance ``[b]``."""
-        return self._run(make_path, batch, None)
+    def whitening(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``μ`` and ``L`` of the whitened coordinates."""
+        return whitening(self.model, x, self.config.init)
 
-    def run_reverse(self, make_path: MakePath, z: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return log inverse weights ``[chains, b]`` from exact posterior samples ``z [b, d]``, and acceptances."""
-        return self._run(make_path, batch, z)
+    @property
+    def betas(self) -> list[float]:
+        """The temperatures."""
+        return make_temperatures(self.config.temperatures, self.config.schedule)
 
-    def _run(self, make_path: MakePath, batch: Batch, z: Tensor | None) -> tuple[Tensor, Tensor]:
-        c, betas = self.config, make_temperatures(self.config.temperatures, self.config.schedule)
+    def run_forward(
+        self,
+        make_path: MakePath,
+        batch: Batch,
+        betas: Sequence[float] | None = None,
+        trace: WeightTrace | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return log weights ``[chains, b]`` from the initial density, and each example's mean acceptance ``[b]``.
+
+        ``betas``: the first of the temperatures, if not all.
+        """
+        return self._run(make_path, batch, None, betas, trace)
+
+    def run_reverse(
+        self, make_path: MakePath, z: Tensor, batch: Batch, betas: Sequence[float] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return log inverse weights ``[chains, b]`` from exact samples ``z [b, d]`` at the last of ``betas``."""
+        return self._run(make_path, batch, z, betas)
+
+    def _run(
+        self,
+        make_path: MakePath,
+        batch: Batch,
+        z: Tensor | None,
+        betas: Sequence[float] | None = None,
+        trace: WeightTrace | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        c, betas = self.config, betas or self.betas
         path, pilot = make_path(c.chains, c.temperatures), make_path(PILOT_CHAINS, PILOT_TEMPERATURES)
         tuned = tune_step_sizes(pilot, len(batch.x), c.schedule, c.leapfrog_steps, batch.tick)
         step_size = make_step_size_fn(tuned, c.schedule, c.chains)
         u = path.sample_initial() if z is None else path.whiten(z.repeat(c.chains, 1))
         betas = betas if z is None else betas[::-1]
         log_w, accept = anneal(
-            path, u, betas, step_size, c.leapfrog_steps, tick=batch.tick, partial_result=batch.partial
+            path,
+            u,
+            betas,
+            step_size,
+            c.leapfrog_steps,
+            tick=batch.tick,
+            partial_result=batch.partial,
+            trace=trace,
         )
         return log_w.reshape(c.chains, -1), accept.reshape(c.chains, -1).mean(0)
 

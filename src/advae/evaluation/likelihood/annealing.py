@@ -29,6 +29,7 @@ from advae.evaluation.likelihood.log_density_grad import value_and_grad
 from advae.evaluation.resumable import NOT_STORED, PartialResult
 from advae.random import get_rng_state, set_rng_state
 
+GEOMETRIC_RANGE = 1000.0  # of the geometric schedule: ratio of its last and first differences
 SIGMOID_RANGE = 4.0  # the sigmoid schedule runs over ±4 (Wu et al. 2017): more temperatures near both ends
 TARGET_ACCEPTANCE = 0.65  # at which HMC in many dimensions is most efficient (Neal 2011)
 PILOT_TEMPERATURES, PILOT_CHAINS = 100, 4
@@ -40,6 +41,8 @@ def make_temperatures(count: int, schedule: Schedule) -> list[float]:
     t = torch.linspace(-1, 1, count + 1, dtype=torch.float64)
     if schedule == "linear":
         return ((t + 1) / 2).tolist()
+    if schedule == "geometric":
+        return ((GEOMETRIC_RANGE ** ((t + 1) / 2) - 1) / (GEOMETRIC_RANGE - 1)).tolist()
     s = torch.sigmoid(SIGMOID_RANGE * t)
     return ((s - s[0]) / (s[-1] - s[0])).tolist()
 
@@ -123,6 +126,29 @@ class AnnealingPath:
         return AnnealedState(u, log_0, grad_0, log_0, log_1, grad_0, grad_1).with_temperature(beta)
 
 
+class WeightTrace:
+    """Log mean weight, and weighted mean of ``log f_1 − log f_0``, over each example's chains along a run.
+
+    Args:
+        steps: indices of the temperatures to record, increasing.
+        num_examples: ``b``; chains are chain-major.
+
+    Attributes:
+        values: both for each of the temperatures, ``[len(steps), 2, b]`` in float64.
+    """
+
+    def __init__(self, steps: Sequence[int], num_examples: int) -> None:
+        self._rows = {t: row for row, t in enumerate(steps)}
+        self.values = torch.zeros(len(steps), 2, num_examples, dtype=torch.float64)
+
+    def record(self, t: int, log_w: Tensor, log_ratio: Tensor) -> None:
+        """Record step t, if it is one of ``steps``, from what the chains have there, ``[chains · b]`` each."""
+        if t in self._rows:
+            log_w, log_ratio = (v.reshape(-1, self.values.shape[-1]) for v in (log_w, log_ratio))
+            log_mean = torch.logsumexp(log_w, 0) - math.log(len(log_w))
+            self.values[self._rows[t]] = torch.stack([log_mean, (torch.softmax(log_w, 0) * log_ratio).sum(0)])
+
+
 def anneal(
     path: AnnealingPath,
     u: Tensor,
@@ -132,6 +158,7 @@ def anneal(
     on_accept: Callable[[Tensor], None] = lambda accept: None,
     tick: Callable[[int], None] = lambda n: None,
     partial_result: PartialResult = NOT_STORED,
+    trace: WeightTrace | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Run every chain along ``betas``; return the log weights ``[N]`` in float64 and mean acceptances ``[N]``.
 
@@ -144,21 +171,27 @@ def anneal(
         on_accept: called with the acceptance probabilities ``[N]`` of each transition.
         tick: called with the number of transitions made.
         partial_result: where the state of the run, random state included, is stored for resuming.
+        trace: records weights along the run.
     """
+    trace = trace or WeightTrace((), 1)
     log_w = torch.zeros(len(u), dtype=torch.float64, device=u.device)
     accepted, begin = torch.zeros_like(u[:, 0]), 1
     if saved := partial_result.load_state():
         u, log_w, accepted = (saved[name].to(u.device) for name in ("u", "log_w", "accepted"))
         begin = int(saved["next"])
         set_rng_state(u.device, saved["random"])
+        trace.values = saved.get("trace", trace.values)
         tick(begin - 1)
     state = path.state(u, betas[begin - 1])
     for t in range(begin, len(betas)):
         if partial_result.is_save_due:
             tensors = {"u": state.z, "log_w": log_w, "accepted": accepted, "next": torch.tensor(t)}
-            partial_result.save_state(tensors | {"random": get_rng_state(u.device)})
-        log_w = log_w + (betas[t] - betas[t - 1]) * (state.log_1 - state.log_0).double()
+            partial_result.save_state(tensors | {"random": get_rng_state(u.device), "trace": trace.values})
+        log_ratio = (state.log_1 - state.log_0).double()
+        trace.record(t - 1, log_w, log_ratio)
+        log_w = log_w + (betas[t] - betas[t - 1]) * log_ratio
         if t == len(betas) - 1:  # the position after the last transition would have no weight
+            trace.record(t, log_w, log_ratio)
             break
         target, current = partial(path.state, beta=betas[t]), state.with_temperature(betas[t])
         state, accept = transition(target, current, step_size(betas[t]), leapfrog_steps)

@@ -31,7 +31,7 @@ from advae.model import LatentModel
 from advae.registry import Registry
 
 Requirement = Literal["decoder density", "latents", "encoder"]
-COMPARE_SAMPLES = "compare its samples with data: fid, kid, is, prdc"
+COMPARE_SAMPLES = "use rate-distortion, or compare its samples with data: fid, kid, is, prdc"
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,11 @@ class LikelihoodEstimator(ABC):
     precedence: ClassVar[int] = 0
     per_dim: ClassVar[bool] = True
 
+    @property
+    def uses_density(self) -> bool:
+        """Whether its values are computed from the decoder's density."""
+        return "decoder density" in self.requires
+
     @classmethod
     def from_config(cls, config: EvalConfig) -> LikelihoodEstimator:
         """Return the estimator with its options from an evaluation's.
@@ -67,7 +72,7 @@ class LikelihoodEstimator(ABC):
         for f in fields(cls):
             if f.name in own and f.default_factory is not MISSING:
                 _check_type(f"{cls.name}.{f.name}", own[f.name], f.default_factory())
-            elif f.name in own and f.default is not MISSING:
+            elif f.name in own and f.default not in (MISSING, None):
                 _check_type(f"{cls.name}.{f.name}", own[f.name], f.default)
         estimator: LikelihoodEstimator = ESTIMATORS.build({"name": cls.name, **shared, **own})
         return estimator

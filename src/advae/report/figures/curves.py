@@ -1,16 +1,22 @@
-"""Training curves: a panel for every quantity in ``metrics.jsonl``."""
+"""Training curves, a panel for every quantity in ``metrics.jsonl``, and rate-distortion curves.
+
+eval/rate-distortion*.npz    distortion, rate [N, K]: of each example at K values of β; beta, band [K]
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from advae.report.comparison import per_example_arrays
+from advae.report.estimate_table import EstimateDict
 from advae.report.figures.style import (
     DASHED,
     LIGHT,
@@ -21,6 +27,9 @@ from advae.report.figures.style import (
     make_panels,
     new_figure,
 )
+
+if TYPE_CHECKING:
+    from advae.run import Run
 
 Metrics = Sequence[Mapping[str, Any]]
 Curve = tuple[FloatArray, FloatArray]  # steps, values
@@ -103,6 +112,57 @@ def overlaid_curves(runs: Mapping[str, Metrics], *, theme: Theme = LIGHT) -> Fig
                 plotted.append((steps, values))
             _format_panel(axes, ", ".join([quantity, *shared_splits[:1]]), plotted, theme)
         _finish(figure, panels)
+    return figure
+
+
+@dataclass(frozen=True)
+class RateDistortionCurve:
+    """Distortion, rate and its lower limit ``[K]``, means over examples at equal β; ``axis`` names the distortion."""
+
+    distortion: FloatArray
+    rate: FloatArray
+    lower: FloatArray
+    axis: str
+
+
+def collect_rate_distortion(run: Run, estimates: Sequence[EstimateDict]) -> RateDistortionCurve | None:
+    """Return the rate-distortion curve of a run's last evaluation; None if there is none."""
+    for estimate in (e for e in estimates if e.get("metric") == "rate-distortion"):
+        arrays = per_example_arrays(run, estimate)
+        values = [arrays.get(name, np.zeros(0)) for name in ("distortion", "rate", "band")]
+        shape = values[0].shape
+        is_valid = len(shape) == 2 and shape[0] == estimate.get("n") and [v.shape for v in values[1:]] == [
+            shape,
+            shape[1:],
+        ]  # fmt: skip
+        if not is_valid or not all(v.dtype.kind == "f" and np.isfinite(v).all() for v in values):
+            continue
+        distortion, rate = (v.astype(np.float64).mean(0) for v in values[:2])
+        if is_rmse := estimate.get("kind") == "error":
+            distortion = np.sqrt(np.maximum(distortion, 0))
+        axis = f"root mean squared error, {estimate.get('unit')}" if is_rmse else "−log p(x|z), nats"
+        return RateDistortionCurve(distortion, rate, np.maximum(rate - values[2], 0), axis)
+    return None
+
+
+def rate_distortion(curves: Mapping[str, RateDistortionCurve], *, theme: Theme = LIGHT) -> Figure:
+    """Plot rates over distortions, a line per run with the band below it; a panel per kind of distortion."""
+    kinds = list(dict.fromkeys(curve.axis for curve in curves.values()))
+    with theme.context():
+        figure = new_figure(WIDTH, 2.9)
+        panels = make_panels(figure, len(kinds), len(kinds))
+        for axes, kind in zip(panels, kinds, strict=True):
+            for i, (run, curve) in enumerate(curves.items()):
+                if curve.axis == kind:
+                    color = theme.palette[i % len(theme.palette)]
+                    axes.plot(curve.distortion, curve.rate, color=color, label=escape_mathtext(run))
+                    axes.fill_between(
+                        curve.distortion, curve.lower, curve.rate, color=color, alpha=0.25, lw=0
+                    )
+            axes.set(xlabel=escape_mathtext(kind), ylabel="rate, nats per example")
+            axes.set_ylim(bottom=0)
+            if len(curves) > 1:
+                axes.legend()
     return figure
 
 
