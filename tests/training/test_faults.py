@@ -21,7 +21,7 @@ from advae import model as model_module
 from advae import serialization
 from advae.errors import AdvaeError, CheckpointError, ConfigError, WriteError
 from advae.io import LOCK_FILE, lock_folder, write_json
-from advae.run import Run
+from advae.run import CONFIG_FILE, Run
 from advae.training import checkpoint as checkpoint_module
 from advae.training import trainer as trainer_module
 from advae.training.train import train_or_resume
@@ -114,6 +114,30 @@ def test_run_killed_before_its_first_checkpoint_starts_again(
     assert tiny.differing(tiny.state(run), tiny.state(uninterrupted)) == []
     assert rows(run) == rows(uninterrupted) and "versions" in run.env
     assert {p.name for p in (out / "checkpoints").iterdir()} == {"last", "best"}
+
+
+@pytest.mark.parametrize("name", ["command.txt", "env.json", "config.yaml"])
+def test_a_run_that_can_be_resumed_has_all_its_first_files(
+    name: str, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill after any of them leaves a folder to start in again, or a complete one to resume."""
+    replace = os.replace
+
+    def replace_and_die(old: str, new: str) -> None:
+        replace(old, new)
+        if Path(new).name == name:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(os, "replace", replace_and_die)
+        advae.train(tiny.tree(source), options={"train.steps": 2}, out=tmp_path / "run", quiet=True)
+    written = {path.name for path in (tmp_path / "run").iterdir()}
+    if CONFIG_FILE in written:
+        assert {"command.txt", "env.json"} <= written
+        advae.resume(tmp_path / "run", quiet=True)
+    else:
+        advae.train(tiny.tree(source), options={"train.steps": 2}, out=tmp_path / "run", quiet=True)
+    assert (tmp_path / "run" / "command.txt").read_text() == "advae.train(…)\n"
 
 
 def test_run_killed_when_it_has_only_made_its_folder(source: str, tmp_path: Path) -> None:

@@ -167,10 +167,10 @@ def _prepare_folder(setup: Setup, folder: Path, command: str) -> bool:
     _remove_leftovers(folder)
     has_started = not is_only_started(folder)
     if not has_started:
-        Run(folder).write_config(setup.config.to_dict())
         if command:
             write_atomically(folder / "command.txt", command + "\n")
         write_json(folder / "env.json", setup.environment())
+        Run(folder).write_config(setup.config.to_dict())  # last: with it the folder is a run that can be resumed
     return has_started
 
 
