@@ -125,9 +125,9 @@ def shared_option_of_an_estimator_as_a_number(tmp: Path, run: Path) -> list[obje
     return ["evaluate", run, "--likelihood", "ais", "--ais.annealing", 5]
 
 
-@case("elbo-certified.chains", "int")
+@case("bdmc.bdmc_images", "int")
 def option_of_an_estimator_of_another_type(tmp: Path, run: Path) -> list[object]:
-    return ["evaluate", run, "--likelihood", "elbo-certified", "--elbo-certified.chains", "many"]
+    return ["evaluate", run, "--likelihood", "bdmc", "--bdmc.bdmc_images", "many"]
 
 
 @case("train.steps", "many", "integer")

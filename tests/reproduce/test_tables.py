@@ -132,6 +132,9 @@ def test_columns_select_estimates_by_metric_variant_and_unit() -> None:
         find("avb-3a", "elbo", fitted, critic) == critic
     )  # the bound of a fitted normal is not the encoder's
     assert find("avb-3a", "elbo", estimate("elbo"), critic) == estimate("elbo")
+    bounds = [estimate("elbo-certified", bound) for bound in ("lower", "upper", "gap")]
+    assert find("avb-3a", "certified_lower", critic, *bounds) == bounds[0]
+    assert find("avb-3a", "certified_upper", critic, *bounds) == bounds[1]
     fid, real = estimate("fid", "a", "", "error"), estimate("fid", "a", "", "baseline")
     assert find("asvae-2", "fid", real, fid) == fid and find("asvae-2", "fid", real) is None
     assert find("asvae-2", "fid", fid, real, baseline=True) == real

@@ -17,7 +17,7 @@ from advae.distributions.auxiliary import AuxiliaryPosterior
 from advae.distributions.base import ImplicitDistribution
 from advae.distributions.noise_basis import NoiseBasis, NoiseBasisPosterior
 from advae.distributions.normal import Normal, batched_normal
-from advae.errors import NoDensityError
+from advae.errors import ConfigError, NoDensityError
 from advae.evaluation.estimate import EvaluationResult, from_per_example
 from advae.evaluation.eval_config import AISConfig
 from advae.evaluation.eval_data import EvalData
@@ -143,11 +143,12 @@ def test_bounds_enclose_the_elbo(kind: str) -> None:
 
 
 @torch.no_grad()
-def test_added_noise_bounds_the_evidence_from_below_and_the_elbo_from_above() -> None:
+@pytest.mark.parametrize("std", [0.3, None])
+def test_added_noise_bounds_the_evidence_from_below_and_the_elbo_from_above(std: float | None) -> None:
     """The ELBO of a latent that is a function of its noise is −∞; with τ added its weights are finite."""
     model = _model("curve")
     data = EvalData(data_of(model), limit=64)
-    result = certified_elbo(model, data, AISConfig(2, 20, init="prior", leapfrog_steps=3), added_std=0.3)
+    result = certified_elbo(model, data, AISConfig(2, 20, init="prior", leapfrog_steps=3), added_std=std)
     x = torch.cat([batch.x for batch in data.batches(torch.device("cpu"))])
     excess = result.find("elbo-certified lower").per_example["value"] - toy.exact(model, x).double()
     assert float(excess.mean()) < 4 * float(excess.std()) / math.sqrt(len(excess))
@@ -195,9 +196,13 @@ def _model(kind: str) -> LatentModel:
 
 
 def test_encoders_without_a_density_given_their_noise_are_an_error() -> None:
-    estimator = CertifiedELBO()
-    for model in (toy_model(1.0, implicit=True), toy_model(1.0), _model("curve")):
-        with pytest.raises(NoDensityError):
-            estimator.check(model)
-    estimator.check(_model("noise basis"))
-    CertifiedELBO(added_std=0.1).check(_model("curve"))
+    for model in (toy_model(1.0, implicit=True), toy_model(1.0)):
+        assert isinstance(CertifiedELBO.unsupported(model, EvalData(data_of(model))), NoDensityError)
+    for kind in ("noise basis", "curve"):
+        assert CertifiedELBO.unsupported(_model(kind), EvalData(data_of(_model(kind)))) is None
+        CertifiedELBO().check(_model(kind))
+    with pytest.raises(NoDensityError):
+        CertifiedELBO(added_std=0).check(_model("curve"))
+    for std in (-1.0, "much"):
+        with pytest.raises(ConfigError):
+            CertifiedELBO(added_std=std)  # type: ignore[arg-type]

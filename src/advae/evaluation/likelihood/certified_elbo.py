@@ -29,7 +29,7 @@ from torch import Tensor
 
 from advae.distributions.base import LOG_2PI, Distribution
 from advae.distributions.normal import Normal, batched_normal
-from advae.errors import ConfigError, NoDensityError
+from advae.errors import AdvaeError, ConfigError, NoDensityError
 from advae.evaluation.estimate import (
     Criterion,
     Estimate,
@@ -49,11 +49,17 @@ from advae.formatting import format_with_error
 from advae.model import LatentModel
 from advae.random import mix_seeds, seeded
 
+RELATIVE_ADDED_STD = 0.1  # of the standard deviations of q(z|x): τ where z is a function of the noise
 NUM_SIGMAS = 3  # a critic's claim is outside the bounds if it is so by more than 3 standard errors
 
 
 def certified_elbo(
-    model: LatentModel, data: EvalData, config: AISConfig, added_std: float = 0.0, *, runner: Runner = LOCAL
+    model: LatentModel,
+    data: EvalData,
+    config: AISConfig,
+    added_std: float | None = 0.0,
+    *,
+    runner: Runner = LOCAL,
 ) -> EvaluationResult:
     """Estimate both bounds of the ELBO and their gap, in nats, with one latent per example.
 
@@ -61,7 +67,7 @@ def certified_elbo(
         model: its encoder has a known density given its noise.
         data: the examples.
         config: options of annealing; its init is "prior": the noise's own density.
-        added_std: τ.
+        added_std: τ; None for a tenth of the standard deviations of q(z|x), in each dimension.
         runner: how it is carried out.
 
     Raises:
@@ -69,15 +75,16 @@ def certified_elbo(
     """
     annealer = Annealer(model, data, config, num_directions=2)
     protocol = annealer.protocol("bidirectional Monte Carlo over the encoder's noise")
-    protocol |= {"added_std": added_std} if added_std else {}
+    if added_std != 0:
+        protocol["added_std"] = f"{RELATIVE_ADDED_STD} posterior std" if added_std is None else added_std
 
     def compute(batch: Batch, *, reverse: bool) -> Mapping[str, Tensor]:
         q = annealer.model.encode(batch.x)
         with seeded(mix_seeds(data.seed, batch.start, 3), annealer.model.device):
             noise = torch.randn(len(batch.x), q.noise_dim, device=batch.x.device, dtype=batch.x.dtype)
             own_z = q.given_noise(noise).sample()
-            z = own_z + added_std * torch.randn_like(own_z)
-        make_path = partial(noise_path, q, z, added_std)
+            z = own_z + (std := _added_std(q, added_std)) * torch.randn_like(own_z)
+        make_path = partial(noise_path, q, z, std)
         if reverse:
             log_w, _ = annealer.run_reverse(make_path, noise, batch)
         else:
@@ -112,8 +119,12 @@ def certified_elbo(
     return EvaluationResult(estimates)
 
 
+def _added_std(q: Distribution, added_std: float | None) -> float | Tensor:
+    return RELATIVE_ADDED_STD * q.moments()[1].sqrt() if added_std is None else added_std
+
+
 def noise_path(
-    q: Distribution, z: Tensor, added_std: float, chains: int, transitions: int = 0
+    q: Distribution, z: Tensor, added_std: float | Tensor, chains: int, transitions: int = 0
 ) -> AnnealingPath:
     """Return the path from ``N(0, I)`` to ``ε ↦ N(ε; 0, I) q(z|x, ε)`` for flat ``z [B, d]``, chain-major."""
     zeros = torch.zeros(chains * len(z), q.noise_dim, device=z.device, dtype=z.dtype)
@@ -126,9 +137,9 @@ def noise_path(
     return AnnealingPath(zeros, torch.ones_like(zeros), log_joint)
 
 
-def widened(normal: Normal, added_std: float) -> Normal:
-    """Return the distribution of a sample plus independent normal noise."""
-    if not added_std:
+def widened(normal: Normal, added_std: float | Tensor) -> Normal:
+    """Return the distribution of a sample plus independent normal noise of standard deviation ``[B, d]``."""
+    if isinstance(added_std, float | int) and not added_std:
         return normal
     return batched_normal(normal.mean, 0.5 * torch.log((2 * normal.log_scale).exp() + added_std**2))
 
@@ -147,6 +158,12 @@ def compare_with_critic(critic: Estimate, lower: Estimate, upper: Estimate) -> R
     return Remark("elbo-certified", text, warning, tuple(criteria), "likelihood")
 
 
+@torch.no_grad()
+def _encode_zeros(model: LatentModel) -> tuple[Distribution, Tensor]:
+    x = torch.zeros(2, *model.x_shape, device=model.device, dtype=model.dtype)
+    return model.encode(x), x
+
+
 @ESTIMATORS.register("elbo-certified")
 @dataclass(frozen=True)
 class CertifiedELBO(LikelihoodEstimator):
@@ -156,7 +173,8 @@ class CertifiedELBO(LikelihoodEstimator):
         temperatures: between the noise's own density and that given z.
         chains: per example and direction.
         leapfrog_steps: per transition.
-        added_std: standard deviation of noise that is added to z, for encoders whose z is a function of their noise.
+        added_std: standard deviation of noise that is added to z. By default 0, but where z is a function of the
+            encoder's noise a tenth of the standard deviations of q(z|x).
     """
 
     requires = ("decoder density", "latents", "encoder")
@@ -165,32 +183,44 @@ class CertifiedELBO(LikelihoodEstimator):
     temperatures: int = 200
     chains: int = 4
     leapfrog_steps: int = 5
-    added_std: float = 0.0
+    added_std: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.added_std < math.inf:
-            raise ConfigError("Option elbo-certified.added_std must not be negative.", given=self.added_std)
+        std = self.added_std
+        if std is not None and not (isinstance(std, float | int) and 0 <= std < math.inf):
+            raise ConfigError("Option elbo-certified.added_std must be a number from 0.", given=std)
 
-    def check(self, model: LatentModel) -> None:
-        self._annealing()
-        x = torch.zeros(2, *model.x_shape, device=model.device, dtype=model.dtype)
-        q = model.encode(x)
+    @classmethod
+    def unsupported(cls, model: LatentModel, data: EvalData) -> AdvaeError | None:
+        if error := super().unsupported(model, data):
+            return error
+        q, _ = _encode_zeros(model)
         if q.has_log_prob:
-            raise NoDensityError("The encoder has a density: its ELBO needs no certificate.", fix="use elbo")
+            return NoDensityError("The encoder has a density: its ELBO needs no certificate.", fix="use elbo")
         if not q.noise_dim:
-            raise NoDensityError(
+            return NoDensityError(
                 "The ELBO cannot be certified: the encoder's density given its noise is unknown.",
                 given=type(q).__name__,
                 expected="a noise basis or an auxiliary variable",
             )
-        if not self.added_std and not q.is_normal_given_noise(x):
+        return None
+
+    def check(self, model: LatentModel) -> None:
+        self._annealing()
+        if self.added_std == 0 and self._default_std(model) is None:
             raise NoDensityError(
                 "The ELBO cannot be certified: latents are a function of the encoder's noise.",
-                fix="set elbo-certified.added_std to a tenth of the posterior's standard deviation",
+                given="elbo-certified.added_std = 0",
+                fix="leave it to its default",
             )
 
     def estimate(self, model: LatentModel, data: EvalData, runner: Runner) -> EvaluationResult:
-        return certified_elbo(model, data, self._annealing(), self.added_std, runner=runner)
+        std = self._default_std(model) if self.added_std is None else self.added_std
+        return certified_elbo(model, data, self._annealing(), std, runner=runner)
+
+    def _default_std(self, model: LatentModel) -> float | None:
+        q, x = _encode_zeros(model)
+        return 0.0 if q.is_normal_given_noise(x) else None
 
     def compare(self, estimates: EvaluationResult) -> list[Remark]:
         bounds = (estimates.find(f"elbo-certified {bound}") for bound in ("lower", "upper"))
