@@ -21,7 +21,7 @@ from advae.methods.avb import AVB, VARIANCE_FLOOR
 from advae.methods.bavae import BAVAE
 from advae.methods.vae import VAE
 from advae.model import LatentModel
-from truth.linear_gaussian import Exact, Gauss, Truth, make
+from truth.linear_gaussian import Exact, Gauss, Truth, expected_log_normal, make
 from truth.sampling import assert_close, assert_sharp, batch_means, gradient
 
 pytestmark = pytest.mark.usefixtures("double")
@@ -54,9 +54,11 @@ class Case:
     def prepare(self, disturbed: bool) -> tuple[LatentModel, Gauss, Truth]:
         model, data = make(self.correlated)
         truth = Truth(model, data)
-        size = truth.n + truth.d
         critics = self.critics(truth.frozen())
-        model.critics = nn.ModuleDict({role: Exact(f, size, disturbed) for role, f in critics.items()})
+        sizes = {"x": truth.n, "z": truth.d, "x,z": truth.n + truth.d}
+        model.critics = nn.ModuleDict(
+            {role: Exact(f, sizes[self.method.critics[role]], disturbed) for role, f in critics.items()}
+        )
         return model, data, truth
 
 
@@ -110,6 +112,34 @@ def f2(known: bool) -> Callable[[Truth], dict[str, Function]]:
     return critics
 
 
+def marginals(spread: float = 0.0) -> Callable[[Truth], dict[str, Function]]:
+    """log p_θ(x) − log q(x), both with added noise if it is spread, and log p(z) − log q(z)."""
+
+    def critics(t: Truth) -> dict[str, Function]:
+        p_x, q_x = seen_marginals(t, spread)
+        return {
+            "d_x": lambda x, _: p_x.log_prob(x) - q_x.log_prob(x),
+            "d_z": lambda _, z: t.prior.log_prob(z) - t.q_z.log_prob(z),
+        }
+
+    return critics
+
+
+def seen_marginals(t: Truth, spread: float) -> tuple[Gauss, Gauss]:
+    """What D_x sees: samples of the decoder and data, or decoder means and data with added noise."""
+    if not spread:
+        return t.p_x, t.data
+    noise = spread**2 * torch.eye(t.n)
+    return Gauss(t.b, t.W @ t.W.T + noise), Gauss(t.data.mean, t.data.cov + noise)
+
+
+def only(
+    role: str, critics: Callable[[Truth], dict[str, Function]]
+) -> Callable[[Truth], dict[str, Function]]:
+    """One of several critics."""
+    return lambda t: {role: critics(t)[role]}
+
+
 def bavae_critics(known: bool) -> Callable[[Truth], dict[str, Function]]:
     """(8) as T = 1 − D; and 1 + log q(x, z)/(q(z) p(x|z)) for the pairs."""
 
@@ -143,9 +173,7 @@ def asvae_r_value(t: Truth) -> Tensor:
 
 def asvae_g_value(t: Truth) -> Tensor:
     """E_p[f₂* − log q(z|x)] with E_p[f₂*] = KL(p(x, z) ‖ q(x) q(z))."""
-    zero = torch.zeros(t.n, t.d)
-    cov = torch.cat([torch.cat([t.data.cov, zero], 1), torch.cat([zero.T, t.q_z.cov], 1)])
-    return t.p.kl(Gauss(torch.cat([t.data.mean, t.q_z.mean]), cov)) - t.expected_log_q(t.p)
+    return t.p.kl(independent(t.data, t.q_z)) - t.expected_log_q(t.p)
 
 
 def joint_kl(t: Truth) -> Tensor:
@@ -156,6 +184,46 @@ def joint_kl(t: Truth) -> Tensor:
 def sleep(t: Truth) -> Tensor:
     """−E_p log q(z|x) with p held fixed: the φ-gradient of AS-VAE-g."""
     return -t.expected_log_q(t.frozen().p)
+
+
+def marginal_g_value(t: Truth, spread: float = 0.0, weight: float = 1.0) -> Tensor:
+    """E_p[f₂ − log q(z|x)] of marginal critics with the bias of one importance weight, KL(q(z|x) ‖ p(z|x)) at x ~ p."""
+    p_x, q_x = seen_marginals(t, spread)
+    posterior = Gauss(t.p.mean, t.p.cov).kl(independent(t.p_x, t.prior))  # E_p[log p(x|z) − log p_θ(x)]
+    evidence_bias = with_data(t, t.p_x).q.kl(t.p)
+    f2 = posterior + evidence_bias + weight * p_x.kl(q_x) + t.prior.kl(t.q_z)
+    return f2 - t.expected_log_q(t.p)
+
+
+def marginal_theta(t: Truth, spread: float = 0.0, weight: float = 1.0) -> Tensor:
+    """A function with the θ-gradient of AS-VAE-g with marginal critics and one importance weight.
+
+    KL(p(x, z) ‖ q(x, z)) with the KL of the x that D_x sees in place of that of x, and log p₀(x|z'), z' ~ q(z|x), in place
+    of log p₀(x): p₀ and z' are constants, and x = Wz + b + Lξ moves.
+    """
+    p_x, q_x = seen_marginals(t, spread)
+    frozen = t.frozen()
+    L, L0 = t.s2.diagonal().sqrt().diag(), frozen.s2.diagonal().sqrt().diag()
+    WV = frozen.W @ frozen.V
+    parts = t.W - WV @ frozen.W, L - WV @ L0
+    cov = sum((part @ part.T for part in parts), frozen.W @ frozen.t2 @ frozen.W.T)
+    estimated = expected_log_normal(
+        Gauss(t.b - frozen.b - frozen.W @ (frozen.V @ frozen.b + frozen.c), cov), frozen.s2
+    )
+    exact = expected_log_normal(Gauss(t.p_x.mean - frozen.p_x.mean, t.p_x.cov), frozen.p_x.cov)
+    return joint_kl(t) - t.p_x.kl(t.data) + weight * p_x.kl(q_x) + exact - estimated
+
+
+def with_data(t: Truth, data: Gauss) -> Truth:
+    """The same model with other data."""
+    copy = object.__new__(Truth)
+    copy.__dict__ = t.__dict__ | {"data": data}
+    return copy
+
+
+def independent(a: Gauss, b: Gauss) -> Gauss:
+    """The joint distribution of independent vectors."""
+    return Gauss(torch.cat([a.mean, b.mean]), torch.block_diag(a.cov, b.cov))
 
 
 def bavae_value(t: Truth) -> Tensor:
@@ -210,6 +278,26 @@ CASES = {
         lambda t: asvae_r_value(t) + asvae_g_value(t),
         lambda t: joint_kl(t) - t.elbo(),
         lambda t: sleep(t) - t.elbo(),
+    ),
+    "asvae-r, known marginals": Case(
+        ASVAEr(known="marginals"), only("d_x", marginals()), asvae_r_value, negative_elbo, negative_elbo
+    ),
+    "asvae-g, known marginals": Case(
+        ASVAEg(known="marginals", importance_samples=1), marginals(), marginal_g_value, marginal_theta, sleep
+    ),
+    "asvae, known marginals": Case(
+        ASVAE(known="marginals", importance_samples=1),
+        marginals(),
+        lambda t: asvae_r_value(t) + marginal_g_value(t),
+        lambda t: marginal_theta(t) - t.elbo(),
+        lambda t: sleep(t) - t.elbo(),
+    ),
+    "asvae-g, spread marginals": Case(
+        ASVAEg(known="marginals", importance_samples=1, spread_std=0.5, critic_weight=3),
+        marginals(0.5),
+        lambda t: marginal_g_value(t, 0.5, 3),
+        lambda t: marginal_theta(t, 0.5, 3),
+        sleep,
     ),
     # A ceiling of 50 nats has no effect here: the smooth clamp is the identity to 1e-9.
     "bavae, known none": Case(BAVAE(ceiling=50), bavae_critics(False), bavae_value, bavae_theta, bavae_value),
