@@ -344,8 +344,14 @@ def test_damaged_cached_result_is_computed_again(uninterrupted: Path, tmp_path: 
     folder = copy_results(uninterrupted, tmp_path)
     (path,) = (folder / "runs" / "vae-small").rglob("reproduced/estimates.json")
     path.write_text(text)
+    leftovers = [
+        path.with_name(f".{name}.new-01234567") for name in ("elbo.npz", "images.npz", "estimates.json")
+    ]
+    for leftover in leftovers:
+        leftover.write_text("part")  # of a killed process
     assert reproduce(folder, "--rows", "vae-small") == 0
     assert values_of(folder)["vae-small"] == values_of(uninterrupted)["vae-small"]
+    assert not any(leftover.exists() for leftover in leftovers)
 
 
 # --- existing runs ------------------------------------------------------------------------------------------

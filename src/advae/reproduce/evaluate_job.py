@@ -22,8 +22,16 @@ from advae.devices import find_device
 from advae.errors import CheckpointError
 from advae.evaluation.estimate import EvaluationResult, file_stem
 from advae.evaluation.eval_config import AISConfig, EvalConfig
-from advae.evaluation.evaluate import evaluate, resumable_evaluation, write_result
-from advae.io import path_inside, read_json, read_json_object, read_npz, recovered_folder, write_json
+from advae.evaluation.evaluate import ARRAY_FILE, evaluate, resumable_evaluation, write_result
+from advae.io import (
+    path_inside,
+    read_json,
+    read_json_object,
+    read_npz,
+    recovered_folder,
+    remove_leftovers,
+    write_json,
+)
 from advae.model import LatentModel
 from advae.progress import StageProgress
 from advae.reproduce.plan import Job, Plan, Record
@@ -54,6 +62,7 @@ def get_or_evaluate(plan: Plan, job: Job, run: Run, stage: StageProgress) -> Rec
         cache = {"key": cache_key(plan, job), "model": _weights_checksum(run), "result": result}
         path = path_inside(run.path, FOLDER, "estimates.json")
         write_json(path, cache)
+        remove_leftovers(path.parent, rf"{ARRAY_FILE}|estimates\.json")
         result = read_json(path)["result"]
     return dict(result)
 
