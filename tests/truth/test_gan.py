@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,15 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from advae.data import DataOptions, load_data
+from advae.density_ratio import input_gradient, zero_centered_penalty
 from advae.distributions import Distribution
 from advae.distributions.implicit import ImplicitSampler
 from advae.errors import ConfigError
 from advae.methods import METHODS, Method
-from advae.methods.wgan import gradient_norm, interpolate
+from advae.methods.wgan import interpolate
 from advae.model import LatentModel, build_model
 from advae.networks import CRITICS
-from advae.networks.base import NullNetwork
+from advae.networks.base import NullNetwork, critic_of_x
 from advae.training.validation import Validation
+from contract import parts
 
 LOG_2 = math.log(2)
 
@@ -163,6 +167,49 @@ def test_data_and_samples_pass_the_critic_separately(name: str) -> None:
     assert sum(constant) == 2 and len(passes) == (2 if name == "gan" else 3)
 
 
+# --- R1 and R2 ------------------------------------------------------------------------------------------------
+
+
+def test_zero_centered_penalty_of_a_linear_and_a_quadratic_critic() -> None:
+    """``∇(w·x) = w`` and ``∇½‖x‖² = x``, also where gradients are off; the critic's parameters alone have gradients."""
+    p, q, w = torch.randn(5, 3, requires_grad=True), torch.randn(5, 3), torch.tensor([3.0, 0.0, 4.0])
+    linear = Linear(w)
+    critic = partial(critic_of_x, linear)
+    penalty = zero_centered_penalty(critic, [p], [q], 0.1)
+    torch.testing.assert_close(penalty, torch.full((5,), 0.1 * 25))
+    (gradient,) = torch.autograd.grad(penalty.mean(), [linear.w], retain_graph=True)
+    torch.testing.assert_close(gradient, 2 * 0.1 * w)
+    assert torch.autograd.grad(penalty.mean(), [p], allow_unused=True) == (None,)
+    with torch.no_grad():
+        bowl = zero_centered_penalty(lambda x, z: 0.5 * (x**2).sum(1) + 2 * z[:, 0], [p, q], [q, p], 1.0)
+    torch.testing.assert_close(bowl, 0.5 * (p.square().sum(1) + 4 + q.square().sum(1) + 4))
+
+
+@pytest.mark.parametrize("name", ["gan", "ali"])
+def test_penalty_changes_the_loss_of_the_critic_only(name: str) -> None:
+    plain = method(name)
+    penalized = replace(plain, gradient_penalty=2.0)
+    model = parts.model(plain)
+    assert model is not None
+    x, runs = parts.observations(model, 4), []
+    for options in (plain, penalized):
+        torch.manual_seed(0)
+        runs.append(options.losses(model, x))
+    torch.testing.assert_close(runs[0]["model"], runs[1]["model"], rtol=0, atol=0)
+    assert bool((runs[1]["critic"] > runs[0]["critic"]).all())
+    torch.manual_seed(0)
+    partial_losses = penalized.losses(model, x, ("critic",))
+    torch.testing.assert_close(partial_losses["critic"], runs[1]["critic"])
+
+
+def test_penalty_of_invalid_critics_and_weights() -> None:
+    with pytest.raises(ConfigError, match="batch normalization"):
+        method("gan", gradient_penalty=1.0).check(tiny(method("gan"), norm="batch"))
+    for name in ("gan", "ali"):
+        with pytest.raises(ConfigError, match="gradient_penalty"):
+            method(name, gradient_penalty=-1.0)
+
+
 # --- wgan-gp ------------------------------------------------------------------------------------------------
 
 
@@ -214,7 +261,7 @@ def test_penalty_is_between_each_pair() -> None:
     assert abs(middle.square().mean() - 1 / 3) < 5 * math.sqrt(4 / 45 / n)
     assert not x_hat.requires_grad
     bowl = Function(lambda x: 0.5 * x.flatten(1).square().sum(1))
-    torch.testing.assert_close(gradient_norm(bowl, x_hat), x_hat.flatten(1).norm(dim=1))
+    torch.testing.assert_close(input_gradient(partial(critic_of_x, bowl), x_hat), x_hat.flatten(1))
 
 
 def test_trained_critic_estimates_the_wasserstein_distance() -> None:

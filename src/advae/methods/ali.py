@@ -9,6 +9,11 @@
 There is no reconstruction term: encoder and decoder are trained by the critic alone. (3) gives them no gradient once
 the critic separates P from Q; by default they maximize the critic's error instead.
 
+A critic with several bridges is the sum of log ratios between waymarks of the two pairs (:mod:`advae.density_ratio`).
+With ``gradient_penalty`` γ the critic also minimizes R1 + R2, γ/2 (E_q‖∇f(x, z)‖² + E_p‖∇f(x, z)‖²): f is then smaller
+than a log ratio, in return for a game that converges (Mescheder, Geiger and Nowozin 2018). Known terms are not learned
+and not penalized.
+
 Matched joints do not say how x and z depend on each other. ALICE (Li et al. 2017, arXiv:1709.01215) bounds the
 conditional entropy H(x|z) of q(x, z) and adds it, with a weight λ (``cycle``), to the model's loss:
 
@@ -18,12 +23,13 @@ conditional entropy H(x|z) of q(x, z) and adds it, with a weight λ (``cycle``),
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from advae.density_ratio import logistic_contrast, logistic_loss
+from advae.density_ratio import add_known_terms, logistic_loss, telescoped_contrast, zero_centered_penalty
 from advae.errors import ConfigError
 from advae.methods.base import (
     METHODS,
@@ -35,9 +41,10 @@ from advae.methods.base import (
     Players,
     Weight,
     conditional_density,
+    is_active,
 )
 from advae.model import LatentModel
-from advae.networks.base import freeze_batchnorm_stats
+from advae.networks.base import check_no_batchnorm, freeze_batchnorm_stats
 
 
 @METHODS.register("ali")
@@ -52,13 +59,24 @@ class ALI(Method):
     cycle: float = 0.0
     """ALICE's λ: weight of −log p(x|z), or of the squared error ‖x − x_p‖² of x_p ~ p(x|z) where it has no density."""
 
+    gradient_penalty: float = 0.0
+    """γ of the penalties R1 + R2 on the critic's squared gradients at both pairs."""
+
     paper: ClassVar[str] = "Dumoulin et al. 2017"
     players: ClassVar[dict[str, tuple[str, ...]]] = {"model": MODEL, "critic": ("critic",)}
+    telescopes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.cycle < 0:
-            raise ConfigError("method.cycle must be 0 or more", given=self.cycle)
+        for option in ("cycle", "gradient_penalty"):
+            if getattr(self, option) < 0:
+                raise ConfigError(f"method.{option} must be 0 or more", given=getattr(self, option))
+
+    def check(self, model: LatentModel) -> None:
+        """Check also that a penalized critic has no batch normalization."""
+        if self.gradient_penalty:
+            check_no_batchnorm(model.critics)
+        super().check(model)
 
     @property
     def critic_specs(self) -> dict[str, CriticSpec]:
@@ -67,12 +85,14 @@ class ALI(Method):
         return {"critic": CriticSpec("q(x) q(z|x)", "p(z) p(x|z)", known=known, kl_bounds=bounds)}
 
     def f(self, model: LatentModel, x: Tensor, z: Tensor) -> Tensor:
-        """Return ``f(x, z) [B]``. The model updates x or z, so gradients of the known terms flow to both."""
+        """Return ``f(x, z) [B]``, or ``[B, K]`` with K bridges. Gradients of known terms flow to x and z, which
+        the model updates."""
         residual = model.critics["critic"](x, z).float()
         if self.known == "none":
             return residual
         log_q = conditional_density(model.encoder, x, z)
-        return residual + log_q - model.prior.log_prob(z) - conditional_density(model.decoder, z, x)
+        known = log_q - model.prior.log_prob(z) - conditional_density(model.decoder, z, x)
+        return add_known_terms(residual, known)
 
     def losses(
         self, model: LatentModel, x: Tensor, players: Players = None, kl_weight: Weight = 1.0
@@ -81,12 +101,16 @@ class ALI(Method):
         x_p = model.decode(z_p).rsample()
         # Running batch statistics are those of data in the encoder and of prior samples in the decoder.
         with freeze_batchnorm_stats(model.encoder, model.decoder):
-            contrast = logistic_contrast(self.f(model, x, z), self.f(model, x_p, z_p))  # (3)
+            contrast = telescoped_contrast(partial(self.f, model), [x, z], [x_p, z_p])  # (3)
         swapped = logistic_loss(-contrast.log_ratio_p, -contrast.log_ratio_q)
+        critic_loss = contrast.loss
+        if self.gradient_penalty and is_active(players, "critic"):
+            critic, weight = model.critics["critic"], self.gradient_penalty
+            critic_loss = critic_loss + zero_centered_penalty(critic, [x, z], [x_p, z_p], weight)
         loss = swapped if self.generator == "non-saturating" else -contrast.loss
         return Losses(
             model=loss + self.cycle * cycle_error(model, x, z) if self.cycle else loss,
-            critic=contrast.loss,
+            critic=critic_loss,
             diagnostics=contrast.diagnostics("critic") | reconstruction_diagnostic(model, x, z),
         )
 

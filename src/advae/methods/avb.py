@@ -15,7 +15,8 @@ log r that has a gradient; the value of the bound needs all of it, so all of it 
 the small constant added, is used to standardize and to score (the authors' code uses two different ones).
 
 The bound's value contains the critic's own estimate of the KL. A weak critic underestimates it, so the value is an
-*adversarial estimate*: it is not a bound, and can exceed log p(x).
+*adversarial estimate*: it is not a bound, and can exceed log p(x). A critic with several bridges is the sum of log
+ratios between waymarks of z̄ and η at the same x, for a KL that one logistic contrast cannot show.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from advae.density_ratio import logistic_contrast
+from advae.density_ratio import add_known_terms, telescoped_contrast
 from advae.distributions import Distribution
 from advae.distributions.base import LOG_2PI
 from advae.methods.base import (
@@ -81,6 +82,7 @@ class AVB(Method):
     paper: ClassVar[str] = "Mescheder, Nowozin and Geiger 2017"
     players: ClassVar[dict[str, tuple[str, ...]]] = {"model": MODEL, "critic": ("critic",)}
     requires: ClassVar[Requirements] = {"likelihood": "log_prob"}
+    telescopes: ClassVar[bool] = True
 
     @property
     def critic_specs(self) -> dict[str, CriticSpec]:
@@ -89,12 +91,12 @@ class AVB(Method):
         return {"critic": CriticSpec("q(x) q(z|x)", f"q(x) {r}", known=known, gives_kl=True)}
 
     def T(self, model: LatentModel, x: Tensor) -> Callable[[Tensor], Tensor]:
-        """Return the critic's log ratio at x, from ``z̄ [B, d]`` to ``[B]``: known terms + learned residual."""
+        """Return the critic's log ratio at x, from ``z̄ [B, d]`` to ``[B]`` or, with K bridges, ``[B, K]``."""
         residual = bind_x(model.critics["critic"], x)
 
         def T(z_bar: Tensor) -> Tensor:
-            known = -model.prior.log_prob(z_bar) if self.known == "densities" else 0.0
-            return residual(z_bar).float() + known
+            T = residual(z_bar).float()
+            return add_known_terms(T, -model.prior.log_prob(z_bar)) if self.known == "densities" else T
 
         return T
 
@@ -109,9 +111,8 @@ class AVB(Method):
             z_bar, log_r = standardize(q, z, full=self.contrast == "full")
         eta = model.prior.rsample(x.shape[:1])
 
-        T_x = self.T(model, x)
-        T = T_x(z_bar)
-        contrast = logistic_contrast(T, T_x(eta))  # (3.3), alg. 2 line 13
+        contrast = telescoped_contrast(self.T(model, x), [z_bar], [eta])  # (3.3), alg. 2 line 13
+        T = contrast.log_ratio_p
         losses = Losses(critic=contrast.loss, diagnostics=contrast.diagnostics("critic"))
         if is_active(players, "model"):
             kl = T + log_r - model.prior.log_prob(z)

@@ -106,6 +106,8 @@ class Method:
     players: ClassVar[dict[str, tuple[str, ...]]] = {"model": MODEL}
     """The networks that each player updates: "encoder", "decoder", or the role of a critic."""
     requires: ClassVar[Requirements] = {}
+    telescopes: ClassVar[bool] = False
+    """Whether critics may have several bridges (:func:`advae.density_ratio.telescoped_contrast`)."""
 
     def __post_init__(self) -> None:
         if self.critic_steps < 1:
@@ -163,6 +165,13 @@ class Method:
     def check(self, model: LatentModel) -> None:
         """Raise a :class:`ConfigError` if encoder or decoder lack what the method requires."""
         self._check_encoder(model)
+        num_bridges = model.spec["critic"].get("num_bridges", 1) if model.spec and model.critics else 1
+        if num_bridges > 1 and not self.telescopes:
+            raise ConfigError(
+                f"{self.name} does not support critics with bridges.",
+                given=f"model.critic.num_bridges = {num_bridges}",
+                expected=1,
+            )
         x = torch.zeros(2, *model.x_shape, device=model.device)
         training, _ = model.training, model.eval()
         with torch.no_grad():

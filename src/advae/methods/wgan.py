@@ -20,11 +20,13 @@ critic with batch normalization is refused; layer normalization is the paper's r
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from advae.density_ratio import input_gradient
 from advae.errors import ConfigError
 from advae.methods.base import (
     METHODS,
@@ -37,25 +39,13 @@ from advae.methods.base import (
     sample_for_critic,
 )
 from advae.model import LatentModel
-from advae.networks.base import critic_of_x
+from advae.networks.base import check_no_batchnorm, critic_of_x
 
 
 def interpolate(x: Tensor, x_p: Tensor) -> Tensor:
     """Sample ``x̂ [B, *x_shape]``, detached, uniformly between each ``x_p`` and its ``x`` (algorithm 1, line 6)."""
     epsilon = torch.rand(len(x), *[1] * (x.dim() - 1), dtype=x.dtype, device=x.device)
     return (epsilon * x + (1 - epsilon) * x_p).detach()
-
-
-def gradient_norm(critic: nn.Module, x: Tensor) -> Tensor:
-    """Return ``‖∇f(x)‖ [B]``, differentiable in the critic's parameters where gradients are enabled.
-
-    Validation runs without gradients; the inner derivative is computed all the same.
-    """
-    create_graph = torch.is_grad_enabled()
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(critic_of_x(critic, x).sum(), x, create_graph=create_graph)
-    return torch.linalg.vector_norm(gradient.flatten(1), dim=1)  # its derivative at 0 is 0, not NaN
 
 
 @METHODS.register("wgan-gp")
@@ -82,12 +72,7 @@ class WGANGP(Method):
 
     def check(self, model: LatentModel) -> None:
         """Check also that the critic has no batch normalization."""
-        if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.critics.modules()):
-            raise ConfigError(
-                "A gradient penalty needs a critic whose output for one example does not depend on the others.",
-                given="a critic with batch normalization",
-                fix="set model.critic.norm to layer or none",
-            )
+        check_no_batchnorm(model.critics)
         super().check(model)
 
     def losses(
@@ -100,7 +85,9 @@ class WGANGP(Method):
         if is_active(players, "model"):
             losses["model"] = -f_p  # (2), the part that depends on θ
         if is_active(players, "critic"):
-            f_q, norm = critic_of_x(critic, x), gradient_norm(critic, interpolate(x, x_p))
+            f_q = critic_of_x(critic, x)
+            gradient = input_gradient(partial(critic_of_x, critic), interpolate(x, x_p))
+            norm = torch.linalg.vector_norm(gradient, dim=1)  # its derivative at 0 is 0, not NaN
             losses["critic"] = f_p - f_q + self.penalty * (norm - 1).square()  # (3)
             losses.diagnostics = potential_diagnostics(f_q.detach(), f_p.detach(), norm.detach())
         return losses

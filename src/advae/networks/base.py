@@ -4,8 +4,9 @@ A network is built as ``Network(in_shape, out_shape, noise_dim=…, **options)``
 ``network(x [B, *in_shape], noise [B, noise_dim] or None) -> [B, *out_shape]``. The noise is concatenated to the input
 or to its features. Images are ``(C, H, W)``, or ``(k, C, H, W)`` for k numbers per pixel.
 
-A critic is built as ``Critic(x_shape, z_shape, **options)`` and called as ``critic(x, z) -> [B]``. An input that it
-does not see has the shape ``(0,)``. Shapes and ``noise_dim`` are computed; docstrings of networks describe the options.
+A critic is built as ``Critic(x_shape, z_shape, **options)`` and called as ``critic(x, z) -> [B]``, or ``[B, K]`` with K
+bridges (:mod:`advae.density_ratio`). An input that it does not see has the shape ``(0,)``. Shapes and ``noise_dim``
+are computed; docstrings of networks describe the options.
 """
 
 from __future__ import annotations
@@ -80,11 +81,13 @@ def build_critic(
     """Build a critic that sees ``inputs``, from its name and options.
 
     Raises:
-        ConfigError: the critic or an option is unknown, or this critic does not support these inputs.
+        ConfigError: the critic or an option is unknown, it does not support these inputs, or has no bridge.
     """
     shapes = {"x_shape": tuple(x_shape), "z_shape": tuple(z_shape)}
     if inputs != "x,z":
         shapes["x_shape" if inputs == "z" else "z_shape"] = (0,)
+    if spec.get("num_bridges", 1) < 1:
+        raise ConfigError("model.critic.num_bridges must be at least 1", given=spec["num_bridges"])
     critic: nn.Module = CRITICS.build(spec, **shapes)
     return critic
 
@@ -99,6 +102,16 @@ def critic_of_z(critic: nn.Module, z: Tensor) -> Tensor:
     """Return ``T(z) [B]`` in float32, for a critic that sees ``z [B, d]`` alone."""
     T: Tensor = critic(z.new_empty(len(z), 0), z)
     return T.float()
+
+
+def check_no_batchnorm(critics: nn.Module) -> None:
+    """Raise a :class:`ConfigError` if a critic has batch normalization, which a gradient penalty does not allow."""
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in critics.modules()):
+        raise ConfigError(
+            "A gradient penalty needs a critic whose output for one example does not depend on the others.",
+            given="a critic with batch normalization",
+            fix="set model.critic.norm to layer or none",
+        )
 
 
 def check_dropout(dropout: float) -> None:

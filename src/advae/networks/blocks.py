@@ -248,6 +248,7 @@ class FeatureCritic(Critic):
         norm: with "spectral", every layer is put under spectral normalization.
         gain: factor of the output.
         pool: average the last maps over all positions.
+        num_bridges: length of the output.
     """
 
     def __init__(
@@ -262,6 +263,7 @@ class FeatureCritic(Critic):
         dropout: float,
         gain: float,
         pool: bool = False,
+        num_bridges: int = 1,
     ) -> None:
         super().__init__()
         self.gain, self.pool = gain, pool and features is not None
@@ -269,7 +271,7 @@ class FeatureCritic(Critic):
         num_features = 0 if features is None else map_shape[0] if pool else math.prod(map_shape)
         z_widths = [math.prod(z_shape), *z_hidden] if math.prod(z_shape) else [0]
         self.z_features = linear_layers(z_widths, activation, dropout, last_active=True)
-        self.joint = linear_layers([num_features + z_widths[-1], *hidden, 1], activation, dropout)
+        self.joint = linear_layers([num_features + z_widths[-1], *hidden, num_bridges], activation, dropout)
         init_xavier(self)
         if norm == "spectral":
             apply_spectral_norm(self)

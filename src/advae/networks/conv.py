@@ -132,6 +132,7 @@ class ConvCritic(FeatureCritic):
         norm: "spectral" puts every layer under spectral normalization; the others follow each convolution.
         dropout: probability of dropping a unit of the fully connected hidden layers.
         gain: factor of the output; under spectral normalization, the Lipschitz constant of ``T``.
+        num_bridges: 1, or the number of bridges of a telescoped critic (:mod:`advae.density_ratio`).
     """
 
     def __init__(
@@ -148,12 +149,12 @@ class ConvCritic(FeatureCritic):
         norm: CriticNorm = "none",
         dropout: float = 0.0,
         gain: float = 1.0,
+        num_bridges: int = 1,
     ) -> None:
         stages = [[b] for b in channels]
         features, map_shape = critic_features(x_shape, stages, activation, norm, kernel_size=kernel_size)
-        super().__init__(
-            features, map_shape, z_shape, z_hidden, hidden, activation, norm, dropout, gain, pool
-        )
+        joint = z_hidden, hidden, activation, norm, dropout, gain, pool, num_bridges
+        super().__init__(features, map_shape, z_shape, *joint)
 
 
 @NETWORKS.register("bavae-encoder")
@@ -238,6 +239,7 @@ class BAVAECritic(FeatureCritic):
             "batch" the output for one pair depends on the others in its batch (trap 9).
         dropout: probability of dropping a unit of the fully connected hidden layers.
         gain: factor of the output.
+        num_bridges: 1, or the number of bridges of a telescoped critic (:mod:`advae.density_ratio`).
     """
 
     def __init__(
@@ -252,10 +254,12 @@ class BAVAECritic(FeatureCritic):
         norm: CriticNorm = "none",
         dropout: float = 0.0,
         gain: float = 1.0,
+        num_bridges: int = 1,
     ) -> None:
         stages = [[b, b] for b in channels]
         features, map_shape = critic_features(x_shape, stages, activation, norm, stride_last=True)
-        super().__init__(features, map_shape, z_shape, z_hidden, hidden, activation, norm, dropout, gain)
+        joint = z_hidden, hidden, activation, norm, dropout, gain
+        super().__init__(features, map_shape, z_shape, *joint, num_bridges=num_bridges)
 
 
 def critic_features(

@@ -79,6 +79,7 @@ class DCGANCritic(nn.Module):
         norm: "batch" and "layer" follow each convolution but the first; "spectral" puts every layer under
             spectral normalization.
         gain: factor of the output; under spectral normalization, the Lipschitz constant of ``T``.
+        num_bridges: 1, or the number of bridges of a telescoped critic (:mod:`advae.density_ratio`).
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class DCGANCritic(nn.Module):
         min_size: int = MIN_SIZE,
         norm: CriticNorm = "none",
         gain: float = 1.0,
+        num_bridges: int = 1,
     ) -> None:
         super().__init__()
         if math.prod(z_shape):
@@ -111,7 +113,7 @@ class DCGANCritic(nn.Module):
                 *norm_act("leaky-relu", layer_norm)(b),
             ]
         self.features = nn.Sequential(*modules)
-        self.last = nn.Linear(channels[-1] * math.prod(sizes[0]), 1, bias=False)
+        self.last = nn.Linear(channels[-1] * math.prod(sizes[0]), num_bridges, bias=False)
         init_normal(self)
         if norm == "spectral":
             apply_spectral_norm(self)

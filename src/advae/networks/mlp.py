@@ -121,6 +121,7 @@ class ConcatCritic(Critic):
         spectral_norm: put every layer under spectral normalization.
         gain: factor of the output; under spectral normalization, the Lipschitz constant of ``T``.
         zero_init: start with ``T = 0`` (ignored under spectral normalization, which rescales the weights).
+        num_bridges: 1, or the number of bridges of a telescoped critic (:mod:`advae.density_ratio`).
     """
 
     def __init__(
@@ -134,10 +135,12 @@ class ConcatCritic(Critic):
         spectral_norm: bool = False,
         gain: float = 1.0,
         zero_init: bool = False,
+        num_bridges: int = 1,
     ) -> None:
         super().__init__()
         self.gain = gain
-        self.body = linear_layers([math.prod(x_shape) + math.prod(z_shape), *hidden, 1], activation, dropout)
+        widths = [math.prod(x_shape) + math.prod(z_shape), *hidden, num_bridges]
+        self.body = linear_layers(widths, activation, dropout)
         init_xavier(self)
         if spectral_norm:
             apply_spectral_norm(self)
@@ -220,6 +223,7 @@ class ResidualCritic(Critic):
         num_blocks: number of residual blocks (the authors: 5, of width 256); with none there is one hidden layer.
         activation: the nonlinearity.
         spectral_norm: put every layer under spectral normalization; nothing starts at zero then.
+        num_bridges: 1, or the number of bridges of a telescoped critic (:mod:`advae.density_ratio`).
     """
 
     def __init__(
@@ -231,11 +235,12 @@ class ResidualCritic(Critic):
         num_blocks: int = 5,
         activation: Activation = "elu",
         spectral_norm: bool = False,
+        num_bridges: int = 1,
     ) -> None:
         super().__init__()
         self.first = nn.Linear(math.prod(x_shape) + math.prod(z_shape), width)
         self.blocks = nn.Sequential(*(ResidualMLPBlock(width, activation) for _ in range(num_blocks)))
-        self.act, self.last = ACTIVATIONS[activation](), nn.Linear(width, 1)
+        self.act, self.last = ACTIVATIONS[activation](), nn.Linear(width, num_bridges)
         init_xavier(self)
         if spectral_norm:
             apply_spectral_norm(self)

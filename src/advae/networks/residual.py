@@ -215,6 +215,7 @@ class ProjectionCritic(DownsamplingNetwork):
         activation: the nonlinearity.
         spectral_norm: put every layer under spectral normalization.
         gain: factor of the output.
+        num_bridges: 1, or the number of bridges of a telescoped critic (:mod:`advae.density_ratio`).
     """
 
     def __init__(
@@ -230,9 +231,11 @@ class ProjectionCritic(DownsamplingNetwork):
         activation: Activation = "leaky-relu",
         spectral_norm: bool = False,
         gain: float = 1.0,
+        num_bridges: int = 1,
     ) -> None:
         shape, d = image_shape(x_shape, "critic"), math.prod(z_shape)
-        super().__init__(shape, d, 1, channels, kernel_size, num_blocks, project_to, hidden, activation)
+        stages = channels, kernel_size, num_blocks, project_to, hidden, activation
+        super().__init__(shape, d, num_bridges, *stages)
         self.gain = gain
         if spectral_norm:
             apply_spectral_norm(self)
