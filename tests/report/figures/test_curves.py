@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from types import ModuleType
 
 import matplotlib
 import numpy as np
 
-from advae.report.figures.curves import collect_curves, smooth, training_curves
+from advae.report.figures.curves import (
+    collect_curves,
+    collect_rate_distortion,
+    rate_distortion,
+    smooth,
+    training_curves,
+)
 from advae.report.figures.style import DARK, to_png
 
 RNG = np.random.default_rng(0)
@@ -54,3 +62,24 @@ def test_all_panels_show_the_steps_of_the_whole_training() -> None:
     limits = {axes.get_xlim() for axes in panels}
     assert len(panels) == 2 and len(limits) == 1
     assert all(low <= 0 and 300 <= high < 330 for low, high in limits)
+
+
+def test_rate_distortion_curve_of_a_run(fakes: ModuleType, tmp_path: Path) -> None:
+    """The root of the mean squared error, and the band below the rate; arrays of another evaluation are ignored."""
+    estimate = fakes.make_estimate("rate-distortion rmse", metric="rate-distortion", n=2)
+    (tmp_path / "eval").mkdir()
+    arrays = {"distortion": np.array([[9.0, 1.0], [41.0, 7.0]]), "rate": np.array([[0.0, 3.0], [0.0, 5.0]])}
+    file = tmp_path / "eval" / "rate-distortion-rmse.npz"
+    np.savez(file, **arrays, band=np.array([0.0, 1.0]))
+    curve = collect_rate_distortion(fakes.FakeRun(tmp_path), [estimate])
+    assert curve is not None
+    assert (
+        curve.distortion.tolist() == [5, 2]
+        and curve.rate.tolist() == [0, 4]
+        and curve.lower.tolist() == [0, 3]
+    )
+    assert len(rate_distortion({"a": curve, "b": curve}).axes) == 1
+    np.savez(file, **arrays, band=np.array([0.0, np.nan]))
+    assert collect_rate_distortion(fakes.FakeRun(tmp_path), [estimate]) is None
+    np.savez(file, **arrays, band=np.zeros(3))
+    assert collect_rate_distortion(fakes.FakeRun(tmp_path), [estimate]) is None
