@@ -95,8 +95,9 @@ class AVB(Method):
         residual = bind_x(model.critics["critic"], x)
 
         def T(z_bar: Tensor) -> Tensor:
+            known = -model.prior.log_prob(z_bar) if self.known == "densities" else None
             T = residual(z_bar).float()
-            return add_known_terms(T, -model.prior.log_prob(z_bar)) if self.known == "densities" else T
+            return T if known is None else add_known_terms(T, known)
 
         return T
 
