@@ -179,6 +179,28 @@ def diagnose_weights(posterior: Posterior) -> EvaluationResult:
     return _diagnosis(estimates, "weights", text, criteria)
 
 
+def diagnose_elbo(posterior: Posterior, certified: EvaluationResult) -> EvaluationResult:
+    """Compare the critic's ELBO with both certified bounds; nothing for families with a density."""
+    if not certified:
+        return EvaluationResult()
+    criteria = []
+    for i, elbo in enumerate(posterior.elbo()):
+        low, high = (certified.find(f"elbo-certified {bound}[fit {i}]") for bound in ("lower", "upper"))
+        excess = {
+            "above the upper bound": (elbo.value - high.value, high),
+            "below the lower": (low.value - elbo.value, low),
+        }
+        for side, (nats, bound) in excess.items():
+            limit = max(ABS_TOL_NATS, NUM_SIGMAS * math.hypot(elbo.stderr, bound.stderr))
+            criteria.append(Criterion.at_most(f"nats {side}, fit {i}", nats, limit))
+    failed = [criterion for criterion in criteria if not criterion.passed]
+    text = "The critic's ELBO is between both certified bounds, within their errors, for every fit."
+    if failed:
+        worst = max(failed, key=lambda criterion: criterion.value)
+        text = f"The critic's ELBO is wrong: {worst.value:.2f} {worst.name}."
+    return _diagnosis(list(certified), "ELBO", text, criteria)
+
+
 def diagnose_evidence(posterior: Posterior, evidence: Estimate) -> EvaluationResult:
     """Compare the evidence by annealing with the mean ELBO."""
     elbos = posterior.elbo()

@@ -37,9 +37,12 @@ class VariationalFamily(nn.Module):
 
     Attributes:
         diagonal: whether the family is a normal with a diagonal covariance.
+        noise_dim: length k of the noise ``[n, k]`` that a family without a density can be given, of which u is then a
+            function; 0 for others.
     """
 
     diagonal = False
+    noise_dim = 0
 
     def forward(self, *, n: int) -> tuple[Tensor, ...]:
         raise NotImplementedError
@@ -109,14 +112,18 @@ class ImplicitFamily(VariationalFamily):
         super().__init__()
         self.mean, self.linear = nn.Parameter(torch.zeros(d)), nn.Parameter(torch.eye(d, d + noise_dim))
         self.network = MLP((0,), (d,), noise_dim=d + noise_dim, hidden=hidden, zero_init=True)
+        self.noise_dim = d + noise_dim
 
-    def forward(self, *, n: int) -> tuple[Tensor, ...]:
-        noise = torch.randn(n, self.linear.shape[1], dtype=self.mean.dtype, device=self.mean.device)
+    def forward(self, noise: Tensor | None = None, *, n: int) -> tuple[Tensor, ...]:
+        if noise is None:
+            noise = torch.randn(n, self.noise_dim, dtype=self.mean.dtype, device=self.mean.device)
         return (self.mean + noise @ self.linear.mT + self.network(noise[:, :0], noise),)
 
 
 class NoiseBasisFamily(VariationalFamily):
     """Learned combination of learned noise vectors; no density."""
+
+    noise_dim = BASIS_SIZE * BASIS_NOISE_DIM
 
     def __init__(self, d: int, hidden: tuple[int, ...]) -> None:
         super().__init__()
@@ -127,10 +134,12 @@ class NoiseBasisFamily(VariationalFamily):
             self.log_coefficients = nn.Parameter(scale.log().expand(BASIS_SIZE, d).clone())
             self.offset = nn.Parameter(-(scale * v.mean(0)).sum(0))
 
-    def forward(self, *, n: int) -> tuple[Tensor, ...]:
+    def forward(self, noise: Tensor | None = None, *, n: int) -> tuple[Tensor, ...]:
         coefficients = self.log_coefficients.exp().unsqueeze(0)
         combination = NoiseBasisPosterior(self.offset.unsqueeze(0), coefficients, self.basis, 0)
-        return (combination.rsample((n,)).squeeze(1),)
+        if noise is None:
+            return (combination.rsample((n,)).squeeze(1),)
+        return (combination.given_noise(noise.unsqueeze(1)).mean.squeeze(1),)
 
 
 def make_family(options: InferOptions, d: int) -> Callable[[], VariationalFamily]:

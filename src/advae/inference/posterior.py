@@ -12,7 +12,8 @@ from advae.errors import ConfigError
 from advae.evaluation.estimate import Estimate, EvaluationResult, mean_and_stderr
 from advae.evaluation.eval_config import AISConfig
 from advae.evaluation.resumable import no_progress
-from advae.inference.diagnostics import run_diagnostics
+from advae.inference.certified_bounds import DEFAULT_CONFIG, certify_elbo
+from advae.inference.diagnostics import diagnose_elbo, run_diagnostics
 from advae.inference.evidence import DEFAULT_AIS, estimate_log_evidence, num_transitions
 from advae.inference.export import make_groups, to_arviz
 from advae.inference.fit import VariationalFit
@@ -50,6 +51,7 @@ class Posterior:
         self.reference: HMCDraws | None = None
         self.baselines: dict[str, Posterior] = {}
         self._evidence: Estimate | None = None
+        self._certified: EvaluationResult | None = None
         self._diagnostics: EvaluationResult | None = None
 
     def __repr__(self) -> str:
@@ -151,6 +153,19 @@ class Posterior:
                 )
             )
         return result
+
+    def certified_elbo(self, *, stage: StageProgress = no_progress) -> EvaluationResult:
+        """Bound each fit's ELBO from both sides without its critic, in nats; empty for families with a density.
+
+        The lower bound holds for the evidence too. A remark compares the critic's estimates with both.
+        """
+        if not self.options.has_critic:
+            return EvaluationResult()
+        if self._certified is None:
+            with stage("certifying the ELBO", 2 * num_transitions(DEFAULT_CONFIG)) as tick:
+                bounds = certify_elbo(self._fit, seed=mix_seeds(self.seed, 17) % 2**31, tick=tick)
+            self._certified = diagnose_elbo(self, bounds)
+        return self._certified
 
     def log_evidence(
         self, config: AISConfig | None = None, *, stage: StageProgress = no_progress

@@ -23,6 +23,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -180,7 +181,7 @@ class CertifiedELBO(LikelihoodEstimator):
     requires = ("decoder density", "latents", "encoder")
     order = 15
     per_dim = False
-    temperatures: int = 200
+    temperatures: int = 240
     chains: int = 4
     leapfrog_steps: int = 5
     added_std: float | None = None
@@ -228,4 +229,5 @@ class CertifiedELBO(LikelihoodEstimator):
         return [compare_with_critic(critic[0], *bounds)] if critic else []
 
     def _annealing(self) -> AISConfig:
-        return AISConfig(self.chains, self.temperatures, init="prior", leapfrog_steps=self.leapfrog_steps)
+        shared: dict[str, Any] = {"init": "prior", "leapfrog_steps": self.leapfrog_steps}
+        return AISConfig(self.chains, self.temperatures, schedule="linear", **shared)
