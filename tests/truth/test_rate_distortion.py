@@ -241,3 +241,12 @@ def test_models_without_such_a_distortion_are_an_error() -> None:
     for options in ({"distortion": "psnr"}, {"min_noise": 0.0}):
         with pytest.raises(ConfigError):
             RateDistortion(**options)  # type: ignore[arg-type]
+
+
+def test_trace_weighs_the_chains_of_each_example() -> None:
+    """Weights 1 and 3 of values 1 and 5 have the mean 2 and the weighted mean 4; equal ones 7 and 3."""
+    trace = WeightTrace([2], 2)
+    log_w = torch.tensor([1.0, 7.0, 3.0, 7.0]).double().log()  # chain-major
+    trace.record(2, log_w, torch.tensor([1.0, 2.0, 5.0, 4.0]).double())
+    torch.testing.assert_close(trace.values[0, 0].exp(), torch.tensor([2.0, 7.0]).double())
+    torch.testing.assert_close(trace.values[0, 1], torch.tensor([4.0, 3.0]).double())

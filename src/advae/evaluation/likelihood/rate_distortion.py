@@ -192,6 +192,8 @@ def rate_distortion(
         "distortion": "−log p(x|z)" if distortion == "nll" else "squared error",
         "largest β": f"{beta:.4g}",
     }
+    if distortion != "nll":
+        del protocol["likelihood"]
     points = np.linspace(0, config.temperatures, min(CURVE_POINTS, config.temperatures) + 1).round()
     steps = sorted({*map(int, points), *annealer.levels})
 
