@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from advae.density_ratio import add_known_terms, interpolate_waymarks, logistic_contrast, telescoped_contrast
 from advae.errors import ConfigError
 from advae.methods import METHODS
 from advae.model import LatentModel, build_model
-from advae.networks.base import build_critic, critic_of_x
+from advae.networks.base import build_critic
 from contract import parts
 
 RHO = 0.98  # correlation of each pair of coordinates under P; under Q they are independent
@@ -27,36 +28,62 @@ def features(x: Tensor) -> Tensor:
     return torch.stack([((a + sign * b).square().sum(1) / 2 - n) / n**0.5 for sign in (-1, 1)], 1)
 
 
-def estimated_kl(num_pairs: int, num_bridges: int, samples: int) -> float:
-    """Return E_P of the log ratio that a linear critic of the features learns, with as many weights per bridge.
+def best_weights(p: Tensor, q: Tensor) -> Tensor:
+    """Return the weights ``[3]`` of the logistic regression of rows ``[n, 3]`` of P against rows of Q (Newton)."""
+    w = torch.zeros(3, dtype=torch.float64)
+    for _ in range(60):
+        error_p, error_q = torch.sigmoid(-p @ w), torch.sigmoid(q @ w)
+        hessian = sum((x.T * (e * (1 - e))) @ x for x, e in ((p, error_p), (q, error_q)))
+        step = torch.linalg.solve(hessian + 1e-9 * torch.eye(3), q.T @ error_q - p.T @ error_p)
+        w = w - step / (step.abs().max() / 10).clamp_min(1)
+    return w
 
-    The loss is convex and L-BFGS finds its minimum, so the errors are those of the samples. At P the features have mean
-    ∓ρ√n.
+
+def estimated_kl(num_pairs: int, num_bridges: int, samples: int) -> float:
+    """Return E_P of the log ratio by the best critic that is linear in the features, with its own weights per bridge.
+
+    At P the features have mean ∓ρ√n. One critic of so many nats has no optimum: the samples can be separated.
     """
     torch.manual_seed(0)
-    a, noise = torch.randn(2, samples, num_pairs)
-    p, q = torch.cat([a, RHO * a + (1 - RHO**2) ** 0.5 * noise], 1), torch.randn(samples, 2 * num_pairs)
-    spec = {"name": "concat", "hidden": [], "zero_init": True, "num_bridges": num_bridges}
-    critic = build_critic(spec, "x", (2,), (0,))
-    solver = torch.optim.LBFGS(critic.parameters(), max_iter=60, line_search_fn="strong_wolfe")
+    a, noise = torch.randn(2, samples, num_pairs, dtype=torch.float64)
+    p = torch.cat([a, RHO * a + (1 - RHO**2) ** 0.5 * noise], 1)
+    q = torch.randn(samples, 2 * num_pairs, dtype=torch.float64)
+    chain = [features(x) for x in (p, *interpolate_waymarks(p, q, num_bridges), q)]
+    means = torch.stack([torch.cat(pair).mean(0) for pair in pairwise(chain)])
+    scales = torch.stack([torch.cat(pair).std(0) for pair in pairwise(chain)])
 
-    def closure() -> Tensor:
-        solver.zero_grad()
-        loss = telescoped_contrast(lambda x: critic_of_x(critic, features(x)), [p], [q]).loss.mean()
-        loss.backward()
-        return loss
+    def rows(f: Tensor, bridge: int) -> Tensor:
+        return nn.functional.pad((f - means[bridge]) / scales[bridge], (0, 1), value=1.0)
 
-    solver.step(closure)
-    with torch.no_grad():
-        mean = RHO * num_pairs**0.5 * torch.tensor([[-1.0, 1.0]])
-        return float(critic_of_x(critic, mean).sum())
+    weights = torch.stack(
+        [best_weights(rows(a, k), rows(b, k)) for k, (a, b) in enumerate(pairwise(chain))]
+    ).requires_grad_()
+
+    def critic(f: Tensor) -> Tensor:
+        bridges = torch.stack([rows(f, k) @ weights[k] for k in range(num_bridges)], 1)
+        return bridges if num_bridges > 1 else bridges[:, 0]
+
+    if num_bridges > 1:
+        loss = telescoped_contrast(lambda x: critic(features(x)), [p], [q]).loss.mean()
+        (slope,) = torch.autograd.grad(loss, weights)
+        assert (
+            float(slope.abs().max()) < 1e-8
+        )  # the optimum of the bridges is that of the telescoped contrast
+    at_p = RHO * num_pairs**0.5 * torch.tensor([[-1.0, 1.0]], dtype=torch.float64)
+    return float(critic(at_p).detach().sum())
 
 
-@pytest.mark.slow
-def test_bridges_add_up_to_the_kl() -> None:
-    """For one pair of coordinates, 1.6 nats, where a single critic finds the KL as well, within 3 %."""
-    for num_bridges in (1, 16):
-        assert estimated_kl(1, num_bridges, 20_000) == pytest.approx(PAIR_NATS, rel=0.03)
+@pytest.mark.parametrize(("num_pairs", "samples"), [(1, 80_000), (6, 40_000), (62, 20_000)], ids=str)
+def test_bridges_add_up_to_the_kl(num_pairs: int, samples: int) -> None:
+    """KLs of 1.6, 9.7 and 100 nats within 3 %, of which a single critic misses more than 30 % of the last.
+
+    The errors for a quarter of the samples were up to 4, 4 and 2 % over three seeds; those of the mean fall with the
+    root of their number.
+    """
+    kl = num_pairs * PAIR_NATS
+    assert estimated_kl(num_pairs, 16, samples) == pytest.approx(kl, rel=0.03)
+    if num_pairs == 62:
+        assert estimated_kl(num_pairs, 1, samples) < 0.7 * kl
 
 
 def test_waymarks_keep_the_variance_and_are_symmetric() -> None:
