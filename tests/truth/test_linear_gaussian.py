@@ -198,8 +198,8 @@ def marginal_g_value(t: Truth, spread: float = 0.0, weight: float = 1.0) -> Tens
 def marginal_theta(t: Truth, spread: float = 0.0, weight: float = 1.0) -> Tensor:
     """A function with the θ-gradient of AS-VAE-g with marginal critics and one importance weight.
 
-    KL(p(x, z) ‖ q(x, z)) with the KL of the x that D_x sees in place of that of x, and log p₀(x|z'), z' ~ q(z|x), in place
-    of log p₀(x): p₀ and z' are constants, and x = Wz + b + Lξ moves.
+    KL(p(x, z) ‖ q(x, z)) with the KL of the x that D_x sees in place of that of x, and log p₀(x|z'), z' ~ q(z|x), in
+    place of log p₀(x): p₀ and z' are constants, and x = Wz + b + Lξ moves.
     """
     p_x, q_x = seen_marginals(t, spread)
     frozen = t.frozen()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -40,7 +41,7 @@ class FamilyGivenNoise(ImplicitDistribution):
     """Samples of all fits as functions of their noise: a batch of ``n`` for each of the F fits, ``[F n]``."""
 
     def __init__(self, fit: VariationalFit, n: int) -> None:
-        self.fit, self.n, self.noise_dim = fit, n, fit.q.template.noise_dim
+        self.fit, self.n, self.noise_dim = fit, n, int(fit.q.template.noise_dim)  # type: ignore[arg-type]
         self.batch_shape, self.event_shape = Size([fit.options.fits * n]), Size([fit.target.space.dim])
 
     def given_noise(self, noise: Tensor) -> Normal:
@@ -110,17 +111,14 @@ def certify_elbo(
     for i in range(fits):
         for bound, (values, kind) in bounds.items():
             name, better = f"elbo-certified {bound}[fit {i}]", True if bound == "lower" else None
-            labels = {"metric": "elbo-certified", "variant": f"{bound}, fit {i}"}
-            result.append(
-                from_per_example(
-                    values[i].cpu(),
-                    name,
-                    kind,
-                    "nats",
-                    protocol | {"fit": i},
-                    "posterior",
-                    higher_is_better=better,
-                    **labels,
-                )
+            estimate = from_per_example(
+                values[i].cpu(),
+                name,
+                kind,
+                "nats",
+                protocol | {"fit": i},
+                "posterior",
+                higher_is_better=better,
             )
+            result.append(replace(estimate, metric="elbo-certified", variant=f"{bound}, fit {i}"))
     return result

@@ -170,7 +170,9 @@ def _prepare_folder(setup: Setup, folder: Path, command: str) -> bool:
         if command:
             write_atomically(folder / "command.txt", command + "\n")
         write_json(folder / "env.json", setup.environment())
-        Run(folder).write_config(setup.config.to_dict())  # last: with it the folder is a run that can be resumed
+        Run(folder).write_config(
+            setup.config.to_dict()
+        )  # last: with it the folder is a run that can be resumed
     return has_started
 
 
