@@ -128,27 +128,28 @@ def telescoped_model(name: str, **options: Any) -> tuple[Any, LatentModel, Tenso
     return method, model, parts.observations(model, 5)
 
 
-@pytest.mark.parametrize("name", ["avb", "ali"])
-def test_methods_sum_the_bridges(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "known", "role"),
+    [("avb", "none", "critic"), ("ali", "none", "critic"), ("asvae", "marginals", "d_x")],
+)
+def test_methods_sum_the_bridges(name: str, known: str, role: str) -> None:
     """Losses per example, a gradient for every weight of the critic, and the model's loss by the sum."""
-    method, model, x = telescoped_model(name, known="none")
+    method, model, x = telescoped_model(name, known=known)
     method.check(model)
     losses = method.losses(model, x)
     assert all(loss.shape == (5,) for loss in losses.values())
-    gradients = torch.autograd.grad(
-        losses["critic"].mean(), method.parameters(model, "critic"), retain_graph=True
-    )
+    gradients = torch.autograd.grad(losses[role].mean(), method.parameters(model, role), retain_graph=True)
     assert all(bool((g != 0).any()) for g in gradients)
-    assert len(method.parameters(model, "critic")[-1]) == 3
-    assert {f"critic/bridge_{k}/saturation" for k in (1, 2, 3)} <= set(losses.diagnostics)
+    assert len(method.parameters(model, role)[-1]) == 3
+    assert {f"{role}/bridge_{k}/saturation" for k in (1, 2, 3)} <= set(losses.diagnostics)
     if name == "avb":
         expected = losses.diagnostics["reconstruction"] + losses.diagnostics["critic/log_ratio_p"]
         torch.testing.assert_close(losses["model"].detach(), expected)
 
 
 def test_bridges_where_they_have_no_meaning() -> None:
-    for name in ("gan", "aae"):
-        method, model, _ = telescoped_model(name)
+    for name, options in {"gan": {}, "aae": {}, "asvae": {"known": "f1"}}.items():
+        method, model, _ = telescoped_model(name, **options)
         with pytest.raises(ConfigError, match="bridges"):
             method.check(model)
     method, model, x = telescoped_model("avb", known="densities")

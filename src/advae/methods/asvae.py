@@ -32,6 +32,7 @@ at prior samples. So the model's gradients are those of the ELBO, of −KL(p_θ(
 *Spread* (``spread_std`` s > 0): D_x compares E[x|z] + s η with data + s η, η ~ N(0, I), in place of the decoder's
 samples with data (a spread divergence, Zhang et al. 2020). A critic of the samples learns how their noise differs from
 data, not shapes. ``critic_weight`` λ is the weight of D_x in f₂; docs/papers/asvae.md derives how large it must be.
+Marginal critics may be telescoped (:mod:`advae.density_ratio`).
 
 Pair critics. f₁ contains log q(z|x) − log p(z), so its critic learns log q(x)/p_θ(x) only (``f1``). f₂ may contain
 log p(x|z), which leaves log p(z)/q_φ(z) − log q(x) to the critic (``densities``): at independent pairs log p(x|z) is
@@ -56,7 +57,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from advae.density_ratio import Contrast, logistic_contrast
+from advae.density_ratio import Contrast, logistic_contrast, telescoped_contrast
 from advae.distributions import Distribution
 from advae.errors import ConfigError
 from advae.methods.base import (
@@ -134,6 +135,11 @@ class SymmetricVAE(Method):
     def players(self) -> dict[str, tuple[str, ...]]:  # type: ignore[override]
         """The model, and the critics of the halves or their marginal critics."""
         return {"model": MODEL} | {role: (role,) for role in self.critic_specs}
+
+    @property
+    def telescopes(self) -> bool:  # type: ignore[override]
+        """Whether critics may have several bridges: marginal ones may."""
+        return self.known == "marginals"
 
     @property
     def critic_specs(self) -> dict[str, CriticSpec]:
@@ -220,11 +226,11 @@ class SymmetricVAE(Method):
         if self.spread_std:
             seen, seen_p = (v + self.spread_std * torch.randn_like(v) for v in (x, p_p.mean))
         D_x = partial(critic_of_x, model.critics["d_x"])
-        contrasts = {"d_x": logistic_contrast(D_x(seen_p), D_x(seen))}
+        contrasts = {"d_x": telescoped_contrast(D_x, [seen_p], [seen])}
         f = {"f1": log_density(q, z) - model.prior.log_prob(z) - contrasts["d_x"].log_ratio_q}
         if "f2" in self.halves:
             D_z = partial(critic_of_z, model.critics["d_z"])
-            contrasts["d_z"] = logistic_contrast(D_z(z_p), D_z(z))
+            contrasts["d_z"] = telescoped_contrast(D_z, [z_p], [z])
             f["f2"] = self.critic_weight * contrasts["d_x"].log_ratio_p + contrasts["d_z"].log_ratio_p
             if self.decoder_follows_posterior:
                 f["f2"] += log_density(p_p, x_p) - log_evidence(model, x_p, q_p, self.importance_samples)
