@@ -230,4 +230,8 @@ def test_the_method_is_described_by_its_registered_class() -> None:
     method = describe_method({"method": {"name": "avb"}})
     assert "Mescheder" in method.paper
     assert method.notes and method.players
+    for known, critics in {"f1": {"f1", "f2"}, "marginals": {"d_x", "d_z"}}.items():
+        method = describe_method({"method": {"name": "asvae", "known": known}})
+        assert set(method.players) == {"model"} | critics
+    assert describe_method({"method": {"name": "avb", "kl_warmup": -1}}).players is None
     assert describe_method({"method": {"name": "no-such-method"}}).summary == ""

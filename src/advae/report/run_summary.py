@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -43,12 +44,15 @@ def describe_method(config: Mapping[str, Any]) -> MethodDescription:
         method = METHODS.find(name)
     except AdvaeError:
         return MethodDescription(name)
+    players = None
+    with suppress(AdvaeError):  # an option is not valid
+        players = METHODS.build(dict(spec) if isinstance(spec, Mapping) else {"name": name}).players
     return MethodDescription(
         name=name,
         summary=" ".join(inspect.cleandoc(method.__doc__ or "").split("\n\n")[0].split()),
         paper=getattr(method, "paper", ""),
         notes=inspect.cleandoc(sys.modules[method.__module__].__doc__ or ""),
-        players=getattr(method, "players", None),
+        players=players,
     )
 
 
