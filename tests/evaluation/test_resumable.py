@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +45,23 @@ def test_observations_do_not_depend_on_the_batch_size(size: int) -> None:
     assert torch.equal(torch.cat([p.x for p in whole]), torch.cat([p.x for p in parts]))
     assert torch.equal(torch.cat([p.raw for p in whole]), torch.cat([p.raw for p in parts]))
     assert len({p.seed for p in parts}) == len(parts)
+
+
+def test_another_evaluation_may_end_while_a_partial_result_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It removes the partial results of all evaluations, with their folders."""
+    replace, others = os.replace, iter([True])
+
+    def end_other_evaluation_first(source: str, target: str) -> None:
+        if next(others, False):
+            shutil.rmtree(Path(target).parent)
+        replace(source, target)
+
+    partial = Runner(root=tmp_path).partial_result({"name": "mine"}, 0)
+    monkeypatch.setattr(os, "replace", end_other_evaluation_first)
+    partial.save_result({"value": torch.arange(3.0)})
+    assert torch.equal(partial.load_result()["value"], torch.arange(3.0))
 
 
 def test_processes_share_the_batches_and_match_a_single_process(

@@ -23,6 +23,7 @@ import torch.distributed
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from advae.errors import WriteError
 from advae.io import path_inside, write_atomically
 from advae.progress import StageProgress
 
@@ -98,7 +99,15 @@ class PartialResult:
     def _write(self, suffix: str, tensors: Mapping[str, Tensor]) -> None:
         if path := self._path(suffix):
             content = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
-            write_atomically(path, hashlib.sha256(content).digest() + content)
+            content = hashlib.sha256(content).digest() + content
+            try:
+                write_atomically(path, content)
+            except (
+                WriteError
+            ) as error:  # another evaluation of the run ended, and removed the folder meanwhile
+                if not isinstance(error.__cause__, FileNotFoundError) or self._path(suffix) is None:
+                    raise
+                write_atomically(path, content)
 
 
 NOT_STORED = PartialResult(None)
