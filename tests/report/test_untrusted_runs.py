@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +17,7 @@ import yaml
 from advae.errors import AdvaeError, CheckpointError, WriteError
 from advae.report import compare, write_report
 from advae.report.comparison import per_example_arrays
+from advae.report.figures.style import to_png
 from advae.report.posterior_report import write_posterior_report
 from advae.run import Run
 
@@ -196,6 +198,28 @@ def test_no_link_leads_a_report_out_of_its_run(fakes: ModuleType, model_run: Pat
     with pytest.raises(CheckpointError):
         write_report(run, fakes.FakeModel((2,), 2), fakes.make_vectors(2))
     assert {path: path.read_bytes() for path in outside.iterdir()} == before
+
+
+@pytest.mark.parametrize("verb", ["report", "infer"])
+def test_nothing_is_written_for_a_run_that_is_removed_meanwhile(
+    verb: str,
+    fakes: ModuleType,
+    model_run: Path,
+    posterior_run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def remove_run(*_: object, **__: object) -> bytes:
+        shutil.rmtree(run, ignore_errors=True)
+        return to_png(*_, **__)
+
+    run = model_run if verb == "report" else posterior_run
+    monkeypatch.setattr("advae.report.html.to_png", remove_run)
+    with pytest.raises(CheckpointError):
+        if verb == "report":
+            write_report(Run(run), fakes.FakeModel((2,), 2), fakes.make_vectors(2))
+        else:
+            write_posterior_report(Run(run))
+    assert not run.exists()
 
 
 @pytest.mark.usefixtures("without_figures")

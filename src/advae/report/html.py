@@ -8,16 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from advae.io import path_inside, write_atomically
 from advae.report.figures.style import DARK, LIGHT, to_png
-
-if TYPE_CHECKING:
-    from advae.run import Run
 
 
 @dataclass(frozen=True)
@@ -32,30 +29,28 @@ class HtmlFigure:
 
 
 class HtmlFigures(dict[str, HtmlFigure]):
-    """The figures of a page by name, which are also written to a folder as PNG, in the light version."""
+    """The figures of a page by name, which are also written as PNG, in the light version.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        root: an existing folder; nothing is written once it was removed, or through a link that leads out of it.
+        subfolder: of it, for the figures.
+    """
+
+    def __init__(self, root: Path, subfolder: str = ".") -> None:
         super().__init__()
-        self.folder = folder
+        self.root, self.subfolder = root, subfolder
+        path_inside(root, subfolder)
 
     def add(
         self, name: str, title: str, caption: str, plot: Callable[..., Figure], *args: Any, **options: Any
     ) -> None:
         """Call ``plot(*args, theme=theme, **options)`` for both themes, and write ``name.png``."""
         light, dark = (plot(*args, theme=theme, **options) for theme in (LIGHT, DARK))
-        write_atomically(self.folder / f"{name}.png", to_png(light, LIGHT))
+        image = to_png(light, LIGHT)
+        write_atomically(path_inside(self.root, self.subfolder, f"{name}.png"), image)
         light_png, dark_png = to_png(light, LIGHT, transparent=True), to_png(dark, DARK, transparent=True)
         width = png_size(light_png)[0] // 2
         self[name] = HtmlFigure(_data_uri(light_png), _data_uri(dark_png), width, title, caption)
-
-
-def figure_folder(run: Run) -> Path:
-    """Return the folder of a run's figures.
-
-    Raises:
-        CheckpointError: it is a link that leads out of the run.
-    """
-    return path_inside(run.path, "figures")
 
 
 def png_size(image: bytes) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from advae.io import path_inside, read_json_object, read_npz, write_atomically
 from advae.report.estimate_table import estimate_table, kind_legend, read_evaluation
 from advae.report.figures.marginals import MAX_MARGINALS, marginals, pairs, training_bounds
 from advae.report.figures.style import FloatArray
-from advae.report.html import HtmlFigures, figure_folder, render
+from advae.report.html import HtmlFigures, render
 from advae.report.run_summary import Facts, environment
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def write_posterior_report(run: Run) -> Path:
     Raises:
         CheckpointError: the fit is not finished, or a file of the run is damaged.
     """
-    path, folder = path_inside(run.path, "summary.json"), figure_folder(run)
+    path = path_inside(run.path, "summary.json")
     if not path.is_file():
         raise CheckpointError(
             "Run has no finished posterior.",
@@ -73,7 +73,7 @@ def write_posterior_report(run: Run) -> Path:
             fix=f"resume it: advae infer FILE --resume {quote(str(run.path))}",
         )
     try:
-        page = make_page(run, read_json_object(path), folder)
+        page = make_page(run, read_json_object(path))
     except AdvaeError:
         raise
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -83,12 +83,13 @@ def write_posterior_report(run: Run) -> Path:
             expected="config.yaml, summary.json and *.npz as advae infer wrote them",
             fix="restore them, or infer again",
         ) from error
-    write_atomically(run.path / "report.html", page)
-    return run.path / "report.html"
+    path = path_inside(run.path) / "report.html"
+    write_atomically(path, page)
+    return path
 
 
-def make_page(run: Run, summary: dict[str, Any], folder: Path) -> str:
-    """Return the page, and write its figures to a folder."""
+def make_page(run: Run, summary: dict[str, Any]) -> str:
+    """Return the page, and write its figures to the run."""
     config, (estimates, remarks) = run.config, read_evaluation(run)
     samples = PosteriorSamples.load(run, list(config["parameters"]))
     return render(
@@ -101,7 +102,7 @@ def make_page(run: Run, summary: dict[str, Any], folder: Path) -> str:
         reference=summary.get("reference"),
         table=estimate_table(estimates, remarks),
         legend=kind_legend(str(e.get("kind")) for e in estimates),
-        figures=make_figures(summary, samples, folder),
+        figures=make_figures(summary, samples, run.path),
         has_netcdf=(run.path / "draws.nc").exists(),
         source=str(config["source"].get("text", "")),
         environment=environment(run.env),
@@ -164,9 +165,9 @@ def parameter_rows(summary: dict[str, Any], reference: FloatArray | None) -> lis
     return rows
 
 
-def make_figures(summary: dict[str, Any], samples: PosteriorSamples, folder: Path) -> HtmlFigures:
-    """Plot the figures and write them to a folder."""
-    figures, labels = HtmlFigures(folder), list(summary["parameters"])
+def make_figures(summary: dict[str, Any], samples: PosteriorSamples, run_dir: Path) -> HtmlFigures:
+    """Plot the figures and write them to a run directory."""
+    figures, labels = HtmlFigures(run_dir, "figures"), list(summary["parameters"])
     hmc = "" if samples.reference is None else " Dark line, a long run of Hamiltonian Monte Carlo."
     first = f" The first {MAX_MARGINALS} of {len(labels)} parameters." if len(labels) > MAX_MARGINALS else ""
     plotted = (samples.fits, labels, samples.baselines, samples.reference)

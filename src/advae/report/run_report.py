@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from advae.formatting import format_count, format_with_error
-from advae.io import write_atomically
+from advae.io import path_inside, write_atomically
 from advae.report.estimate_table import (
     EstimateDict,
     describe_kind,
@@ -30,7 +30,7 @@ from advae.report.figures.image_grid import image_grid, interpolation_rows, reco
 from advae.report.figures.latents import aggregated_posterior, latent_scatter, posterior_panels
 from advae.report.figures.per_image import add_per_image_figures
 from advae.report.figures.vectors import vector_reconstructions, vector_samples
-from advae.report.html import HtmlFigures, figure_folder, render
+from advae.report.html import HtmlFigures, render
 from advae.report.run_summary import (
     describe_method,
     describe_model,
@@ -84,9 +84,9 @@ def write_report(run: Run, model: LatentModel, data: Dataset) -> Path:
     Raises:
         CheckpointError: a file of the run is damaged.
     """
-    folder, metrics = figure_folder(run), run.metrics()
+    metrics = run.metrics()
     estimates, remarks = read_evaluation(run)
-    figures, per_image = HtmlFigures(folder), HtmlFigures(folder)
+    figures, per_image = (HtmlFigures(run.path, "figures") for _ in range(2))
     add_figures(figures, collect_figure_data(model, data), data)
     curves = collect_curves(metrics)
     if curves:
@@ -124,7 +124,7 @@ def write_report(run: Run, model: LatentModel, data: Dataset) -> Path:
         environment=environment(run.env),
         config=yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True),
     )
-    path = run.path / "report.html"
+    path = path_inside(run.path) / "report.html"
     write_atomically(path, page)
     return path
 
