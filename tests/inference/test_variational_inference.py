@@ -232,6 +232,23 @@ def test_a_removed_run_directory_is_noticed_and_not_made_again(
     assert not (tmp_path / "run").exists()
 
 
+def test_nothing_is_left_of_a_run_that_is_removed_while_a_checkpoint_is_written(
+    tmp_path: Path, often_saved: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = Run.file
+
+    def file_of_removed_run(run: Run, *parts: str) -> Path:
+        path = file(run, *parts)
+        if parts[0] == "checkpoints":
+            shutil.rmtree(run.path)
+        return path
+
+    monkeypatch.setattr(Run, "file", file_of_removed_run)
+    with pytest.raises(CheckpointError):
+        advae.infer(log_joint, PARAMETERS, out=tmp_path / "run", **FAST)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_killed_before_its_first_checkpoint_starts_again(
     tmp_path: Path, often_saved: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

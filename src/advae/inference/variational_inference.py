@@ -30,7 +30,14 @@ from advae.inference.infer_options import Family, InferOptions
 from advae.inference.parameters import ParameterSpace
 from advae.inference.posterior import LogLikelihood, Posterior
 from advae.inference.target import LogJoint, Target, check_target
-from advae.io import lock_folder, remove_leftovers, write_atomically, write_json
+from advae.io import (
+    LOCK_FILE,
+    lock_folder,
+    remove_leftovers,
+    remove_remains,
+    write_atomically,
+    write_json,
+)
 from advae.progress import Progress, StageProgress, stage_progress
 from advae.random import mix_seeds, seeded
 from advae.run import CONFIG_FILE, Run, check_unused
@@ -40,9 +47,13 @@ from advae.training.training_metrics import MetricsLogger
 
 LOG_INTERVAL, CHECKPOINT_INTERVAL = 50, 500  # steps
 NUM_BASELINE_STEPS = 1000  # enough for normals
-WRITTEN_NAMES = (
-    r"[\w-]+\.(yaml|txt|json|jsonl|csv|npz|nc|html)|last"  # in a run directory and in its checkpoints
-)
+FOLDERS = {
+    ".": r"[\w-]+\.(yaml|txt|json|jsonl|csv|npz|nc|html)",
+    "checkpoints": "last",
+    "eval": r"estimates\.json",
+    "figures": r"[\w-]+\.png",
+}
+"""What infer writes: folders of a run, and regular expressions of the names in them."""
 BASELINE_FAMILIES: tuple[Family, ...] = ("mean-field", "full-rank")
 
 
@@ -158,21 +169,27 @@ def _open_run(
     with lock_folder(folder, create=not is_resumed) as check_folder:
         run = Run(folder, check_folder=check_folder)
         if is_resumed:
-            saved_config = Run.open(folder).config
-            changed = [key for key in config if config[key] != saved_config.get(key)]
-            if changed or len(saved_config) != len(config):
-                raise CheckpointError(
-                    "Cannot resume a run with a different configuration.",
-                    given=f"different {', '.join(changed)}",
-                    fix="start a new run, or restore the file and the options of this one",
-                )
+            _check_config(Run.open(folder).config, config)
         else:
             check_unused(folder, verb="infer FILE")
             run.write_config(config)
-        for subfolder in folder, folder / "checkpoints":
-            if subfolder.is_dir():
-                remove_leftovers(subfolder, WRITTEN_NAMES)
-        yield run
+        for name, pattern in FOLDERS.items():
+            if (folder / name).is_dir():
+                remove_leftovers(folder / name, pattern)
+        try:
+            yield run
+        finally:
+            remove_remains(folder, FOLDERS, (LOCK_FILE, CONFIG_FILE))
+
+
+def _check_config(saved: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    changed = [key for key in config if config[key] != saved.get(key)]
+    if changed or len(saved) != len(config):
+        raise CheckpointError(
+            "Cannot resume a run with a different configuration.",
+            given=f"different {', '.join(changed)}",
+            fix="start a new run, or restore the file and the options of this one",
+        )
 
 
 def _fit_posterior(
