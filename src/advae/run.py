@@ -113,8 +113,18 @@ class Run:
         )
 
     def write_config(self, config: dict[str, Any]) -> None:
-        """Write config.yaml."""
-        write_atomically(self.path / CONFIG_FILE, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        """Write config.yaml, which makes a folder a run.
+
+        Raises:
+            CheckpointError: the run directory was removed meanwhile; the file is then not left in its place.
+        """
+        path = self.file(CONFIG_FILE)
+        write_atomically(path, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        try:
+            self.file(CONFIG_FILE)
+        except CheckpointError:
+            path.unlink(missing_ok=True)
+            raise
 
     @property
     def env(self) -> dict[str, Any]:

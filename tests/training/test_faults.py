@@ -140,6 +140,26 @@ def test_a_run_that_can_be_resumed_has_all_its_first_files(
     assert (tmp_path / "run" / "command.txt").read_text() == "advae.train(…)\n"
 
 
+@pytest.mark.parametrize("name", ["command.txt", "env.json", "config.yaml"])
+def test_nothing_is_left_of_a_run_that_is_removed_while_its_first_files_are_written(
+    name: str, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = os.replace
+
+    def remove_and_replace(old: str, new: str) -> None:
+        content = Path(old).read_bytes()
+        if Path(new).name == name:
+            shutil.rmtree(Path(new).parent)
+            Path(new).parent.mkdir()  # as a write that began before the removal
+            Path(old).write_bytes(content)
+        replace(old, new)
+
+    monkeypatch.setattr(os, "replace", remove_and_replace)
+    with pytest.raises(CheckpointError):
+        advae.train(tiny.tree(source), options={"train.steps": 2}, out=tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
 def test_run_killed_when_it_has_only_made_its_folder(source: str, tmp_path: Path) -> None:
     with lock_folder(tmp_path / "run", create=True):
         (tmp_path / "run" / ".config.yaml.new-01234567").write_text("data:")

@@ -145,8 +145,9 @@ def _fit(setup: Setup, folder: Path, *, command: str = "", quiet: bool) -> Run:
     try:
         with lock as check_folder, isolated_torch_state(setup.config.seed, setup.fabric.device):
             try:
-                has_started = broadcast(setup.fabric, is_writer and _prepare_folder(setup, folder, command))
-                trainer = Trainer(setup, Run(folder, check_folder=check_folder), resume=has_started)
+                run = Run(folder, check_folder=check_folder)
+                has_started = broadcast(setup.fabric, is_writer and _prepare_folder(setup, run, command))
+                trainer = Trainer(setup, run, resume=has_started)
                 trainer.fit(quiet)
             finally:
                 if is_writer:
@@ -160,8 +161,9 @@ def _fit(setup: Setup, folder: Path, *, command: str = "", quiet: bool) -> Run:
     return Run(folder, trained_model=trainer.exported_model)
 
 
-def _prepare_folder(setup: Setup, folder: Path, command: str) -> bool:
+def _prepare_folder(setup: Setup, run: Run, command: str) -> bool:
     """Write the first files of a run, or remove what a killed process left; return whether there is a checkpoint."""
+    folder = run.path
     if command:
         check_unused(folder)
     _remove_leftovers(folder)
@@ -170,9 +172,7 @@ def _prepare_folder(setup: Setup, folder: Path, command: str) -> bool:
         if command:
             write_atomically(folder / "command.txt", command + "\n")
         write_json(folder / "env.json", setup.environment())
-        Run(folder).write_config(
-            setup.config.to_dict()
-        )  # last: with it the folder is a run that can be resumed
+        run.write_config(setup.config.to_dict())  # last: with it the folder is a run that can be resumed
     return has_started
 
 
