@@ -118,13 +118,14 @@ class Run:
         Raises:
             CheckpointError: the run directory was removed meanwhile; the file is then not left in its place.
         """
-        path = self.file(CONFIG_FILE)
+        path = self.path / CONFIG_FILE
         write_atomically(path, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-        try:
-            self.file(CONFIG_FILE)
-        except CheckpointError:
-            path.unlink(missing_ok=True)
-            raise
+        if self.check_folder is not None:
+            try:
+                self.check_folder()
+            except CheckpointError:
+                path.unlink(missing_ok=True)
+                raise
 
     @property
     def env(self) -> dict[str, Any]:
