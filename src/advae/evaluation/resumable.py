@@ -102,9 +102,8 @@ class PartialResult:
             content = hashlib.sha256(content).digest() + content
             try:
                 write_atomically(path, content)
-            except (
-                WriteError
-            ) as error:  # another evaluation of the run ended, and removed the folder meanwhile
+            except WriteError as error:
+                # Another evaluation of the run may have ended, and removed the folder meanwhile.
                 if not isinstance(error.__cause__, FileNotFoundError) or self._path(suffix) is None:
                     raise
                 write_atomically(path, content)

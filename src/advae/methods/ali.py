@@ -40,8 +40,8 @@ from advae.methods.base import (
     Method,
     Players,
     Weight,
-    conditional_density,
     is_active,
+    known_joint_ratio,
 )
 from advae.model import LatentModel
 from advae.networks.base import check_no_batchnorm, freeze_batchnorm_stats
@@ -90,9 +90,7 @@ class ALI(Method):
         residual = model.critics["critic"](x, z).float()
         if self.known == "none":
             return residual
-        log_q = conditional_density(model.encoder, x, z)
-        known = log_q - model.prior.log_prob(z) - conditional_density(model.decoder, z, x)
-        return add_known_terms(residual, known)
+        return add_known_terms(residual, known_joint_ratio(model, x, z))
 
     def losses(
         self, model: LatentModel, x: Tensor, players: Players = None, kl_weight: Weight = 1.0

@@ -249,6 +249,15 @@ def log_density(distribution: Distribution, value: Tensor) -> Tensor | float:
     return distribution.as_density().detach().log_prob(value) if distribution.has_log_prob else 0.0
 
 
+def known_joint_ratio(model: LatentModel, x: Tensor, z: Tensor) -> Tensor:
+    """Return the known terms ``log q(z|x) − log p(z) − log p(x|z) [B]`` of log q(x, z)/p(x, z), with constant weights.
+
+    Gradients flow through x and z; a density that does not exist is left out.
+    """
+    log_q = conditional_density(model.encoder, x, z)
+    return log_q - model.prior.log_prob(z) - conditional_density(model.decoder, z, x)
+
+
 def conditional_density(network: nn.Module, given: Tensor, value: Tensor) -> Tensor | float:
     """Return a known term ``log p(value | given)`` with constant weights, or 0 without a density.
 

@@ -43,7 +43,7 @@ from advae.methods.base import (
     Players,
     Requirements,
     Weight,
-    conditional_density,
+    known_joint_ratio,
 )
 from advae.model import LatentModel
 from advae.networks.base import freeze_batchnorm_stats
@@ -79,10 +79,7 @@ class SVAE(Method):
     def f(self, model: LatentModel, x: Tensor, z: Tensor) -> Tensor:
         """Return ``f(x, z) [B]``. Gradients of the known terms flow to x and z."""
         residual = model.critics["critic"](x, z).float()
-        if self.known == "none":
-            return residual
-        log_q = conditional_density(model.encoder, x, z)
-        return residual + log_q - model.prior.log_prob(z) - conditional_density(model.decoder, z, x)
+        return residual if self.known == "none" else residual + known_joint_ratio(model, x, z)
 
     def losses(
         self, model: LatentModel, x: Tensor, players: Players = None, kl_weight: Weight = 1.0
