@@ -9,13 +9,14 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
 import advae
 from advae import registry
-from advae.config import merge, option_parser, resolve
+from advae.config import choose_recipe, choose_recipe_for_source, merge, option_parser, resolve
 from advae.distributions import HEADS
 from advae.errors import AdvaeError, CheckpointError, ConfigError
 from advae.methods import METHODS
@@ -398,3 +399,47 @@ def test_a_component_of_a_later_base_replaces_that_of_an_earlier_one(tmp_path: P
     (tmp_path / "two.yaml").write_text("model: {encoder: {name: conv}}")
     (tmp_path / "own.yaml").write_text("base: [one.yaml, two.yaml]\nmodel: {encoder: mlp}")
     assert resolve(tmp_path / "own.yaml").model["encoder"]["hidden"] != [777]
+
+
+# --- choice of a recipe -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "source", "name"),
+    [
+        ((1, 28, 20), "faces.npy", "vae-images"),
+        ((30,), "wine.csv", "vae-table"),
+        ((1, 8, 8), "digits", "vae-digits"),
+    ],
+)
+def test_recipe_is_chosen_by_the_data(shape: tuple[int, ...], source: str, name: str) -> None:
+    choice = choose_recipe(shape, source)
+    assert choice.name == name and choice.name in str(choice) and choice.reason in str(choice)
+    assert choice.name not in choice.others and set(choice.others) <= set(BUILT_IN)
+    assert all(other.endswith(name.removeprefix("vae")) for other in choice.others)
+
+
+def test_no_recipe_is_chosen_for_other_shapes() -> None:
+    with pytest.raises(ConfigError, match="shape"):
+        choose_recipe((2, 3, 4, 5))
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "name"),
+    [
+        ((9, 6, 5), {}, "vae-images"),
+        ((9, 6, 5), {"data.layout": "as-stored"}, None),
+        ((9, 6, 5, 3), {}, "vae-images"),
+        ((9, 6), {}, "vae-table"),
+    ],
+)
+def test_recipe_is_chosen_for_a_source_read_by_its_options(
+    shape: tuple[int, ...], options: dict[str, str], name: str | None, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=shape))
+    given = {"data.source": str(tmp_path / "x.npy"), "train.steps": "3"} | options
+    if name is None:
+        with pytest.raises(ConfigError):
+            choose_recipe_for_source(given)
+    else:
+        assert choose_recipe_for_source(given).name == name

@@ -20,7 +20,7 @@ from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 from advae.data.data_options import DataOptions
-from advae.errors import ConfigError, first_line, nearest
+from advae.errors import MAX_LISTED, ConfigError, first_line, nearest
 from advae.formatting import flatten
 from advae.io import PathLike
 from advae.registry import Registry, check_import_allowed
@@ -31,11 +31,15 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 MAX_BASES = 100
+IMAGE_RECIPES, TABLE_RECIPES = "images", "table"
+"""How the names of recipes for a user's own data end."""
+
 SECTIONS = ("data", "model", "method", "train")
 TOP_LEVEL_DEFAULTS = {"recipe": "", "description": "", "published": "", "seed": 0, "device": "auto"}
 COMPONENT_DEFAULTS: dict[str, Any] = {
     "model": {
         "latent_dim": 8,
+        "skip": "none",
         "encoder": {"name": "mlp"},
         "posterior": {"name": "normal"},
         "decoder": {"name": "mlp"},
@@ -146,6 +150,66 @@ def recipes() -> list[str]:
     return sorted(name for name in _built_in_files() if not name.startswith("_"))
 
 
+@dataclass(frozen=True)
+class RecipeChoice:
+    """A recipe chosen by the data.
+
+    Attributes:
+        name: of the recipe.
+        reason: what the data are.
+        others: names of the other recipes for such data.
+    """
+
+    name: str
+    reason: str
+    others: tuple[str, ...]
+
+    def __str__(self) -> str:
+        shown = ", ".join(self.others[:MAX_LISTED]) + ", …" * (len(self.others) > MAX_LISTED)
+        return f"recipe: {self.name} ({self.reason})" + (f"; also suitable: {shown}" if shown else "")
+
+
+def choose_recipe(shape: Sequence[int], source: str = "") -> RecipeChoice:
+    """Choose a recipe for observations of a shape: images ``[C, H, W]``, vectors ``[n]``, or the built-in digits.
+
+    Args:
+        shape: of one observation.
+        source: ``data.source``, if that is where they come from.
+
+    Raises:
+        ConfigError: observations of this shape are neither images nor vectors.
+    """
+    size = " × ".join(map(str, shape))
+    if source == DataOptions().source:
+        kind, reason = source, "the built-in handwritten digits"
+    elif len(shape) == 3:
+        kind, reason = IMAGE_RECIPES, f"the data are images, channels × height × width {size}"
+    elif len(shape) == 1:
+        kind, reason = TABLE_RECIPES, f"the data are vectors of {size} numbers"
+    else:
+        raise ConfigError(
+            "No recipe suits observations of this shape.",
+            given=size,
+            expected="images [C, H, W], or vectors [n]",
+            fix="reshape the data, or name a recipe and networks for this shape",
+        )
+    name, suffix = f"vae-{kind}", f"-{kind}"
+    suitable = [recipe for recipe in recipes() if recipe.endswith(suffix)]
+    return RecipeChoice(name, reason, tuple(recipe for recipe in suitable if recipe != name))
+
+
+def choose_recipe_for_source(options: Mapping[str, Any]) -> RecipeChoice:
+    """Open the data that options, by dotted name, describe, and choose a recipe for them; no example is read.
+
+    Raises:
+        ConfigError, DataError: an option is invalid, or the data cannot be opened.
+    """
+    from advae.data.readers import open_source
+
+    data = resolve({}, {key: value for key, value in options.items() if key.startswith("data.")}).data
+    return choose_recipe(open_source(data, eight_bit=False).parts["train"].shape, data.source)
+
+
 def _built_in_files() -> list[str]:
     """Names of recipes and, with a leading underscore, of what several recipes share."""
     folder = resources.files("advae") / "recipes"
@@ -241,7 +305,14 @@ def option_parser(tree: Mapping[str, Any], *, docs: bool = False) -> ArgumentPar
     parser.add_class_arguments(DataOptions, "data", instantiate=False)
     parser.add_class_arguments(TrainOptions, "train", instantiate=False)
     latent_dim = COMPONENT_DEFAULTS["model"]["latent_dim"]
-    parser.add_argument("--model.latent_dim", type=int, default=latent_dim, help="latent dimension, d")
+    parser.add_argument(
+        "--model.latent_dim",
+        type=int | None,
+        default=latent_dim,
+        help="latent dimension, d; null: as many as principal components for 90 %% of the variance, 2 to 64",
+    )
+    skip = "linear: encoder and decoder are principal components plus the networks, and start as probabilistic PCA"
+    parser.add_argument("--model.skip", type=Literal["none", "linear"], default="none", help=skip)
     for key, registry, computed in component_slots():
         cls = registry.find(_component(tree, key)["name"])
         parser.add_argument(f"--{key}.name", type=str, help=f"{registry.kind}: a name, or an import path")
@@ -307,7 +378,7 @@ def _check_names(tree: Mapping[str, Any], parser: ArgumentParser) -> None:
 
 def _check_values(values: Mapping[str, Any], parser: ArgumentParser) -> None:
     """Refuse what jsonargparse accepts for any type: null that is not the default, and numbers that are not finite."""
-    optional = {action.dest for action in parser._actions if action.default is None}
+    optional = {action.dest for action in parser._actions if action.default is None} | {"model.latent_dim"}
     for key, value in flatten(values).items():
         items = value if isinstance(value, list) else [value]
         if None in items and key not in optional:

@@ -37,6 +37,23 @@ def test_recipes(advae: Any) -> None:
     table = advae("recipes").out
     assert all(row["name"] in table for row in listed)
     assert "\x1b" not in table
+    for text in (table, advae("recipes", "--verbose").out):
+        assert max(map(len, text.splitlines())) <= 100
+    groups = [lines.splitlines()[0] for lines in table.split("\n\n")]
+    assert "digits" in groups[0] and "own data" in groups[1] and "Others" in groups[-2]
+    assert table.index("vae-digits") < table.index("vae-images") < table.index("avb-ac-mnist-fc32")
+
+
+def test_recipes_are_filtered(advae: Any) -> None:
+    listed = json.loads(advae("recipes", "--method", "avb", "--data", "mnist", "--json").out)
+    assert listed and {(row["method"], row["data"]) for row in listed} == {("avb", "mnist")}
+    by_words = advae("recipes", "flow", "posterior").out
+    assert "vae-iaf-digits" in by_words and "avb-digits" not in by_words
+    published = json.loads(advae("recipes", "vae-mnist-conv8", "--json").out)[0]["published"]
+    assert published.split()[0] not in advae("recipes", "--data", "images").out
+    assert published.split(":")[1].split(",")[0] in advae("recipes", "vae-mnist-conv8").out
+    answer = advae("recipes", "--method", "abv")
+    assert answer.code == 2 and "'avb'" in answer.err
 
 
 def test_a_run_has_all_its_files(trained: Path) -> None:

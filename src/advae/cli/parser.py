@@ -210,8 +210,9 @@ class Parser(argparse.ArgumentParser, Generic[Options]):
         more: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
         metavar = next((m for m in marks if isinstance(m, str) and m.isupper()), None)
         if POSITIONAL in marks:
-            nargs = "+" if get_origin(hint) is tuple else None if field.default is MISSING else "?"
-            kind = _text if nargs == "+" else _converter(hint, marks)
+            is_required, is_list = field.default is MISSING, get_origin(hint) is tuple
+            nargs = ("+" if is_required else "*") if is_list else (None if is_required else "?")
+            kind = _text if is_list else _converter(hint, marks)
             group.add_argument(field.name, metavar=metavar, nargs=nargs, type=kind, **more)
             return
         name = field.name.replace("_", "-")

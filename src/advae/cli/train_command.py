@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from shlex import quote
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 SUMMARY = "train a recipe, evaluate the model and write a report"
 EXAMPLES = """
+advae train --data.source path/to/images            a folder of images: the recipe vae-images
+advae train --data.source table.csv --time 10m      a table: the recipe vae-table; trains for ten minutes
+advae train avb-images --data.source photos.npy --dry-run
 advae train asvae-digits
 advae train avb-ac-mnist-fc32 --data.source path/to/mnist --train.steps 200000 --train.precision bf16
 advae train vae-digits --model.encoder my_package.nets.MyEncoder --model.encoder.width 64
@@ -38,9 +42,9 @@ SHOWN_SECTIONS = ("likelihood", "reconstruction")  # printed at the end; the rep
 
 @dataclass(frozen=True, kw_only=True)
 class TrainCommandOptions(AllowOptions):
-    """Train a recipe. Any of its options can be given as --section.option VALUE; with a recipe, --help lists
-    all of them. A component is chosen by its name or import path (--model.encoder conv). --json prints the
-    paths of run, model and report, and the estimates."""
+    """Train a recipe; without one, --data.source chooses it by the data. Any option of a recipe can be given as
+    --section.option VALUE; with a recipe, --help lists all of them. A component is chosen by its name or import
+    path (--model.encoder conv). --json prints the paths of run, model and report, and the estimates."""
 
     recipe: Annotated[str | None, "RECIPE", POSITIONAL] = None
     """A name from advae recipes, or a YAML file."""
@@ -74,7 +78,7 @@ def parser() -> Parser[TrainCommandOptions]:
         "train",
         TrainCommandOptions,
         EXAMPLES,
-        usage="(RECIPE | --config FILE | --resume RUN) [--section.option VALUE …] [option …]",
+        usage="(RECIPE | --data.source PATH | --config FILE | --resume RUN) [--section.option VALUE …]",
         flags={"help": "-h --help"},
         overrides=OVERRIDES_WITHOUT_SECTION,
         help_option=False,
@@ -119,7 +123,8 @@ def run(options: TrainCommandOptions) -> int:
 
 def _resolve(options: TrainCommandOptions) -> Config:
     """Return the configuration to train; nothing resolves it again."""
-    source, overrides = _source(options), _overrides(options)
+    overrides = _overrides(options)
+    source = _source(options, overrides)
     allow_packages([*options.allow, *_named_packages(overrides)])
     if options.resume is not None:
         from advae.run import Run
@@ -131,14 +136,20 @@ def _resolve(options: TrainCommandOptions) -> Config:
     return resolve(source, overrides)
 
 
-def _source(options: TrainCommandOptions) -> str:
-    """Return the recipe, file or run to train."""
+def _source(options: TrainCommandOptions, overrides: Mapping[str, Any]) -> str:
+    """Return the recipe, file or run to train; if only data are named, the recipe that suits them."""
     sources = {"RECIPE": options.recipe, "--config": options.config, "--resume": options.resume}
     named = {name: value for name, value in sources.items() if value is not None}
+    if not named and "data.source" in overrides:
+        from advae.config import choose_recipe_for_source
+
+        choice = choose_recipe_for_source(overrides)
+        log(options, str(choice))
+        return choice.name
     if len(named) != 1:
         raise ConfigError(
             f"Only one of them is possible: {' and '.join(named)}." if named else "Nothing to train.",
-            expected="advae train RECIPE, or --config FILE, or --resume RUN",
+            expected="advae train RECIPE, or --data.source PATH, or --config FILE, or --resume RUN",
             fix="a recipe, such as vae-digits, trains on embedded data; advae recipes lists all",
         )
     if options.config is not None:
