@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from advae.data.dataset import Dataset, Preprocessing, Split
     from advae.data.loader import BatchLoader
     from advae.data.loading import load_data, load_part
+    from advae.data.observations import as_observations
     from advae.data.preprocessing import make_preprocessing, preprocessing_from_dict
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Dataset",
     "Preprocessing",
     "Split",
+    "as_observations",
     "check_compatibility",
     "load_data",
     "load_part",
@@ -38,6 +40,7 @@ _MODULES = {  # imported on first use, so that the options alone do not import t
     "dataset": ("Dataset", "Preprocessing", "Split"),
     "loader": ("BatchLoader",),
     "loading": ("load_data", "load_part"),
+    "observations": ("as_observations",),
     "preprocessing": ("make_preprocessing", "preprocessing_from_dict"),
 }
 

@@ -16,7 +16,7 @@ import torch
 
 from advae.data.data_options import DataOptions
 from advae.data.dataset import CHUNK_SIZE, IndexedExamples, Indices, ReadErrors, chunk_ranges
-from advae.errors import DataError
+from advae.errors import DataError, first_line
 
 Array = npt.NDArray[Any]
 MAX_CHANNELS = 4
@@ -65,6 +65,34 @@ class ArrayExamples(IndexedExamples):
         if self.scale is None or (self.scale == 1 and values.dtype == np.uint8):
             return values
         return np.rint(values.astype(np.float32) * self.scale).astype(np.uint8)
+
+
+def as_array(value: Any, name: str = "data") -> Array:
+    """Return an array, tensor, list of numbers or list of images as a numpy array of real numbers.
+
+    Raises:
+        DataError: if it is not one, with ``name`` in the message; if it is ragged, sparse or complex.
+    """
+    if isinstance(value, torch.Tensor):
+        if value.is_sparse or value.is_complex() or value.is_quantized:
+            kind = value.dtype if value.layout == torch.strided else value.layout
+            raise DataError("The tensor does not contain dense real numbers.", given=f"{name}: {kind}")
+        value = value.detach().cpu()
+        return np.asarray((value.float() if value.dtype == torch.bfloat16 else value).numpy())
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError) as error:
+        array, reason = np.empty(0, object), first_line(error)
+    else:
+        reason = f"dtype {array.dtype}"
+    if array.dtype.kind not in "buif":
+        raise DataError(
+            "The array does not contain real numbers.",
+            given=f"{name}: {type(value).__name__}, {reason}",
+            expected="numbers of one type, and one shape for all examples",
+            fix="convert it: numpy.stack(list), or array.astype(numpy.float32)",
+        )
+    return array
 
 
 def example_layout(shape: tuple[int, ...], layout: str = "auto") -> tuple[tuple[int, ...], str]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-PreprocessingName = Literal["binarize-dynamic", "binarize-static", "gray", "dequantize", "standardize"]
+PreprocessingName = Literal[
+    "auto", "binarize-dynamic", "binarize-static", "gray", "dequantize", "standardize"
+]
 Layout = Literal["auto", "NHW", "NCHW", "NHWC", "as-stored"]
 Storage = Literal["auto", "resident", "stream"]
 
@@ -15,13 +17,14 @@ class DataOptions:
     """Source, splits, preprocessing and storage of the data."""
 
     source: str = "digits"
-    """The data: `digits` (handwritten digits of scikit-learn), a .npy or .npz file, a folder of images, a Parquet
-    file, folder or pattern, or a data set of the Hugging Face hub as OWNER/NAME."""
+    """The data: `digits` (handwritten digits of scikit-learn), a .npy or .npz file, a folder of images, a CSV, TSV or
+    Parquet file, folder or pattern, or a data set of the Hugging Face hub as OWNER/NAME."""
 
     preprocessing: PreprocessingName = "dequantize"
     """How stored examples become observations: `binarize-dynamic` (pixels sampled in every step),
     `binarize-static` (sampled once), `gray` (pixel / 255, the probability of a one), `dequantize` (8 bits plus
-    uniform noise, in [0, 1)) or `standardize` (mean 0, standard deviation 1 over the training examples)."""
+    uniform noise, in [0, 1)) or `standardize` (mean 0, standard deviation 1 over the training examples). `auto` is
+    `dequantize` for 8-bit images, and `standardize` for tables, vectors and other images."""
 
     validation: float | None = None
     """Number of validation examples, or their fraction in (0, 1): the first of the source's validation split if it
@@ -54,6 +57,13 @@ class DataOptions:
     white_level: float | None = None
     """Stored value of white, which becomes 255. By default 1 or 255 for arrays, and for images of more than 8 bits
     the largest value of the fewest bits (8, 10, 12, 14, 16, 24, 32) that hold all pixels."""
+
+    label: str | None = None
+    """Column with the classes (tables, and Parquet or hub images), or `none`. By default a column with a usual name
+    (label, class, target, species, …) and few values, otherwise the only column of text."""
+
+    missing: Literal["refuse", "drop"] = "refuse"
+    """Rows of tables with missing values: `refuse` them, or `drop` them from all splits."""
 
     limit: int | None = None
     """Use only the first training examples, this many."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import get_args
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from advae.data.data_options import DataOptions, Layout
 from advae.data.dataset import Dataset, Preprocessing, Split, Subset
 from advae.data.labels import class_labels
-from advae.data.preprocessing import Standardize, make_preprocessing, preprocessing_class
+from advae.data.preprocessing import AUTO, Standardize, make_preprocessing, preprocessing_class
 from advae.data.readers import DataSource, open_source
 from advae.data.splits import checksum, fits_in_memory, make_splits, read_splits, scan_splits
 from advae.errors import ConfigError, DataError
@@ -28,9 +29,8 @@ def load_data(options: DataOptions) -> Dataset:
         ConfigError: if an option is invalid.
         DataError: if the data do not exist, cannot be read, or do not suit the preprocessing.
     """
-    eight_bit = preprocessing_class(options.preprocessing).eight_bit
     _check_options(options)
-    source = open_source(options, eight_bit)
+    source = _open_for_preprocessing(options)
     lengths = {part: len(examples) for part, examples in source.parts.items()}
     labels = class_labels(source.labels, lengths, source.class_names)
     splits = make_splits(
@@ -61,6 +61,18 @@ def load_data(options: DataOptions) -> Dataset:
         reading={**source.reading, **source.parts["train"].reading},
         remarks=_collect_remarks(source, labels.remarks),
     )
+
+
+def _open_for_preprocessing(options: DataOptions) -> DataSource:
+    """Open a source with values as the preprocessing needs them; under ``auto``, images are 8-bit if they can be."""
+    if options.preprocessing != AUTO:
+        return open_source(options, preprocessing_class(options.preprocessing).eight_bit)
+    source = open_source(options, eight_bit=False)
+    train = source.parts["train"]
+    if len(train.shape) == 3 and train.dtype.is_floating_point:
+        with suppress(DataError):  # the values are not gray levels
+            return open_source(options, eight_bit=True)
+    return source
 
 
 def _collect_remarks(source: DataSource, others: Iterable[str] = ()) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from advae.random import SPLITMIX_INCREMENT, SPLITMIX_MULTIPLIERS, mix_seeds
 
 __all__ = ["PREPROCESSINGS", "Preprocessing", "make_preprocessing", "preprocessing_from_dict"]
 
+AUTO = "auto"
 Moments = float | Sequence[float]  # one for all values, or one per feature
 # Below 256, neighbors in float32 differ by at least 2⁻¹⁶: v + MAX_NOISE cannot round up to v + 1.
 MAX_NOISE = 1 - 2.0**-16
@@ -243,12 +244,18 @@ PREPROCESSINGS: dict[str, type[Preprocessing]] = {
 def preprocessing_class(name: str) -> type[Preprocessing]:
     """Return the class of a name; raise ConfigError if there is none."""
     if name not in PREPROCESSINGS:
-        raise ConfigError("data.preprocessing is unknown.", given=name, fix=nearest(name, PREPROCESSINGS))
+        fix = nearest(name, [AUTO, *PREPROCESSINGS])
+        raise ConfigError("data.preprocessing is unknown.", given=name, fix=fix)
     return PREPROCESSINGS[name]
 
 
 def make_preprocessing(name: str, train: Split, binarize_seed: int = 0) -> Preprocessing:
-    """Return the named preprocessing, fitted to the training examples if it has parameters."""
+    """Return the named preprocessing, fitted to the training examples if it has parameters.
+
+    ``auto`` is dequantize for 8-bit images, else standardize.
+    """
+    if name == AUTO:
+        name = Dequantize.name if len(train.shape) == 3 and train.dtype == torch.uint8 else Standardize.name
     cls = preprocessing_class(name)
     if cls is Standardize:
         return Standardize.fit(train)
