@@ -54,6 +54,7 @@ IGNORED_IMPORTS = {
         "advae.evaluation.eval_config",
         "advae.evaluation.samples.base",
     ): "valid values are the registered names",
+    ("advae.model", "advae.evaluation.score"): "a method of LatentModel for convenience",
     ("advae.inference.posterior", "advae.inference.diagnostics"): "a method of Posterior for convenience",
     ("advae.inference.posterior", "advae.inference.export"): "a method of Posterior for convenience",
 }

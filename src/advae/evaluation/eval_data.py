@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from advae.data import Dataset, Split
+from advae.data import Dataset, Preprocessing, Split
 from advae.distributions import Distribution
 from advae.distributions.discretized_normal import DiscretizedNormal
 from advae.distributions.normal import Normal, NormalHead
@@ -41,6 +41,24 @@ class Batch:
     seed: int
     partial: PartialResult = NOT_STORED
     tick: Ticks = field(default=lambda n: None)
+
+
+class ErrorScale(NamedTuple):
+    """The scale of reconstruction errors: their unit, and maps from observations and from stored examples to it."""
+
+    unit: str
+    from_x: Callable[[Tensor], Tensor]
+    from_raw: Callable[[Tensor], Tensor]
+
+    @classmethod
+    def of(cls, preprocessing: Preprocessing) -> ErrorScale:
+        """Return gray levels for images, and for tables the standard deviations of their columns.
+
+        In the units of its columns, the error of a table would be that of the column with the largest numbers.
+        """
+        if preprocessing.unit == "gray levels":
+            return cls(preprocessing.unit, preprocessing.to_gray, preprocessing.raw_to_gray)
+        return cls("standard deviations", lambda x: x, preprocessing.apply)
 
 
 class OtherExamples(NamedTuple):
@@ -179,11 +197,13 @@ class EvalData:
 
     def uses_discretized_likelihood(self, model: LatentModel) -> bool:
         """Return whether 8-bit images are scored by probabilities of their levels, not by densities."""
-        scores_levels = (
-            isinstance(getattr(model.decoder, "head", None), NormalHead)
-            or model.likelihood_support == "8-bit"
-        )
-        return self.data.preprocessing.support == "8-bit" and scores_levels
+        return scores_levels(model, self.data.preprocessing)
+
+
+def scores_levels(model: LatentModel, preprocessing: Preprocessing) -> bool:
+    """Return whether the model scores observations by probabilities of 8-bit levels, not by densities."""
+    is_normal = isinstance(getattr(model.decoder, "head", None), NormalHead)
+    return preprocessing.support == "8-bit" and (is_normal or model.likelihood_support == "8-bit")
 
 
 def scoring_distribution(p: Distribution, discretize: bool) -> Distribution:

@@ -101,25 +101,38 @@ def log_weights(
     discretize: bool,
     proposal: str = "encoder",
     batch_size: int = DECODER_BATCH_SIZE,
+    noise: Tensor | None = None,
 ) -> Tensor:
     """Return ``log p(x, z_k) − log r(z_k|x)`` for samples k of each ``x [B, …]``, ``[num_samples, B]``.
 
-    The mean of the weights is p(x) for any proposal: see :meth:`Distribution.rsample_and_log_prob`.
+    The mean of the weights is p(x) for any proposal: see :meth:`Distribution.rsample_and_log_prob`. A normal r uses
+    ``noise [num_samples, d]``, where given, for each x; otherwise each has its own.
     """
     r = make_proposal(model, x, proposal)
     chunks = []
     chunk_size = max(1, batch_size // len(x))
     for start in range(0, num_samples, chunk_size):
         count = min(chunk_size, num_samples - start)
-        if isinstance(r, Distribution):
-            z, log_r = r.rsample_and_log_prob((count,))  # together: a flow is not inverted
-        else:
-            z = r.rsample((count,))
-            log_r = r.log_prob(z)
+        z, log_r = _sample_with_log_prob(r, count, None if noise is None else noise[start : start + count])
         p = scoring_distribution(model.decode(z.flatten(0, 1)), discretize)
         log_p = p.log_prob(x.repeat(count, *[1] * (x.dim() - 1))).reshape(count, len(x))
         chunks.append(log_p + model.prior.log_prob(z) - log_r)
     return torch.cat(chunks)
+
+
+def _sample_with_log_prob(
+    r: Distribution | MultivariateNormal, count: int, noise: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return samples ``[count, B, d]`` and their log densities; a normal is sampled by ``noise [count, d]``."""
+    if noise is not None and type(r) is Normal:
+        z = r.mean + r.scale * noise.unsqueeze(1)
+    elif isinstance(r, Distribution):
+        return r.rsample_and_log_prob((count,))  # together: a flow is not inverted
+    elif noise is not None:
+        z = r.mean + (r.scale_tril @ noise[:, None, :, None]).squeeze(-1)
+    else:
+        z = r.rsample((count,))
+    return z, r.log_prob(z)
 
 
 def elbo(
