@@ -41,7 +41,7 @@ from advae.evaluation.eval_data import EvalData, OtherExamples, num_dims
 from advae.evaluation.latent_diagnostics import evaluate_posterior
 from advae.evaluation.likelihood.adversarial_elbo import adversarial_elbo
 from advae.evaluation.likelihood.base import ESTIMATORS, LikelihoodEstimator, estimator_names, no_encoder
-from advae.evaluation.reconstruction import evaluate_reconstruction
+from advae.evaluation.reconstruction import evaluate_reconstruction, explained_variance
 from advae.evaluation.resumable import LOCAL, Runner, model_fingerprint, no_progress
 from advae.evaluation.samples.sample_metrics import check_and_load_features, evaluate_samples
 from advae.io import lock_folder, path_inside, read_json_object, remove_leftovers, write_json, write_npz
@@ -110,8 +110,12 @@ def evaluate(
         log_prob = _add_likelihood(result, model, eval_data, estimators, diagnostics, runner)
         if "posterior" in diagnostics:
             bound = next((e for e in result if e.metric == "elbo" and e.kind == "lower bound"), None)
-            references = {"log_prob": log_prob, "bound": bound}
-            result.add(evaluate_posterior(model, eval_data, **references, seed=seed, runner=runner))
+            known: dict[str, Any] = {
+                "log_prob": log_prob,
+                "bound": bound,
+                "explained_variance": explained_variance(result),
+            }
+            result.add(evaluate_posterior(model, eval_data, **known, seed=seed, runner=runner))
         if "critics" in diagnostics:
             result.add(evaluate_critics(model, eval_data, log_prob=log_prob, runner=runner))
         if config.samples:

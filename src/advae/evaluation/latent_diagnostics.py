@@ -2,7 +2,11 @@
 
 inference gap            log p(x) − ELBO(x) = KL(q(z|x) ‖ p(z|x))
 aggregated posterior     q(z) = E_x q(z|x), which equals the prior in a well-trained model
-active units             dimensions u with Var_x(E[z_u|x]) > 0.01       (Burda, Grosse and Salakhutdinov 2016)
+information              I_u = ½ log(Var z_u / E_x Var(z_u|x)), nats: E_x KL(q(z_u|x) ‖ q(z_u)) if both are normal
+active units             dimensions u with I_u ≥ 0.1
+
+KL(q(z_u|x) ‖ p(z_u)) is not used for the information: it is large for a posterior that is narrow and the same for all
+x. Nor is a small variance of posterior means (Burda, Grosse and Salakhutdinov 2016: 0.01), which is 0.005 nats.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from advae.distributions.normal import Normal
 from advae.errors import ConfigError, NotFiniteError
 from advae.evaluation.estimate import Estimate, EvaluationResult, Kind, Remark, from_per_example
 from advae.evaluation.eval_data import Batch, EvalData
+from advae.evaluation.model_criticism import MIN_INFORMATION, collapse_remark
 from advae.evaluation.resumable import LOCAL, Runner
 from advae.metrics.two_sample import (
     MIN_CLASSIFIER_SAMPLES,
@@ -31,7 +36,6 @@ from advae.model import LatentModel
 from advae.random import mix_seeds, seeded
 
 MAX_LATENTS = 10_000  # that are compared with samples from the prior
-ACTIVE_VARIANCE = 0.01  # the variance above which a dimension is active; Burda et al. 2016, section 5.2
 MEAN_VARIANCE_TOL = 0.001  # of the variance of an inactive dimension whose means are estimated
 DIMS_PER_BATCH = 2**23  # of repeated observations that are encoded together
 NUM_SIGMAS = 3.0
@@ -46,6 +50,7 @@ def evaluate_posterior(
     *,
     log_prob: Estimate | None = None,
     bound: Estimate | None = None,
+    explained_variance: float | None = None,
     seed: int = 0,
     runner: Runner = LOCAL,
 ) -> EvaluationResult:
@@ -55,11 +60,13 @@ def evaluate_posterior(
         model: only its encoder and prior are used.
         log_prob: log p(x) of these examples, exact or estimated, with per-example values.
         bound: their ELBO. The inference gap needs both.
+        explained_variance: of reconstructions, which tells whether a model with little information has collapsed.
         seed: of samples from the prior, permutations and the classifier.
 
     Returns:
         The inference gap; MMD² between latents and samples from the prior, with its p-value; the accuracy of a
         classifier in telling them apart; the number of active units; the aggregated posterior's standard deviation.
+        A remark says whether the model has collapsed.
 
     Raises:
         ConfigError: ``log_prob`` and ``bound`` are not for the same examples.
@@ -69,8 +76,14 @@ def evaluate_posterior(
     if log_prob is not None and bound is not None:
         result.add(inference_gap(log_prob, bound))
     latents = _sample_latents(model, data, runner)
-    result.add(_compare_with_prior(model, data, latents["z"], seed, runner))
-    result.add(_active_units(data, latents))
+    active = _active_units(data, latents)
+    collapse = collapse_remark(active[0].per_example["information"], explained_variance)
+    if collapse:
+        active.remarks = [collapse]
+    result.add(
+        _compare_with_prior(model, data, latents["z"], seed, runner, is_collapsed=collapse is not None)
+    )
+    result.add(active)
     result.append(_aggregated_std(data, latents["z"]))
     return result
 
@@ -112,14 +125,17 @@ def inference_gap(log_prob: Estimate, bound: Estimate) -> EvaluationResult:
 
 @torch.no_grad()
 def _sample_latents(model: LatentModel, data: EvalData, runner: Runner) -> dict[str, Tensor]:
-    """Return per example a sample "z" and the "mean" E[z|x]; if that is unknown, two estimates, "mean" and "other"."""
+    """Return per example a sample "z", the "mean" E[z|x] and the "variance"; or two estimates of the mean.
+
+    For an implicit posterior these are "mean" and "other", and there is no "variance".
+    """
     num_samples = math.ceil(1 / (MEAN_VARIANCE_TOL * math.sqrt(data.count)))
 
     @torch.no_grad()
     def compute(batch: Batch) -> dict[str, Tensor]:
         q = model.encode(batch.x)
         if isinstance(q, Normal):
-            return {"z": q.sample(), "mean": q.mean}
+            return {"z": q.sample(), "mean": q.mean, "variance": q.scale.square()}
         names = ("mean", "other")
         return {"z": q.sample()} | {name: _sample_mean(q, num_samples, batch.x) for name in names}
 
@@ -138,7 +154,7 @@ def _sample_mean(q: Distribution, num_samples: int, x: Tensor) -> Tensor:
 
 
 def _compare_with_prior(
-    model: LatentModel, data: EvalData, z: Tensor, seed: int, runner: Runner
+    model: LatentModel, data: EvalData, z: Tensor, seed: int, runner: Runner, *, is_collapsed: bool
 ) -> EvaluationResult:
     """Compare at most MAX_LATENTS of the latents ``z [N, d]`` with as many samples from the prior."""
     n = min(len(z), MAX_LATENTS)
@@ -166,13 +182,18 @@ def _compare_with_prior(
         tested_on = {"tested on": f"{num_test} held-out latents"}
         classifier = {"classifier": "perceptron, one hidden layer of 64", **tested_on}
         result.append(estimate(C2ST, "c2st", accuracy, stderr, classifier))
-        result.remarks.append(_prior_remark(accuracy, num_test, p))
+        result.remarks.append(_prior_remark(accuracy, num_test, p, is_collapsed))
     return result
 
 
-def _prior_remark(accuracy: float, num_test: int, p: float) -> Remark:
+def _prior_remark(accuracy: float, num_test: int, p: float, is_collapsed: bool) -> Remark:
     """Return what the classifier's accuracy and the test mean."""
-    if accuracy - 0.5 > NUM_SIGMAS * 0.5 / math.sqrt(num_test):
+    if is_collapsed:
+        text = (
+            f"A comparison of latents with the prior (accuracy {accuracy:.2f}, chance: 0.50; MMD, p = {p:.2f}) says"
+            " nothing about a collapsed model: latents without information on x can equal the prior for every x."
+        )
+    elif accuracy - 0.5 > NUM_SIGMAS * 0.5 / math.sqrt(num_test):
         text = (
             f"A classifier separates latents of data from samples of the prior with accuracy {accuracy:.2f} (chance:"
             " 0.50), so generated samples come from latents that were rare in training."
@@ -192,28 +213,39 @@ def _prior_remark(accuracy: float, num_test: int, p: float) -> Remark:
 
 
 def _active_units(data: EvalData, latents: dict[str, Tensor]) -> EvaluationResult:
-    """Count the dimensions whose posterior means vary over examples.
+    """Count the dimensions whose latents have information on x.
 
     The covariance over examples of two independent estimates of E[z|x] does not have the bias that the variance of
-    one has. The standard error is that of the count if each dimension's variance is as uncertain as a mean over
-    examples.
+    one has, and neither does that of their differences from a sample. The standard error is that of the count if each
+    dimension's share of variance, Var E[z|x] / Var z, is as uncertain as a ratio of means over examples.
     """
-    other = "other" if "other" in latents else "mean"
-    a, b = latents["mean"].double(), latents[other].double()
-    products = (a - a.mean(0)) * (b - b.mean(0)) * (len(a) / (len(a) - 1))
-    variance, stderr = products.mean(0), products.std(0) / math.sqrt(len(a))
-    count, d = int((variance > ACTIVE_VARIANCE).sum()), a.shape[1]
-    p = torch.special.ndtr((variance - ACTIVE_VARIANCE) / stderr.clamp_min(torch.finfo(a.dtype).tiny))
-    method = "covariance of two sample means" if other == "other" else "variance of means"
-    protocol = data.protocol(variance=method, threshold=ACTIVE_VARIANCE)
+    is_normal = "variance" in latents
+    z, a, b = (latents[name].double() for name in ("z", "mean", "mean" if is_normal else "other"))
+    between = (a - a.mean(0)) * (b - b.mean(0)) * (len(a) / (len(a) - 1))
+    within = latents["variance"].double() if is_normal else (z - a) * (z - b)
+    tiny = torch.finfo(a.dtype).tiny
+    explained, noise = between.mean(0).clamp_min(0), within.mean(0).clamp_min(tiny)
+    share, threshold = explained / (explained + noise), 1 - math.exp(-2 * MIN_INFORMATION)
+    information = -0.5 * torch.log1p(-share.clamp_max(1 - torch.finfo(a.dtype).eps))
+    influence = (between * noise - within * explained) / (explained + noise).square()
+    stderr = influence.std(0) / math.sqrt(len(a))
+    count, d = int((share >= threshold).sum()), a.shape[1]
+    p = torch.special.ndtr((share - threshold) / stderr.clamp_min(tiny))
+    method = "mean and variance of q(z|x)" if is_normal else "two sample means"
+    protocol = data.protocol(
+        information=f"½ log(Var z / E Var(z|x)), {method}", threshold=f"{MIN_INFORMATION} nats"
+    )
     count_stderr = round(float((p * (1 - p)).sum().sqrt()), 2)  # less is 0 for a count
     name, unit, n = "active units", f"of {d}", len(a)
     estimate = Estimate(name, float(count), count_stderr, "diagnostic", unit, n, protocol, "posterior")
-    estimate = replace(estimate, metric="active-units", per_example={"variance": variance})
-    result = EvaluationResult([estimate])
+    values = {"variance": between.mean(0), "information": information}
+    result = EvaluationResult([replace(estimate, metric="active-units", per_example=values)])
     if count < d:
-        text = f"{count} of {d} latent dimensions are active; the others contain almost no information on x."
-        result.remarks.append(Remark(estimate.name, text))
+        text = (
+            f"{count} of {d} latent dimensions are active: the others have less than {MIN_INFORMATION} nats of"
+            f" information on x each, all together have {float(information.sum()):.1f}."
+        )
+        result.remarks.append(Remark(name, text))
     return result
 
 

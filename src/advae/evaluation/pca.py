@@ -1,4 +1,4 @@
-"""Principal component analysis of training images.
+"""Principal component analysis of training images, or of the rows of a table.
 
 No linear map to k dimensions and back has a smaller squared error on the images that it was fitted to (Eckart and
 Young 1936), so PCA is the baseline for the reconstructions of a model with k latent dimensions.
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from advae.data import Dataset
+from advae.evaluation.eval_data import ErrorScale
 from advae.evaluation.resumable import LOCAL, Runner
 
 MAX_IMAGES = 20_000  # all 60,000 of MNIST lower the error on others by 0.05 %; all of CIFAR-10's by 0.14 %
@@ -49,7 +50,7 @@ class PCA:
 
 
 def fit_pca(data: Dataset, k: int, device: torch.device, runner: Runner = LOCAL) -> PCA:
-    """Return the first ``k`` principal components of the training images, in gray levels.
+    """Return the first ``k`` principal components of the training images, on the scale of errors.
 
     They are fewer if the images have fewer dimensions or there are fewer images. At most MAX_IMAGES evenly spaced
     images are used. Small images: eigenvectors of the covariance matrix; large ones: subspace iteration until the
@@ -79,7 +80,7 @@ class _Images:
     """Training images as they are stored, converted to float64 a chunk at a time."""
 
     def __init__(self, data: Dataset, device: torch.device, runner: Runner) -> None:
-        split, self.device, self.raw_to_gray = data.train, device, data.preprocessing.raw_to_gray
+        split, self.device, self.from_raw = data.train, device, ErrorScale.of(data.preprocessing).from_raw
         self.num_dims = torch.Size(split.shape).numel()
         count = min(len(split), MAX_IMAGES, max(1, MAX_BYTES // (self.num_dims * split.dtype.itemsize)))
         indices = torch.arange(count) * len(split) // count
@@ -90,16 +91,16 @@ class _Images:
                 tick(len(chunk))
         self.raw = torch.cat(chunks)
         self.mean = torch.zeros(self.num_dims, dtype=torch.float64, device=device)
-        for chunk in self._gray_chunks():
+        for chunk in self._chunks():
             self.mean += chunk.sum(0) / count
 
-    def _gray_chunks(self) -> Iterator[Tensor]:
+    def _chunks(self) -> Iterator[Tensor]:
         for chunk in self.raw.split(IMAGES_PER_CHUNK):
-            yield self.raw_to_gray(chunk.to(self.device)).double().flatten(1)
+            yield self.from_raw(chunk.to(self.device)).double().flatten(1)
 
     def centered_chunks(self) -> Iterator[Tensor]:
         """Return the images less their mean, ``[IMAGES_PER_CHUNK, n]`` at a time."""
-        return (chunk - self.mean for chunk in self._gray_chunks())
+        return (chunk - self.mean for chunk in self._chunks())
 
     def covariance(self) -> Tensor:
         """Return the covariance matrix C (with 1/N), ``[n, n]``."""

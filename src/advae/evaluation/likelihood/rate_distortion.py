@@ -43,7 +43,7 @@ from advae.evaluation.estimate import (
     mean_and_stderr,
 )
 from advae.evaluation.eval_config import AISConfig
-from advae.evaluation.eval_data import Batch, EvalData, num_dims, scoring_distribution
+from advae.evaluation.eval_data import Batch, ErrorScale, EvalData, num_dims, scoring_distribution
 from advae.evaluation.likelihood.ais import Annealer
 from advae.evaluation.likelihood.annealing import WeightTrace
 from advae.evaluation.likelihood.base import ESTIMATORS, LikelihoodEstimator
@@ -68,7 +68,7 @@ class RateDistortionAnnealer(Annealer):
     """Annealing runs from p(z) to ``p(z) exp(−β_max d(x, z))``; z includes the noise of a decoder that has some.
 
     Args:
-        max_beta: per unit of d: squared display units (gray levels), summed over dimensions; or nats.
+        max_beta: per unit of d: squared units of errors (gray levels), summed over dimensions; or nats.
         distortion: d.
     """
 
@@ -87,14 +87,15 @@ class RateDistortionAnnealer(Annealer):
         return (self.output(z) - x).square().flatten(1).sum(1).to(z.dtype)
 
     def output(self, z: Tensor) -> Tensor:
-        """Return ``x̂(z)`` in display units."""
+        """Return ``x̂(z)`` on the scale of errors."""
         d = self.model.latent_dim
         x = decoder_output(self.model, z[:, :d], z[:, d:])
-        return self.data.data.preprocessing.to_gray(x)
+        return ErrorScale.of(self.data.data.preprocessing).from_x(x)
 
     def target(self, batch: Batch) -> Tensor:
-        """Return what outputs are compared with: stored examples in display units; observations for a density."""
-        return batch.x if self.distortion == "nll" else self.data.data.preprocessing.raw_to_gray(batch.raw)
+        """Return what outputs are compared with: stored examples on the scale of errors; observations for a density."""
+        scale = ErrorScale.of(self.data.data.preprocessing)
+        return batch.x if self.distortion == "nll" else scale.from_raw(batch.raw)
 
     def log_joint(self, x: Tensor, z: Tensor) -> Tensor:
         return StandardNormal(z.shape[1]).log_prob(z) - self.max_beta * self.measure(x, z)
@@ -165,7 +166,7 @@ def rate_distortion(
     """Estimate the rate-distortion curve of a decoder, averaged over examples at equal β.
 
     The first estimate has the curve in ``per_example``: "beta" and "band" ``[K]``, "distortion" and "rate" ``[N, K]``.
-    Distortions are mean squared errors per dimension, in squared display units (gray levels), or −log p(x|z) in nats.
+    Distortions are mean squared errors per dimension, in squared units of errors, or −log p(x|z) in nats.
     Rates are in nats. "band" is how much too high rates may be, measured on data that the model generates.
 
     Args:
@@ -251,7 +252,7 @@ def rate_distortion(
     result.append(gap)
     result.remarks.append(gap_remark(gap))
     if missed:
-        unit = data.data.preprocessing.unit
+        unit = ErrorScale.of(data.data.preprocessing).unit
         text = f"The decoder does not reach an RMSE of {' or '.join(missed)} {unit} with noise of this size."
         result.remarks.append(Remark("rate-distortion", text))
     return result
@@ -313,7 +314,7 @@ def smallest_rmse(
     """
     mean, stderr = mean_and_stderr(mse)
     root = math.sqrt(mean)
-    name, unit = "rate-distortion rmse", data.data.preprocessing.unit
+    name, unit = "rate-distortion rmse", ErrorScale.of(data.data.preprocessing).unit
     stderr = stderr / (2 * root) if root else 0.0
     return Estimate(
         name, root, stderr, "error", unit, len(mse), protocol,
@@ -333,11 +334,11 @@ def gap_remark(gap: Estimate) -> Remark:
 
 
 def data_std(data: EvalData) -> float:
-    """Return the standard deviation of training examples, root mean square over dimensions, in display units."""
+    """Return the standard deviation of training examples, root mean square over dimensions, on the scale of errors."""
     train = data.data.train
     raw = train.raw(range(min(len(train), NUM_EXAMPLES_FOR_STD)))
-    gray = data.data.preprocessing.raw_to_gray(raw).double()
-    return float(gray.var(0).mean().sqrt()) or 1.0
+    values = ErrorScale.of(data.data.preprocessing).from_raw(raw).double()
+    return float(values.var(0).mean().sqrt()) or 1.0
 
 
 @torch.no_grad()
