@@ -371,15 +371,6 @@ def test_data_that_cannot_be_read_raise_an_error_with_details(
     assert all(detail in str(caught.value) for detail in details)
 
 
-def test_parquet_without_images_names_its_columns(tmp_path: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    pq.write_table(pa.table({"height": [1.0] * 20, "weight": [2.0] * 20}), tmp_path / "a.parquet")
-    with pytest.raises(DataError, match="height, weight"):
-        load(tmp_path / "a.parquet")
-
-
 def test_unreachable_hub_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from advae.data.compatibility import check_compatibility
     from advae.data.data_options import DataOptions
     from advae.data.dataset import Dataset, Preprocessing, Split
+    from advae.data.in_memory import from_arrays
     from advae.data.loader import BatchLoader
     from advae.data.loading import load_data, load_part
     from advae.data.observations import as_observations
@@ -28,6 +29,7 @@ __all__ = [
     "Split",
     "as_observations",
     "check_compatibility",
+    "from_arrays",
     "load_data",
     "load_part",
     "make_preprocessing",
@@ -38,6 +40,7 @@ _MODULES = {  # imported on first use, so that the options alone do not import t
     "compatibility": ("check_compatibility",),
     "data_options": ("DataOptions",),
     "dataset": ("Dataset", "Preprocessing", "Split"),
+    "in_memory": ("from_arrays",),
     "loader": ("BatchLoader",),
     "loading": ("load_data", "load_part"),
     "observations": ("as_observations",),

@@ -224,13 +224,14 @@ class Preprocessing(ABC):
         return {"name": self.name, "support": self.support, "unit": self.unit}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """Three splits and their preprocessing.
 
     ``reading`` and ``remarks`` are as of :class:`IndexedExamples`, with those of the labels and of the source.
     ``checksum`` is a short SHA-256 of shapes, values and labels of the three splits before preprocessing. Of
-    streamed data it covers evenly spaced examples, and then begins with ``sampled-``.
+    streamed data it covers evenly spaced examples, and then begins with ``sampled-``. ``column_names`` are those of
+    the values of an example, if they are columns of a table.
     """
 
     name: str
@@ -245,6 +246,13 @@ class Dataset:
     class_names: tuple[str, ...] | None = None
     reading: Mapping[str, Any] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    column_names: tuple[str, ...] | None = None
+
+    def __repr__(self) -> str:
+        """Return one line: name, shape, sizes and preprocessing."""
+        shape = " × ".join(map(str, self.x_shape))
+        sizes = " + ".join(f"{len(split):,} {split.name}" for split in self.splits)
+        return f"<Dataset {self.name}: {shape}, {sizes}, {self.preprocessing.name}>"
 
     @property
     def splits(self) -> tuple[Split, Split, Split]:
@@ -258,6 +266,7 @@ class Dataset:
             "source": self.source,
             "shape": list(self.x_shape),
             "sizes": {split.name: len(split) for split in self.splits},
+            "columns": list(self.column_names) if self.column_names else None,
             "classes": self.classes,
             "preprocessing": self.preprocessing.describe(),
             "storage": "resident" if self.train.resident else "stream",

@@ -1,4 +1,4 @@
-"""Tables of encoded images and labels, opened by ``datasets``."""
+"""Tables of encoded images and labels, or of numbers, opened by ``datasets``."""
 
 from __future__ import annotations
 
@@ -9,25 +9,32 @@ from typing import TYPE_CHECKING, Any
 from advae.data.data_options import DataOptions
 from advae.data.images import image_examples
 from advae.data.readers.base import DataSource
-from advae.errors import DataError
+from advae.data.sources import list_some
+from advae.data.table_columns import NO_LABEL
+from advae.errors import DataError, nearest
 
 if TYPE_CHECKING:
     import datasets
+    import pyarrow as pa  # type: ignore[import-untyped]
 
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "labels", "fine_label", "class")
 
 
 def open_tables(name: str, tables: Mapping[str, datasets.Dataset], options: DataOptions) -> DataSource:
-    """Return the images and labels of tables by split; empty tables other than train are ignored.
+    """Return the images and labels of tables by split, or their numbers; empty tables other than train are ignored.
 
     Raises:
-        DataError: if no column has images, or no image can be read.
+        DataError: if no image can be read, or the label column does not exist.
     """
     import datasets
 
     features = tables["train"].features
-    image, label = _image_column(features), _label_column(features)
     tables = {split: table for split, table in tables.items() if len(table) or split == "train"}
+    image = _image_column(features)
+    if image is None:
+        numbers = {split: _with_class_names(table) for split, table in tables.items()}
+        return DataSource(name, {}, ordered=True, tables=numbers)
+    label = _label_column(features, options.label)
     images = {}
     for split, table in tables.items():
         if image not in table.column_names:
@@ -67,8 +74,21 @@ def quiet_datasets(message: str, fix: str | None = None) -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _image_column(features: Mapping[str, Any]) -> str:
-    """Return the name of the column with encoded images; raise DataError if there is none."""
+def _with_class_names(table: datasets.Dataset) -> pa.Table:
+    """Return a table as of pyarrow, with the names of classes in place of their numbers."""
+    import pyarrow as pa
+
+    arrow = table.with_format("arrow")[:]
+    for name, feature in table.features.items():
+        if names := getattr(feature, "names", None):
+            ids = arrow[name].to_pylist()
+            classes = [names[i] if i is not None and i >= 0 else None for i in ids]
+            arrow = arrow.set_column(arrow.column_names.index(name), name, pa.array(classes, pa.string()))
+    return arrow
+
+
+def _image_column(features: Mapping[str, Any]) -> str | None:
+    """Return the name of the column with encoded images; None if there is none."""
     import datasets
 
     def holds_images(feature: Any) -> bool:
@@ -78,20 +98,19 @@ def _image_column(features: Mapping[str, Any]) -> str:
         )
 
     columns = [name for name, feature in features.items() if holds_images(feature)]
-    if not columns:
-        raise DataError(
-            "The table has no column of images.",
-            given=", ".join(features),
-            expected="a column image: {bytes, path}, with encoded images",
-            fix="save plain numbers as a .npy or .npz file instead",
-        )
-    return next((name for name in IMAGE_COLUMNS if name in columns), columns[0])
+    first = columns[0] if columns else None
+    return next((name for name in IMAGE_COLUMNS if name in columns), first)
 
 
-def _label_column(features: Mapping[str, Any]) -> str | None:
-    """Return the first column with a usual name that holds single values, else the first column of classes."""
+def _label_column(features: Mapping[str, Any], label: str | None = None) -> str | None:
+    """Return the given column, else the first with a usual name that holds single values or the first of classes."""
     import datasets
 
+    if label is not None and label not in (*features, NO_LABEL):
+        expected, fix = f"{list_some(features, 10)}, or none", nearest(label, features)
+        raise DataError("The table has no such column (data.label).", given=label, expected=expected, fix=fix)
+    if label is not None:
+        return None if label == NO_LABEL else label
     for name in LABEL_COLUMNS:
         if isinstance(features.get(name), datasets.ClassLabel | datasets.Value):
             return name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import get_args
 
@@ -29,8 +29,17 @@ def load_data(options: DataOptions) -> Dataset:
         ConfigError: if an option is invalid.
         DataError: if the data do not exist, cannot be read, or do not suit the preprocessing.
     """
-    _check_options(options)
-    source = _open_for_preprocessing(options)
+    check_options(options)
+    source = open_for_preprocessing(options.preprocessing, lambda eight_bit: open_source(options, eight_bit))
+    return make_dataset(source, options)
+
+
+def make_dataset(source: DataSource, options: DataOptions) -> Dataset:
+    """Split an opened source, store and preprocess it.
+
+    Raises:
+        ConfigError, DataError: as :func:`load_data`.
+    """
     lengths = {part: len(examples) for part, examples in source.parts.items()}
     labels = class_labels(source.labels, lengths, source.class_names)
     splits = make_splits(
@@ -60,18 +69,23 @@ def load_data(options: DataOptions) -> Dataset:
         class_names=labels.names,
         reading={**source.reading, **source.parts["train"].reading},
         remarks=_collect_remarks(source, labels.remarks),
+        column_names=source.column_names,
     )
 
 
-def _open_for_preprocessing(options: DataOptions) -> DataSource:
-    """Open a source with values as the preprocessing needs them; under ``auto``, images are 8-bit if they can be."""
-    if options.preprocessing != AUTO:
-        return open_source(options, preprocessing_class(options.preprocessing).eight_bit)
-    source = open_source(options, eight_bit=False)
+def open_for_preprocessing(name: str, open_: Callable[[bool], DataSource]) -> DataSource:
+    """Open a source with values as the named preprocessing needs them; under ``auto``, images as 8-bit if they can be.
+
+    Args:
+        open_: opens the source, with values that can be stored as uint8 if its argument is True.
+    """
+    if name != AUTO:
+        return open_(preprocessing_class(name).eight_bit)
+    source = open_(False)
     train = source.parts["train"]
     if len(train.shape) == 3 and train.dtype.is_floating_point:
         with suppress(DataError):  # the values are not gray levels
-            return open_source(options, eight_bit=True)
+            return open_(True)
     return source
 
 
@@ -83,7 +97,10 @@ def _collect_remarks(source: DataSource, others: Iterable[str] = ()) -> tuple[st
 
 @torch.inference_mode(False)
 def load_part(
-    options: DataOptions, preprocessing: Preprocessing, part: str | None = None
+    options: DataOptions,
+    preprocessing: Preprocessing,
+    part: str | None = None,
+    columns: Sequence[str] | None = None,
 ) -> tuple[str, Split, tuple[str, ...]]:
     """Load all examples of a source in their order, without splitting them.
 
@@ -91,6 +108,7 @@ def load_part(
         options: of which the source and how it is read are used.
         preprocessing: of a trained model.
         part: train, validation or test, for sources that have several; by default test.
+        columns: of a trained model, by which those of a table are matched; the others are left out.
 
     Returns:
         The source's name, its examples, and remarks.
@@ -98,7 +116,7 @@ def load_part(
     Raises:
         ConfigError, DataError: as :func:`load_data`, and if the part does not exist or is empty.
     """
-    source = open_source(options, preprocessing.eight_bit)
+    source = open_source(options, preprocessing.eight_bit, columns)
     name = part or (next(iter(source.parts)) if len(source.parts) == 1 else "test")
     if name not in source.parts:
         expected = " or ".join(source.parts)
@@ -115,7 +133,8 @@ def load_part(
     return source.name, preprocessing.prepare_split(splits[0], 2), _collect_remarks(source)
 
 
-def _check_options(options: DataOptions) -> None:
+def check_options(options: DataOptions) -> None:
+    """Raise ConfigError if an option has an invalid value."""
     if options.channels not in (None, 1, 3):
         raise ConfigError("data.channels must be 1 or 3.", given=options.channels)
     if options.image_size is not None and not 1 <= options.image_size <= MAX_IMAGE_SIZE:
@@ -128,5 +147,7 @@ def _check_options(options: DataOptions) -> None:
     if options.storage not in ("auto", "resident", "stream"):
         expected = "auto, resident or stream"
         raise ConfigError("data.storage is unknown.", given=options.storage, expected=expected)
+    if options.missing not in ("refuse", "drop"):
+        raise ConfigError("data.missing is unknown.", given=options.missing, expected="refuse or drop")
     if options.workers < 0:
         raise ConfigError("data.workers must be 0 or more.", given=options.workers)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import glob
 import os
 import stat
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from advae.data.dataset import split_from_name
 from advae.errors import DataError, nearest
 from advae.serialization import PICKLE_SUFFIXES, is_hub_id
 
@@ -131,6 +132,29 @@ def _visible_files(folder: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
                 skipped.setdefault("broken links, pipes, sockets and devices", []).append(path)
     remarks = (f"Left out: {what}: {list_some(paths)}." for what, paths in sorted(skipped.items()))
     return tuple(sorted(files)), tuple(remarks)
+
+
+def files_by_split(files: Sequence[Path]) -> dict[str, list[Path]]:
+    """Return files by the split they are named after; all are train if they name one split or none.
+
+    Raises:
+        DataError: if some files name a split and others do not, or none names train.
+    """
+    names = {file: split_from_name(file.name) or split_from_name(file.parent.name) for file in files}
+    splits = set(names.values())
+    if len(splits) == 1:
+        return {"train": list(files)}
+    if None in splits or "train" not in splits:
+        raise DataError(
+            "The split of these files is unknown.",
+            given=", ".join(file.name for file in files[:6]),
+            expected="names that begin with train, validation or test",
+            fix="rename them, or give a pattern that matches one split",
+        )
+    by_split: dict[str, list[Path]] = {}
+    for file, split in names.items():
+        by_split.setdefault(str(split), []).append(file)
+    return by_split
 
 
 def list_some(names: Iterable[object], count: int = 3) -> str:

@@ -82,12 +82,18 @@ def table_arrays(
     Raises:
         DataError: if a column is not unique, missing or not numeric; or values are missing.
     """
-    tables = {part: _drop_empty_columns(table) for part, table in tables.items()}
+    tables = {part: _without_dictionaries(table) for part, table in tables.items()}
     first = tables.get("train", next(iter(tables.values())))
-    for part, table in tables.items():
-        _check_names(table.column_names, f"{origin} ({part})")
-    label = _label_column(first, options, columns)
     remarks = []
+    if columns is None:
+        full, first = first, _drop_empty_columns(first)
+        tables["train"] = first
+        if empty := [name for name in full.column_names if name and name not in first.column_names]:
+            remarks.append(f"Left out: {list_some(empty)}, without any value.")
+    for part, table in tables.items():
+        wanted = first.column_names if columns is None else columns
+        _check_names([name for name in table.column_names if name in wanted], f"{origin} ({part})")
+    label = _label_column(first, options, columns)
     if columns is None:
         others = [name for name in first.column_names if name != label]
         left_out = [name for name in others if _is_row_id(name, first[name])]
@@ -132,6 +138,17 @@ def _check_names(names: Sequence[str], origin: str) -> None:
         )
 
 
+def _without_dictionaries(table: pa.Table) -> pa.Table:
+    """Return a table with values in place of categories."""
+    import pyarrow.types as types
+
+    for index, column in enumerate(table.columns):
+        if types.is_dictionary(column.type):
+            name = table.column_names[index]
+            table = table.set_column(index, name, column.cast(column.type.value_type))
+    return table
+
+
 def _drop_empty_columns(table: pa.Table) -> pa.Table:
     """Return a table without columns that have no value at all, as after a comma at the end of every line."""
     kept = [i for i, column in enumerate(table.columns) if column.null_count < len(column) or not len(column)]
@@ -165,7 +182,7 @@ def _rank(name: str, names: Sequence[str]) -> int:
 
 def _has_classes(column: pa.ChunkedArray) -> bool:
     """Return whether a column is text, boolean or whole numbers, with few distinct values."""
-    distinct = column.unique().drop_null() if hasattr(column.unique(), "drop_null") else column.unique()
+    distinct = column.drop_null().unique()
     if not 1 < len(distinct) <= min(MAX_CLASSES, max(2, len(column) // 2)):
         return False
     if _kind(column) != "number":
@@ -186,8 +203,6 @@ def _kind(column: pa.ChunkedArray) -> str:
     import pyarrow.types as types
 
     kind = column.type
-    if types.is_dictionary(kind):
-        kind = kind.value_type
     if any(test(kind) for test in (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal)):
         return "number"
     is_text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
@@ -217,12 +232,24 @@ def _check_numeric(table: pa.Table, columns: Sequence[str], origin: object, labe
 def _check_missing(
     tables: Mapping[str, pa.Table], columns: Sequence[str], origin: object, drop: bool
 ) -> tuple[dict[str, pa.Table], list[str]]:
-    """Return the tables without rows that miss values, if these may be dropped, and a remark; else raise DataError."""
+    """Return the tables without rows that miss values, if these may be dropped, and a remark; else raise DataError.
+
+    Infinite values count as missing.
+    """
     import pyarrow.compute as pc
+    import pyarrow.types as types
+
+    def is_missing(column: pa.ChunkedArray) -> Any:
+        missing = pc.is_null(column, nan_is_null=True)
+        return (
+            pc.or_(missing, pc.fill_null(pc.is_inf(column), True))
+            if types.is_floating(column.type)
+            else missing
+        )
 
     kept, remarks = {}, []
     for part, table in tables.items():
-        masks = {name: pc.is_null(table[name], nan_is_null=True) for name in columns}
+        masks = {name: is_missing(table[name]) for name in columns}
         counts = {name: pc.sum(mask).as_py() or 0 for name, mask in masks.items()}
         counts = {name: count for name, count in counts.items() if count}
         kept[part] = table
@@ -231,7 +258,7 @@ def _check_missing(
         any_missing = np.any([masks[name].to_numpy() for name in counts], axis=0)
         listed = ", ".join(f"{name} {count:,}" for name, count in list(counts.items())[:8])
         listed += " …" if len(counts) > 8 else ""
-        text = f"{any_missing.sum():,} of {len(table):,} rows ({part}) have missing values"
+        text = f"{any_missing.sum():,} of {len(table):,} rows ({part}) have missing or infinite values"
         if not drop or any_missing.all():
             fix = "fill them, or drop columns that miss many"
             raise DataError(
@@ -257,8 +284,6 @@ def _numbers(table: pa.Table, columns: Sequence[str]) -> Array:
 def _as_float64(column: pa.ChunkedArray | pa.Array) -> Array:
     import pyarrow.types as types
 
-    if types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
     if types.is_boolean(column.type):
         column = column.cast("int8")
     return np.asarray(column.cast("float64", safe=False).to_numpy(zero_copy_only=False))

@@ -2,10 +2,10 @@
 
 A reader is one class in one file of this folder. It declares what it recognizes, and opens it:
 
-    @READERS.register("csv")
-    class CsvReader(SourceReader):
-        description = "a .csv file"
-        suffixes = (".csv",)
+    @READERS.register("matlab")
+    class MatlabReader(SourceReader):
+        description = "a .mat file"
+        suffixes = (".mat",)
 
         @classmethod
         def open(cls, location, options, eight_bit): ...
@@ -14,18 +14,23 @@ A reader is one class in one file of this folder. It declares what it recognizes
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy.typing as npt
 
+from advae.data.arrays import array_examples
 from advae.data.data_options import DataOptions
 from advae.data.dataset import IndexedExamples
 from advae.data.sources import Location, list_some, locate, suggest_source
+from advae.data.table_columns import table_arrays
 from advae.errors import DataError
 from advae.registry import Registry
 from advae.serialization import PICKLE_SUFFIXES
+
+if TYPE_CHECKING:
+    import pyarrow as pa  # type: ignore[import-untyped]
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,8 @@ class DataSource:
         ordered: whether the order of the examples has a meaning.
         class_names: names of the class numbers, where known.
         reading, remarks: as of :class:`~advae.data.dataset.IndexedExamples`.
+        column_names: of the values of an example, if they are columns of a table.
+        tables: of a source that is a table, by part: :func:`open_source` turns their columns into parts and labels.
     """
 
     name: str
@@ -48,6 +55,8 @@ class DataSource:
     class_names: tuple[str, ...] | None = None
     reading: Mapping[str, Any] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    column_names: tuple[str, ...] | None = None
+    tables: Mapping[str, pa.Table] = field(default_factory=dict)
 
 
 class SourceReader(ABC):
@@ -94,8 +103,11 @@ class SourceReader(ABC):
         """
 
 
-READING_OPTIONS = ("image_size", "channels", "layout", "white_level")
+IN_MEMORY = "(in memory)"
+"""``data.source`` of data that were passed from Python."""
+READING_OPTIONS = ("image_size", "channels", "layout", "white_level", "label", "missing")
 IMAGE_OPTIONS = ("image_size", "channels", "white_level")
+TABLE_OPTIONS = ("label", "missing")
 
 READERS: Registry[type[SourceReader]] = Registry("data reader", "advae.data.readers", SourceReader)
 
@@ -110,6 +122,13 @@ def find_reader(source: str) -> tuple[type[SourceReader], Location]:
     formats = "; ".join(reader.description for reader in readers)
     builtin_names = [name for reader in readers for name in reader.builtin_names]
     suffixes = [suffix for reader in readers for suffix in reader.suffixes]
+    if source == IN_MEMORY:
+        raise DataError(
+            "The data were passed from Python, and are not stored.",
+            given=f"data.source {source}",
+            fix="pass the same data again: advae.resume(run, data=…), advae.evaluate(run, data); or save them as a "
+            "file and set data.source (--data.source PATH)",
+        )
     if not source.strip():
         raise DataError("data.source is empty.", expected=formats)
     location = locate(source, builtin_names, suffixes)
@@ -122,8 +141,11 @@ def find_reader(source: str) -> tuple[type[SourceReader], Location]:
     return max(candidates, key=lambda reader: reader.priority), location
 
 
-def open_source(options: DataOptions, eight_bit: bool) -> DataSource:
+def open_source(options: DataOptions, eight_bit: bool, columns: Sequence[str] | None = None) -> DataSource:
     """Open ``options.source`` with the reader that recognizes it.
+
+    Args:
+        columns: those of a trained model, by which the columns of a table are matched.
 
     Raises:
         DataError: if the source does not exist or cannot be read, or an option does not apply to it.
@@ -143,7 +165,29 @@ def open_source(options: DataOptions, eight_bit: bool) -> DataSource:
     others = sorted(set(location.files) - set(location.with_suffix(reader.suffixes)))
     if others:
         remarks.append(f"Left out: files of other types: {list_some(others)}.")
-    return replace(source, remarks=tuple(remarks))
+    return resolve_tables(replace(source, remarks=tuple(remarks)), options, eight_bit, columns)
+
+
+def resolve_tables(
+    source: DataSource, options: DataOptions, eight_bit: bool, columns: Sequence[str] | None = None
+) -> DataSource:
+    """Return a source with the numbers and labels of its tables, if it has tables.
+
+    Raises:
+        DataError: as :func:`~advae.data.table_columns.table_arrays`.
+    """
+    if not source.tables:
+        return source
+    table = table_arrays(source.tables, options.source, options, columns)
+    return replace(
+        source,
+        parts=array_examples(table.values, options.source, eight_bit),
+        labels=source.labels or table.labels,
+        reading={**source.reading} | ({"label_column": table.label} if table.label else {}),
+        remarks=(*source.remarks, *table.remarks),
+        column_names=table.columns,
+        tables={},
+    )
 
 
 def _unsupported_format(location: Location, readers: list[type[SourceReader]]) -> DataError:

@@ -7,7 +7,7 @@ from typing import Any
 from advae.data.data_options import DataOptions
 from advae.data.dataset import split_from_name
 from advae.data.image_tables import open_tables, quiet_datasets
-from advae.data.readers.base import IMAGE_OPTIONS, READERS, DataSource, SourceReader
+from advae.data.readers.base import IMAGE_OPTIONS, READERS, TABLE_OPTIONS, DataSource, SourceReader
 from advae.data.sources import Location
 from advae.errors import DataError
 
@@ -20,10 +20,10 @@ TIMEOUT_SECONDS = 10.0  # for the hub to say whether a data set exists; its clie
 
 @READERS.register("hub")
 class HubReader(SourceReader):
-    """Reader of images from the hub, or from its local cache."""
+    """Reader of images or tables from the hub, or from its local cache."""
 
     description = "a data set of the Hugging Face hub, OWNER/NAME"
-    options = IMAGE_OPTIONS
+    options = (*IMAGE_OPTIONS, *TABLE_OPTIONS)
 
     @classmethod
     def recognizes(cls, location: Location) -> bool:

@@ -14,20 +14,22 @@ from advae.errors import DataError
 
 @READERS.register("image-folder")
 class ImageFolderReader(SourceReader):
-    """Reader of ``folder/[train|validation|test/][class/]…/image.png``."""
+    """Reader of ``folder/[train|validation|test/][class/]…/image.png``, or of a single image."""
 
-    description = "a folder of images"
+    description = "a folder of images, or an image"
     suffixes = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
     reads_many_files = True
     options = IMAGE_OPTIONS
 
     @classmethod
     def recognizes(cls, location: Location) -> bool:
-        return location.kind == "folder" and super().recognizes(location)
+        return location.kind in ("folder", "file") and super().recognizes(location)
 
     @classmethod
     def open(cls, location: Location, options: DataOptions, eight_bit: bool) -> DataSource:
-        files, classes = _by_split(location.path, location.with_suffix(cls.suffixes))
+        images = location.with_suffix(cls.suffixes)
+        is_file = location.kind == "file"
+        files, classes = ({"train": images}, {}) if is_file else _by_split(location.path, images)
         paths = {split: [str(file) for file in part] for split, part in files.items()}
         return DataSource(location.name, image_examples(location.name, paths, options), classes)
 

@@ -1,15 +1,13 @@
-"""Parquet files of encoded images in the Hugging Face layout."""
+"""Parquet files of numbers, or of encoded images in the Hugging Face layout."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from advae.data.data_options import DataOptions
-from advae.data.dataset import split_from_name
 from advae.data.image_tables import open_tables, quiet_datasets
-from advae.data.readers.base import IMAGE_OPTIONS, READERS, DataSource, SourceReader
-from advae.data.sources import Location
+from advae.data.readers.base import IMAGE_OPTIONS, READERS, TABLE_OPTIONS, DataSource, SourceReader
+from advae.data.sources import Location, files_by_split
 from advae.errors import DataError
 
 PARQUET_MAGIC = b"PAR1"  # the first and the last four bytes of every Parquet file
@@ -25,7 +23,7 @@ class ParquetReader(SourceReader):
     suffixes = (".parquet",)
     reads_many_files = True
     priority = 1  # a folder with Parquet files and images is read as Parquet
-    options = IMAGE_OPTIONS
+    options = (*IMAGE_OPTIONS, *TABLE_OPTIONS)
 
     @classmethod
     def open(cls, location: Location, options: DataOptions, eight_bit: bool) -> DataSource:
@@ -34,32 +32,15 @@ class ParquetReader(SourceReader):
         files = location.with_suffix(cls.suffixes)
         for file in files:
             _check_parquet(file)
-        paths = {split: [str(file.resolve()) for file in part] for split, part in _by_split(files).items()}
+        paths = {
+            split: [str(file.resolve()) for file in part] for split, part in files_by_split(files).items()
+        }
         with quiet_datasets(f"Parquet files next to {files[0]} cannot be read."):
             tables = {  # one at a time, as their columns can differ
                 split: datasets.load_dataset("parquet", data_files=part, split="train")
                 for split, part in paths.items()
             }
         return open_tables(location.name, tables, options)
-
-
-def _by_split(files: Sequence[Path]) -> dict[str, list[Path]]:
-    """Return files by the split they are named after; all are train if they name one split or none."""
-    names = {file: split_from_name(file.name) or split_from_name(file.parent.name) for file in files}
-    splits = set(names.values())
-    if len(splits) == 1:
-        return {"train": list(files)}
-    if None in splits or "train" not in splits:
-        raise DataError(
-            "The split of these Parquet files is unknown.",
-            given=", ".join(file.name for file in files[:6]),
-            expected="names that begin with train, validation or test",
-            fix="rename them, or give a pattern that matches one split",
-        )
-    by_split: dict[str, list[Path]] = {}
-    for file, split in names.items():
-        by_split.setdefault(str(split), []).append(file)
-    return by_split
 
 
 def _check_parquet(file: Path) -> None:
