@@ -132,27 +132,39 @@ def print_written(options: OutputOptions, path: Path, **details: Any) -> int:
     return 0
 
 
-def output_path(out: str | None, folder: Path, stem: str, *, images: bool) -> Path:
-    """Return the path of ``--out``; by default ``folder/stem`` with ``.png`` for images, else ``.npz``.
+def output_path(out: str | None, folder: Path, stem: str, suffixes: Sequence[str]) -> Path:
+    """Return the path of ``--out``; by default ``folder/stem`` with the first of the suffixes.
 
     Args:
         out: a file, or a folder for the file's default name.
         folder: the default folder.
         stem: the default name.
-        images: whether the result can be written as an image.
+        suffixes: those that are supported, with their dots.
 
     Raises:
         ConfigError: the file's suffix is not supported.
+        CheckpointError: its folder cannot be written.
     """
+    from advae.run import check_writable
+
     path = Path(out) if out else folder
     if path.is_dir() or not out:
-        path = path / f"{stem}.{'png' if images else 'npz'}"
-    suffixes = (".png", ".npz") if images else (".npz",)
+        path = path / f"{stem}{suffixes[0]}"
     if path.suffix not in suffixes:
         raise ConfigError(
             f"Unsupported file type for {stem}.", given=path, expected=f"a {' or '.join(suffixes)} file"
         )
+    check_writable(path.parent)
     return path
+
+
+def write_csv(path: Path, columns: Mapping[str, Any]) -> None:
+    """Write columns of equal length by name as CSV, atomically; None and NaN are empty."""
+    import numpy as np
+    import pandas as pd
+
+    frame = pd.DataFrame({name: np.asarray(values) for name, values in columns.items()})
+    write_atomically(path, frame.to_csv(index=False, lineterminator="\n"))
 
 
 def write_figure(path: Path, figure: Figure) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from advae.cli.console import output_path, print_written, write_figure
-from advae.cli.loaded_model import Examples, load_examples, load_model_with_encoder
+from advae.cli.console import print_written, write_csv, write_figure
+from advae.cli.loaded_model import Examples, open_examples
 from advae.cli.parser import Count, ExampleOptions, Parser
 from advae.errors import DataError
 from advae.io import write_npz
@@ -26,8 +26,9 @@ advae interpolate runs/mine --out paths.npz
 @dataclass(frozen=True, kw_only=True)
 class InterpolateOptions(ExampleOptions):
     """Decode the arcs between the latents of pairs of observations, of different classes if there are labels. A
-    .png has one path per row, between its two observations; an .npz holds paths and ends (preprocessed), values
-    and end_values (in gray levels or the data's units) and index."""
+    .png has one path per row, between its two observations; a .csv one point of a path per row, in the units of the
+    data; an .npz holds paths and ends (preprocessed), values and end_values (in gray levels or the data's units) and
+    index."""
 
     pairs: Count = 8
     """Number of pairs."""
@@ -36,15 +37,13 @@ class InterpolateOptions(ExampleOptions):
 
 
 def parser() -> Parser[InterpolateOptions]:
-    usage = "RUN [--pairs N] [--steps N] [--out FILE] [option …]"
+    usage = "RUN [PATH] [--pairs N] [--steps N] [--out FILE] [option …]"
     return Parser("interpolate", InterpolateOptions, EXAMPLES, usage=usage)
 
 
 def run(options: InterpolateOptions) -> int:
     """Interpolate and write."""
-    loaded = load_model_with_encoder("interpolate", options)
-    path = output_path(options.out, loaded.folder, "interpolations", images=loaded.has_images)
-    examples = load_examples(loaded, options)
+    loaded, examples, path = open_examples("interpolate", options, "interpolations")
     import torch
 
     from advae.random import seeded
@@ -58,6 +57,9 @@ def run(options: InterpolateOptions) -> int:
     if path.suffix == ".npz":
         arrays = {"paths": paths, "ends": ends, "values": values, "end_values": end_values, "index": index}
         write_npz(path, arrays, compress=True)
+    elif path.suffix == ".csv":
+        pair, step = (t.flatten() for t in torch.meshgrid(*map(torch.arange, paths.shape[:2]), indexing="ij"))
+        write_csv(path, {"pair": pair, "step": step, **loaded.to_columns(paths.flatten(0, 1))})
     else:
         from advae.report.figures.image_grid import interpolation_rows
 

@@ -14,7 +14,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advae.cli.console import log
+from advae.cli.console import log, output_path
 from advae.cli.parser import ExampleOptions, ModelOptions, OutputOptions
 from advae.errors import CheckpointError, ConfigError, DataError, UnsupportedError, nearest
 
@@ -65,17 +65,32 @@ class LoadedModel:
     @property
     def preprocessing(self) -> Preprocessing:
         """The preprocessing of its observations."""
-        from advae.data import preprocessing_from_dict
-
-        data = self.model.info.get("data") or {}
-        if not data.get("preprocessing"):
-            raise CheckpointError("Model does not record the preprocessing of its data.", given=self.folder)
-        return preprocessing_from_dict(data["preprocessing"])
+        if self.model.preprocessing is None:
+            raise CheckpointError(
+                "Model does not record the preprocessing of its data.",
+                given=self.folder,
+                fix="save it again: model.save_pretrained(folder, data=data), with the data set it was trained on",
+            )
+        return self.model.preprocessing
 
     @property
     def has_images(self) -> bool:
         """Whether observations are images."""
         return len(self.model.x_shape) == 3
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Endings of the files that observations can be written to; the first is the default."""
+        if self.has_images:
+            return ".png", ".npz"
+        tables = (".csv", ".npz") if self.model.column_names else (".npz", ".csv")
+        return tables if len(self.model.x_shape) == 1 else (".npz",)
+
+    def to_columns(self, x: Tensor) -> dict[str, Tensor]:
+        """Return observations of a table ``[N, n]`` in the units of the data, by the names of its columns."""
+        values = self.preprocessing.to_gray(x)
+        names = self.model.column_names or [f"x{i + 1}" for i in range(values.shape[1])]
+        return dict(zip(names, values.T, strict=True))
 
 
 def load_model(path: str, options: ModelOptions) -> LoadedModel:
@@ -96,6 +111,25 @@ def load_model(path: str, options: ModelOptions) -> LoadedModel:
     _check_is_model(folder)
     model = LatentModel.from_pretrained(folder if folder.is_dir() else path, device)
     return LoadedModel(model, None, folder if folder.is_dir() else Path())
+
+
+def open_examples(
+    verb: str, options: ExampleOptions, stem: str, suffixes: tuple[str, ...] = ()
+) -> tuple[LoadedModel, Examples, Path]:
+    """Load the model and the observations of a verb that encodes them, and return them with its output file.
+
+    Args:
+        stem: of the default file.
+        suffixes: of the files that it writes; by default those for observations. The default for observations is
+            the default here too, if it is among them.
+
+    Raises:
+        ConfigError, UnsupportedError: the output file or the model does not suit the verb, before data are read.
+    """
+    loaded = load_model_with_encoder(verb, options)
+    ordered = sorted(suffixes or loaded.suffixes, key=lambda suffix: suffix != loaded.suffixes[0])
+    path = output_path(options.out, loaded.folder, stem, ordered)
+    return loaded, load_examples(loaded, options), path
 
 
 def load_model_with_encoder(verb: str, options: ExampleOptions) -> LoadedModel:
@@ -149,11 +183,13 @@ class Examples:
         split: the examples, in their order.
         preprocessing: the model's.
         source: their name.
+        names: of the files of single images, in the order of the split; None for others.
     """
 
     split: Split
     preprocessing: Preprocessing
     source: str
+    names: tuple[str, ...] | None = None
 
     def observations(self, indices: Iterable[int], seed: int) -> Tensor:
         """Return preprocessed observations ``[B, *x_shape]`` on the CPU."""
@@ -175,6 +211,10 @@ class Examples:
         labels = self.split.labels.cpu().numpy()
         return {"labels": labels if indices is None else labels[indices]}
 
+    def label_column(self) -> dict[str, Any]:
+        """Return ``{"label": …}`` of all examples for a table; empty without labels."""
+        return {} if self.split.labels is None else {"label": self.split.labels.cpu()}
+
     def batches(self, seed: int, size: int = 512) -> Iterator[Tensor]:
         """Yield all observations in their order, ``size`` at a time."""
         for start in range(0, len(self.split), size):
@@ -182,17 +222,21 @@ class Examples:
 
 
 def load_examples(loaded: LoadedModel, options: ExampleOptions) -> Examples:
-    """Load the examples that ``--input``, ``--split`` and ``--data.source`` select.
+    """Load the examples that PATH (or ``--input``), ``--split`` and ``--data.source`` select.
 
     Raises:
-        ConfigError: a saved model without ``--input``.
+        ConfigError: a saved model without PATH, or two paths.
         DataError: the data cannot be read, or do not have the model's shape.
     """
-    if options.input:
-        name, split, remarks = _load_input(loaded, options.input, options.split)
+    names, source = None, options.path or options.input
+    if options.path and options.input:
+        raise ConfigError("The data are named twice.", given=f"{options.path} and --input {options.input}")
+    if source:
+        name, split, remarks, names = _load_input(loaded, source, options.split)
         log_data_remarks(options, remarks)
     elif loaded.run is None:
-        raise ConfigError("A saved model has no data of its own.", fix="add data with --input PATH")
+        fix = f"name data: advae VERB {options.run} PATH (or --input PATH)"
+        raise ConfigError("A saved model has no data of its own.", fix=fix)
     else:
         data = load_run_data(loaded.run, options.data_source)
         name, split = data.name, getattr(data, options.split or "test")
@@ -202,7 +246,7 @@ def load_examples(loaded: LoadedModel, options: ExampleOptions) -> Examples:
             given=f"{name}: {' × '.join(map(str, split.shape))}",
             expected=" × ".join(map(str, loaded.model.x_shape)),
         )
-    return Examples(split, loaded.preprocessing, name)
+    return Examples(split, loaded.preprocessing, name, names)
 
 
 def log_data_remarks(options: OutputOptions, remarks: Iterable[str]) -> None:
@@ -211,13 +255,19 @@ def log_data_remarks(options: OutputOptions, remarks: Iterable[str]) -> None:
         log(options, f"data: {remark}")
 
 
-def _load_input(loaded: LoadedModel, source: str, part: str | None) -> tuple[str, Split, tuple[str, ...]]:
-    """Load all examples of a source (or of one part of it) in their order, with remarks; images fit the model."""
+def _load_input(
+    loaded: LoadedModel, source: str, part: str | None
+) -> tuple[str, Split, tuple[str, ...], tuple[str, ...] | None]:
+    """Load all examples of a source (or of one part of it) in their order, with remarks and the names of image files.
+
+    Images fit the model.
+    """
     from advae.data import DataOptions, load_part
     from advae.data.readers import find_reader
+    from advae.data.sources import printable
 
     shape = loaded.model.x_shape
-    reader, data = find_reader(source)[0], loaded.model.info.get("data") or {}
+    (reader, location), data = find_reader(source), loaded.model.info.get("data") or {}
     reading, is_image_reader = data.get("reading") or {}, "image_size" in reader.options
     fit: dict[str, Any] = {}
     if is_image_reader and loaded.has_images:
@@ -226,4 +276,8 @@ def _load_input(loaded: LoadedModel, source: str, part: str | None) -> tuple[str
         fit["white_level"] = reading.get("white_level")  # the same gray levels as in training
     if loaded.run is not None and "layout" in reader.options:
         fit["layout"] = loaded.run.config.get("data", {}).get("layout", "auto")
-    return load_part(DataOptions(source=source, **fit), loaded.preprocessing, part)
+    name, split, remarks = load_part(DataOptions(source=source, **fit), loaded.preprocessing, part)
+    files = location.with_suffix(reader.suffixes)
+    root = location.path if location.kind == "folder" else location.path.parent
+    names = tuple(printable(str(file.relative_to(root))) for file in files)
+    return name, split, remarks, names if reader.name == "image-folder" and len(names) == len(split) else None

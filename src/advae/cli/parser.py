@@ -98,11 +98,13 @@ class ExampleOptions(RunOptions):
     """Options of verbs that encode observations and write a file."""
 
     run: RunPath
-    """Run directory; with --input also a saved model or a hub id."""
+    """Run directory; with PATH also a saved model or a hub id."""
+    path: Annotated[str | None, "PATH", POSITIONAL] = None
+    """Other data than the run's: an image, a folder, a table, an array: anything that data.source can be."""
     split: Split | None = None
     """Part of the data: test (default), validation or train."""
     input: DataPath | None = None
-    """Other data than the run's: anything that data.source can be."""
+    """The same as PATH."""
     out: FilePath | None = None
     """Output file, .png or .npz (default: in the run directory)."""
     seed: Seed = 0
@@ -167,7 +169,7 @@ class Parser(argparse.ArgumentParser, Generic[Options]):
         for token in rest[: rest.index("--")] if "--" in rest else rest:
             if token.startswith("--"):
                 self._check_known(token.partition("=")[0])
-        values, extra = self.parse_known_args(rest)
+        values, extra = self.parse_known_intermixed_args(rest)
         if extra:
             raise ConfigError(
                 f"{self.prog}: unexpected argument {extra[0]!r}.", fix=f"see {self.prog} --help"
