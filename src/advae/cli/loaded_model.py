@@ -276,7 +276,9 @@ def _load_input(
         fit["white_level"] = reading.get("white_level")  # the same gray levels as in training
     if loaded.run is not None and "layout" in reader.options:
         fit["layout"] = loaded.run.config.get("data", {}).get("layout", "auto")
-    name, split, remarks = load_part(DataOptions(source=source, **fit), loaded.preprocessing, part)
+    name, split, remarks = load_part(
+        DataOptions(source=source, **fit), loaded.preprocessing, part, loaded.model.column_names
+    )
     files = location.with_suffix(reader.suffixes)
     root = location.path if location.kind == "folder" else location.path.parent
     names = tuple(printable(str(file.relative_to(root))) for file in files)

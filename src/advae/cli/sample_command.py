@@ -15,7 +15,6 @@ from advae.cli.loaded_model import load_model
 from advae.cli.parser import Count, FilePath, ModelOptions, Parser, RunPath, Seed
 from advae.errors import ConfigError
 from advae.io import write_atomically, write_npz
-from advae.run import check_writable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,6 +97,8 @@ def _output_path(options: SampleOptions, folder: Path, suffixes: Sequence[str]) 
     if options.separate:
         if ".png" not in suffixes or options.format not in (None, "png"):
             raise ConfigError("Only images are written to separate files.", given="--separate")
+        from advae.run import check_writable
+
         path = Path(options.out) if options.out else folder / "generated"
         check_writable(path)
         return path
