@@ -28,7 +28,12 @@ EXPECTED = (
 
 
 @torch.inference_mode(False)
-def from_arrays(data: Any, options: DataOptions | None = None, name: str = "arrays") -> Dataset:
+def from_arrays(
+    data: Any,
+    options: DataOptions | None = None,
+    name: str = "arrays",
+    columns: Sequence[str] | None = None,
+) -> Dataset:
     """Return a data set of examples in memory, by the rules for files: layout, splits, preprocessing, checksum.
 
     Args:
@@ -38,6 +43,7 @@ def from_arrays(data: Any, options: DataOptions | None = None, name: str = "arra
             :class:`Dataset` is returned as it is.
         options: how the data are split and preprocessed; the source is ignored. By default preprocessing is ``auto``.
         name: of the data.
+        columns: of a trained model, by which those of data frames are matched; the others are left out.
 
     Raises:
         ConfigError: if an option is invalid.
@@ -62,7 +68,7 @@ def from_arrays(data: Any, options: DataOptions | None = None, name: str = "arra
     def open_arrays(eight_bit: bool) -> DataSource:
         if tables:
             source = DataSource(name, {}, ids, ordered, tables=tables)
-            return resolve_tables(source, options, eight_bit)
+            return resolve_tables(source, options, eight_bit, columns)
         return DataSource(name, array_examples(arrays, name, eight_bit, options), ids, ordered)
 
     return make_dataset(open_for_preprocessing(options.preprocessing, open_arrays), options)

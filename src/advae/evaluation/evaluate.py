@@ -31,9 +31,18 @@ from typing import Any
 
 import torch
 
-from advae.data import Dataset, preprocessing_from_dict
+from advae.config import resolve
+from advae.data import DataOptions, Dataset, from_arrays, load_data, preprocessing_from_dict
 from advae.devices import default_torch_modes
-from advae.errors import AdvaeError, CheckpointError, ConfigError, UnsupportedError, WriteError, nearest
+from advae.errors import (
+    AdvaeError,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    UnsupportedError,
+    WriteError,
+    nearest,
+)
 from advae.evaluation.critics.critic_diagnostics import evaluate_critics
 from advae.evaluation.estimate import Estimate, EvaluationResult, Remark, file_stem
 from advae.evaluation.eval_config import DIAGNOSTICS, EvalConfig
@@ -44,7 +53,15 @@ from advae.evaluation.likelihood.base import ESTIMATORS, LikelihoodEstimator, es
 from advae.evaluation.reconstruction import evaluate_reconstruction, explained_variance
 from advae.evaluation.resumable import LOCAL, Runner, model_fingerprint, no_progress
 from advae.evaluation.samples.sample_metrics import check_and_load_features, evaluate_samples
-from advae.io import lock_folder, path_inside, read_json_object, remove_leftovers, write_json, write_npz
+from advae.io import (
+    PathLike,
+    lock_folder,
+    path_inside,
+    read_json_object,
+    remove_leftovers,
+    write_json,
+    write_npz,
+)
 from advae.model import LatentModel
 from advae.progress import StageProgress
 from advae.random import seeded
@@ -55,8 +72,8 @@ ARRAY_FILE = r"[a-z0-9-]*\.npz"  # names that file_stem gives
 
 
 def evaluate(
-    model: LatentModel,
-    data: Dataset,
+    model: LatentModel | Run | PathLike,
+    data: Any = None,
     config: EvalConfig | None = None,
     *,
     split: str = "test",
@@ -71,7 +88,10 @@ def evaluate(
     The caller's default dtype, grad and inference modes and random state have no effect and are not changed.
 
     Args:
-        data: the data set, with the preprocessing that the model was trained for.
+        model: a model, or a run or its directory.
+        data: a data set with the preprocessing that the model was trained for, or examples in memory as of
+            :func:`advae.data.from_arrays`; by default the run's data. Examples without splits are all evaluated;
+            baselines are then fitted to the same examples.
         split: "train", "validation" or "test".
         seed: of everything random.
         limit: use the first examples only, at most this many.
@@ -85,10 +105,15 @@ def evaluate(
         metrics of samples.
 
     Raises:
-        ConfigError: an unknown metric, split or option.
+        ConfigError: an unknown metric, split or option; or no data.
+        DataError: the examples cannot be read, or do not have the shape or columns of the model's observations.
         NoDensityError, UnsupportedError: a metric was named that the model does not support; before any work.
     """
     config = _replace_options(config or EvalConfig(), options)
+    if not isinstance(model, LatentModel):
+        run = model if isinstance(model, Run) else Run.open(model)
+        model, data = run.model(), load_data(resolve(run.config).data) if data is None else data
+    data = as_dataset(model, data)
     eval_data = EvalData(match_training_preprocessing(model, data), split, seed, limit, other)
     eval_data.check_min_size()
     model.eval()
@@ -121,6 +146,33 @@ def evaluate(
         if config.samples:
             result.add(evaluate_samples(model, eval_data, **sample_options, seed=seed, runner=runner))
     return result
+
+
+def as_dataset(model: LatentModel, data: Any) -> Dataset:
+    """Return data of any kind as a data set for a model; examples without splits are all in each split.
+
+    Raises:
+        ConfigError, DataError: as :func:`evaluate`.
+    """
+    if data is None:
+        fix = "pass a data set, an array, a tensor or a data frame"
+        raise ConfigError("A model has no data of its own.", fix=fix)
+    if not isinstance(data, Dataset):
+        description = model.info.get("data") or {}
+        preprocessing = description.get("preprocessing") or {}
+        options = DataOptions(
+            preprocessing=preprocessing.get("name", "auto"), binarize_seed=preprocessing.get("seed", 0)
+        )
+        if not isinstance(data, Mapping) and not (isinstance(data, tuple) and len(data) == 3):
+            data = (data, data, data)
+        data = from_arrays(data, options, columns=description.get("columns"))
+    if data.x_shape != model.x_shape:
+        raise DataError(
+            "The examples do not have the shape of the model's observations.",
+            given=f"{data.name}: {' × '.join(map(str, data.x_shape))}",
+            expected=" × ".join(map(str, model.x_shape)),
+        )
+    return data
 
 
 def _replace_options(config: EvalConfig, options: Mapping[str, Any]) -> EvalConfig:
