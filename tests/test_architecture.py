@@ -32,7 +32,7 @@ LAYERS = (
     ("config",),
     ("training", "evaluation"),
     ("report",),
-    ("reproduce", "inference"),
+    ("experiment", "reproduce", "inference"),
     ("cli",),
 )
 """Modules and folders of ``advae/``, lowest first; its ``__init__`` and ``__main__`` import anything."""

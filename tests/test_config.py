@@ -174,7 +174,7 @@ def test_invalid_values_are_reported_before_anything_is_written(
     overrides: dict[str, Any], tmp_path: Path
 ) -> None:
     with pytest.raises(AdvaeError) as caught:
-        advae.train("vae-digits", options=overrides, out=tmp_path / "run", quiet=True)
+        advae.train("vae-digits", options=overrides, out=tmp_path / "run", quiet=True, report=False)
     assert caught.value.exit_code == 2
     assert len(str(caught.value)) < 500 and "Parser key" not in str(caught.value)
     assert not (tmp_path / "run").exists()
@@ -246,7 +246,7 @@ def test_methods_check_the_distributions_they_need(tmp_path: Path) -> None:
         {"method": "vae", "method.kl": "closed", "model.posterior": "bernoulli"},
     ):
         with pytest.raises(ConfigError):
-            advae.train("vae-digits", options=overrides, out=tmp_path / "run", quiet=True)
+            advae.train("vae-digits", options=overrides, out=tmp_path / "run", quiet=True, report=False)
         assert not (tmp_path / "run").exists(), overrides
 
 
@@ -316,7 +316,7 @@ def test_a_users_network_is_saved_by_its_path(package: str, tmp_path: Path) -> N
     advae.allow(package)
     source = tiny.data(tmp_path)
     tree = tiny.changed(tiny.tree(source), {"model.encoder": {"name": f"{package}.MyEncoder", "width": 6}})
-    run = advae.train(tree, options={"train.steps": 2}, out=tmp_path / "run", quiet=True)
+    run = advae.train(tree, options={"train.steps": 2}, out=tmp_path / "run", quiet=True, report=False)
     model = run.model()
     assert type(model.encoder.network).__name__ == "MyEncoder"
     assert model.encode(torch.zeros(2, 1, 4, 5)).mean.shape == (2, 2)

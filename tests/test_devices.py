@@ -106,7 +106,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def reference(recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return advae.train(recipe, out=tmp_path_factory.mktemp("reference") / "run", quiet=True)
+    return advae.train(recipe, out=tmp_path_factory.mktemp("reference") / "run", quiet=True, report=False)
 
 
 @pytest.mark.parametrize("caller", CALLERS)
@@ -115,8 +115,8 @@ def test_training_is_independent_of_the_callers_state(
 ) -> None:
     with CALLERS[caller]():
         before = global_state()
-        run = advae.train(recipe, options={"train.steps": 2}, out=tmp_path / "run", quiet=True)
-        run = advae.resume(run.path, options={"train.steps": 4}, quiet=True)
+        run = advae.train(recipe, options={"train.steps": 2}, out=tmp_path / "run", quiet=True, report=False)
+        run = advae.resume(run.path, options={"train.steps": 4}, quiet=True, report=False)
         assert global_state() == before
     assert tiny.differing(tiny.state(run), tiny.state(reference)) == []
 
@@ -131,7 +131,7 @@ def test_state_is_restored_after_an_error(
     monkeypatch.setattr(Trainer, "_run_step", fail)
     before = global_state()
     with pytest.raises(NotFiniteError):
-        advae.train(recipe, out=tmp_path / "run", quiet=True)
+        advae.train(recipe, out=tmp_path / "run", quiet=True, report=False)
     assert global_state() == before
 
 
@@ -139,7 +139,7 @@ def test_training_outside_the_main_thread(recipe: dict[str, Any], reference: Run
     """Python allows signal handlers in the main thread only."""
     runs: list[Run] = []
     thread = threading.Thread(
-        target=lambda: runs.append(advae.train(recipe, out=tmp_path / "run", quiet=True))
+        target=lambda: runs.append(advae.train(recipe, out=tmp_path / "run", quiet=True, report=False))
     )
     handlers = global_state()["handlers"]
     thread.start()

@@ -206,7 +206,7 @@ def options(name: str, sources: dict[str, str]) -> dict[str, Any]:
 def test_recipe_trains_saves_loads_and_is_evaluated(
     name: str, sources: dict[str, str], tmp_path: Path
 ) -> None:
-    run = advae.train(name, options=options(name, sources), out=tmp_path / "run", quiet=True)
+    run = advae.train(name, options=options(name, sources), out=tmp_path / "run", quiet=True, report=False)
     model = run.model()
     assert_everything_moved(run, len(list(model.parameters())))
     ema = {k.removeprefix("ema/"): v for k, v in state(run).items() if k.startswith("ema/")}

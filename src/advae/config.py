@@ -198,6 +198,11 @@ def choose_recipe(shape: Sequence[int], source: str = "") -> RecipeChoice:
     return RecipeChoice(name, reason, tuple(recipe for recipe in suitable if recipe != name))
 
 
+def data_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of options, by dotted name, that describe the data."""
+    return {key: value for key, value in options.items() if key.startswith("data.")}
+
+
 def choose_recipe_for_source(options: Mapping[str, Any]) -> RecipeChoice:
     """Open the data that options, by dotted name, describe, and choose a recipe for them; no example is read.
 
@@ -206,7 +211,7 @@ def choose_recipe_for_source(options: Mapping[str, Any]) -> RecipeChoice:
     """
     from advae.data.readers import open_source
 
-    data = resolve({}, {key: value for key, value in options.items() if key.startswith("data.")}).data
+    data = resolve({}, data_options(options)).data
     return choose_recipe(open_source(data, eight_bit=False).parts["train"].shape, data.source)
 
 

@@ -12,7 +12,13 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from types import TracebackType
 from typing import Any
 
+from advae.formatting import format_duration
+
 SECONDS_BETWEEN_LINES = 5.0
+MIN_SECONDS_OF_ESTIMATE, MIN_STEPS_OF_ESTIMATE = (
+    1.0,
+    2,
+)  # after the first step, which is slower than the others
 SHOWN_METRICS = ("reconstruction", "kl", "error", "elbo")
 
 StageProgress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
@@ -29,6 +35,7 @@ class Progress:
         label: what is being done.
         transient: one of several stages: its bar disappears at the end, and a fast stage prints no line.
         delay: seconds before the bar appears, for work that is usually fast.
+        estimate: print the estimated duration, once, when a few steps were timed.
     """
 
     def __init__(
@@ -39,9 +46,11 @@ class Progress:
         label: str = "training",
         transient: bool = False,
         delay: float = 0.0,
+        estimate: bool = False,
     ) -> None:
         self.total, self.start, self.step, self.quiet, self.label = total, start, start, quiet, label
         self.transient, self.delay = transient, delay
+        self._needs_estimate, self._first_step_time = estimate, 0.0
         self.terminal = not quiet and _is_terminal()
         self._printed_step: int | None = None
         self._start_time = self._print_time = time.monotonic()
@@ -56,13 +65,20 @@ class Progress:
     def _start_bar(self) -> None:
         if self.terminal and self._bar is None:
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                TextColumn,
+                TimeElapsedColumn,
+                TimeRemainingColumn,
+            )
             from rich.progress import Progress as Bar
 
             bar = Bar(
-                TextColumn(self.label),
+                TextColumn("{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),
+                TimeElapsedColumn(),
                 TextColumn("{task.fields[speed]}"),
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[metrics]}"),
@@ -72,7 +88,7 @@ class Progress:
             try:
                 bar.start()
                 self._task = bar.add_task(
-                    "", total=self.total, completed=self.start, speed="– steps/s", metrics=""
+                    self.label, total=self.total, completed=self.start, speed="– steps/s", metrics=""
                 )
                 self._bar = bar
             except OSError:  # the terminal was closed
@@ -90,6 +106,18 @@ class Progress:
             if not (self.transient and self._printed_step in (None, self.step)):
                 self._print()
 
+    @contextmanager
+    def preparing(self, what: str) -> Iterator[None]:
+        """Show what is done before the first step, while time elapses; it does not count for the speed."""
+        self._describe(f"{what} …")
+        yield
+        self._describe(self.label)
+        self._start_time = self._print_time = time.monotonic()
+
+    def _describe(self, text: str) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, description=text)
+
     @property
     def steps_per_second(self) -> float:
         """Mean speed since the start."""
@@ -98,6 +126,7 @@ class Progress:
     def update(self, step: int, metrics: dict[str, float]) -> None:
         """Show that ``step`` steps are done, with the latest metrics."""
         self.step = step
+        self._estimate()
         texts = [f"{key} {metrics[key]:.4g}" for key in SHOWN_METRICS if key in metrics]
         if texts:
             self._metrics = "  ".join(texts)
@@ -110,6 +139,18 @@ class Progress:
             not (self.quiet or self.terminal) and time.monotonic() - self._print_time > SECONDS_BETWEEN_LINES
         ):
             self._print()
+
+    def _estimate(self) -> None:
+        """Print the estimated duration once enough steps were timed."""
+        if not self._needs_estimate or self.quiet:
+            return
+        steps, now = self.step - self.start - 1, time.monotonic()
+        if steps <= 0:
+            self._first_step_time = now
+        elif steps >= MIN_STEPS_OF_ESTIMATE and now - self._first_step_time >= MIN_SECONDS_OF_ESTIMATE:
+            self._needs_estimate = False
+            speed = steps / (now - self._first_step_time)
+            print_line(f"{self.label}: about {format_estimate(self.total - self.start, speed)}")
 
     def _print(self) -> None:
         self._print_time, self._printed_step = time.monotonic(), self.step
@@ -144,6 +185,15 @@ def format_speed(steps_per_second: float) -> str:
     if 0 < steps_per_second < 1:
         return f"{1 / steps_per_second:.1f} s/step"
     return f"{steps_per_second:.0f} steps/s" if steps_per_second >= 10 else f"{steps_per_second:.1f} steps/s"
+
+
+def format_estimate(steps: int, steps_per_second: float) -> str:
+    """Return the estimated duration of steps, and how it is computed.
+
+    >>> format_estimate(6000, 20.0)
+    '5 min: 6,000 steps at 20 steps/s'
+    """
+    return f"{format_duration(steps / steps_per_second)}: {steps:,} steps at {format_speed(steps_per_second)}"
 
 
 def stage_progress(quiet: bool) -> StageProgress:

@@ -364,8 +364,8 @@ def test_existing_run_of_the_same_configuration_is_used(
     folder = tmp_path / "runs" / "vae-small"
     named = recipe("mine", train={"log_every": 3, "checkpoint_every": 5, "validate_every": 4})
     other = recipe("vae-small", train={"lr": 0.5})
-    advae.train(named, out=folder / "by-hand", quiet=True)
-    advae.train(other, out=folder / f"{STEPS}-steps" / "s0", quiet=True)
+    advae.train(named, out=folder / "by-hand", quiet=True, report=False)
+    advae.train(other, out=folder / f"{STEPS}-steps" / "s0", quiet=True, report=False)
     calls: list[Any] = []
     monkeypatch.setattr(Trainer, "fit", record_calls(Trainer.fit, calls))
     assert reproduce(tmp_path, "--rows", "vae-small") == 0
@@ -378,7 +378,7 @@ def test_existing_run_of_another_configuration_is_not_overwritten(
     uninterrupted: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "runs" / "vae-small" / f"{STEPS}-steps" / "s0"
-    advae.train(recipe("vae-small", train={"lr": 0.5}), out=path, quiet=True)
+    advae.train(recipe("vae-small", train={"lr": 0.5}), out=path, quiet=True, report=False)
     before = (path / "config.yaml").read_text()
     assert reproduce(tmp_path, "--rows", "vae-small") == 0
     assert (path / "config.yaml").read_text() == before

@@ -76,7 +76,7 @@ def runs(source: str, folder: Path, rank: int) -> None:
     """Complete one run; then start one whose second process dies after seven steps."""
     changes = {"train.checkpoint_every": 3, "train.batch_size": 4, "model.encoder": {**CONV, "norm": "layer"}}
     base = tiny.changed(tiny.tree(source), changes)
-    advae.train(base, out=folder / "whole", quiet=True)
+    advae.train(base, out=folder / "whole", quiet=True, report=False)
     run_step = Trainer._run_step
 
     def die_at_seven(self: Trainer, step: int, stream: Any) -> None:
@@ -85,7 +85,7 @@ def runs(source: str, folder: Path, rank: int) -> None:
         run_step(self, step, stream)
 
     Trainer._run_step = die_at_seven  # type: ignore[method-assign]
-    advae.train(base, out=folder / "lost", quiet=True)
+    advae.train(base, out=folder / "lost", quiet=True, report=False)
 
 
 def main() -> None:

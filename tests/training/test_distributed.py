@@ -63,7 +63,10 @@ def test_first_process_writes_and_one_process_resumes(
     assert steps == sorted(steps) and steps[-1] == tiny.STEPS, ended.stderr[-3000:]
     assert steps.count(2) == 1, "one process writes"
     options = {"train.steps": tiny.STEPS + 2}
-    assert advae.resume(folder / "whole", options=options, quiet=True).model().info["step"] == tiny.STEPS + 2
+    assert (
+        advae.resume(folder / "whole", options=options, quiet=True, report=False).model().info["step"]
+        == tiny.STEPS + 2
+    )
 
 
 @pytest.mark.integration
@@ -75,7 +78,7 @@ def test_lost_process_ends_the_job_and_keeps_the_last_checkpoint(
     assert ended.returncode != 0
     state = json.loads((folder / "lost/checkpoints/last/state.json").read_text())
     assert state["step"] == 6
-    assert advae.resume(folder / "lost", quiet=True).model().info["step"] == tiny.STEPS
+    assert advae.resume(folder / "lost", quiet=True, report=False).model().info["step"] == tiny.STEPS
 
 
 def test_gpu_without_index_is_the_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,13 +42,15 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def uninterrupted(source: str, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return advae.train(tiny.tree(source), out=tmp_path_factory.mktemp("runs") / "whole", quiet=True)
+    return advae.train(
+        tiny.tree(source), out=tmp_path_factory.mktemp("runs") / "whole", quiet=True, report=False
+    )
 
 
 @pytest.fixture(scope="module")
 def five_steps(source: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "short"
-    return advae.train(tiny.tree(source), options={"train.steps": 5}, out=out, quiet=True).path
+    return advae.train(tiny.tree(source), options={"train.steps": 5}, out=out, quiet=True, report=False).path
 
 
 @pytest.fixture
@@ -66,7 +68,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def resume_to_the_end(run: Run) -> Run:
-    return advae.resume(run.path, options={"train.steps": tiny.STEPS}, quiet=True)
+    return advae.resume(run.path, options={"train.steps": tiny.STEPS}, quiet=True, report=False)
 
 
 def at_step(monkeypatch: pytest.MonkeyPatch, step: int, action: Any) -> None:
@@ -98,7 +100,7 @@ def test_run_killed_before_its_first_checkpoint_starts_again(
         if last_file == "config.yaml":
             patch.setattr(trainer_module.Trainer, "__init__", lambda *_, **__: kill())
         patch.setattr(trainer_module, "save_checkpoint", lambda *_: kill())
-        advae.train(recipe, out=out, quiet=True)
+        advae.train(recipe, out=out, quiet=True, report=False)
     if last_file == "config.yaml":
         (out / "env.json").unlink()
     if last_file == "env.json":
@@ -108,7 +110,7 @@ def test_run_killed_before_its_first_checkpoint_starts_again(
         (out / "checkpoints" / ".last.new-01234567").mkdir(parents=True)
         (out / "checkpoints" / ".last.new-01234567" / "state.safetensors").write_bytes(b"part")
     if how == "resume":
-        run = advae.resume(out, quiet=True)
+        run = advae.resume(out, quiet=True, report=False)
     else:
         run = (advae.train if how == "out" else train_or_resume)(recipe, out=out, quiet=True)
     assert tiny.differing(tiny.state(run), tiny.state(uninterrupted)) == []
@@ -130,14 +132,18 @@ def test_a_run_that_can_be_resumed_has_all_its_first_files(
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(os, "replace", replace_and_die)
-        advae.train(tiny.tree(source), options={"train.steps": 2}, out=tmp_path / "run", quiet=True)
+        advae.train(
+            tiny.tree(source), options={"train.steps": 2}, out=tmp_path / "run", quiet=True, report=False
+        )
     written = {path.name for path in (tmp_path / "run").iterdir()}
     if CONFIG_FILE in written:
         assert {"command.txt", "env.json"} <= written
-        advae.resume(tmp_path / "run", quiet=True)
+        advae.resume(tmp_path / "run", quiet=True, report=False)
     else:
-        advae.train(tiny.tree(source), options={"train.steps": 2}, out=tmp_path / "run", quiet=True)
-    assert (tmp_path / "run" / "command.txt").read_text() == "advae.train(…)\n"
+        advae.train(
+            tiny.tree(source), options={"train.steps": 2}, out=tmp_path / "run", quiet=True, report=False
+        )
+    assert (tmp_path / "run" / "command.txt").read_text() == "advae.train(…, report=False)\n"
 
 
 @pytest.mark.parametrize("name", ["command.txt", "env.json", "config.yaml"])
@@ -156,14 +162,18 @@ def test_nothing_is_left_of_a_run_that_is_removed_while_its_first_files_are_writ
 
     monkeypatch.setattr(os, "replace", remove_and_replace)
     with pytest.raises(CheckpointError):
-        advae.train(tiny.tree(source), options={"train.steps": 2}, out=tmp_path / "run", quiet=True)
+        advae.train(
+            tiny.tree(source), options={"train.steps": 2}, out=tmp_path / "run", quiet=True, report=False
+        )
     assert not (tmp_path / "run").exists()
 
 
 def test_run_killed_when_it_has_only_made_its_folder(source: str, tmp_path: Path) -> None:
     with lock_folder(tmp_path / "run", create=True):
         (tmp_path / "run" / ".config.yaml.new-01234567").write_text("data:")
-    run = advae.train(tiny.tree(source), options={"train.steps": 2}, out=tmp_path / "run", quiet=True)
+    run = advae.train(
+        tiny.tree(source), options={"train.steps": 2}, out=tmp_path / "run", quiet=True, report=False
+    )
     assert run.model().info["step"] == 2
 
 
@@ -180,7 +190,7 @@ def test_folder_that_is_not_of_a_killed_start_is_not_touched(
         (tmp_path / name).write_text("" if name == LOCK_FILE else '{"step": 1}\n')
     before = files(tmp_path)
     with pytest.raises(CheckpointError, match=r"(?i)not empty"):
-        advae.train(tiny.tree(source), out=tmp_path, quiet=True)
+        advae.train(tiny.tree(source), out=tmp_path, quiet=True, report=False)
     assert files(tmp_path) == before
 
 
@@ -189,7 +199,7 @@ def test_lost_checkpoint_is_an_error(short: Run) -> None:
     with pytest.raises(CheckpointError, match=r"(?i)missing"):
         resume_to_the_end(short)
     with pytest.raises(CheckpointError, match=r"(?i)not empty"):
-        advae.train("vae-digits", out=short.path, quiet=True)
+        advae.train("vae-digits", out=short.path, quiet=True, report=False)
 
 
 def test_kept_checkpoints_are_written_before_the_last(
@@ -207,8 +217,8 @@ def test_kept_checkpoints_are_written_before_the_last(
     options = {"train.checkpoint_every": 4, "train.checkpoint_keep_every": 4, "train.patience": 0}
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(trainer_module, "save_checkpoint", save_or_die)
-        advae.train(tiny.tree(source), options=options, out=tmp_path / "run", quiet=True)
-    advae.resume(tmp_path / "run", quiet=True)
+        advae.train(tiny.tree(source), options=options, out=tmp_path / "run", quiet=True, report=False)
+    advae.resume(tmp_path / "run", quiet=True, report=False)
     kept = {p.name for p in (tmp_path / "run" / "checkpoints").iterdir()}
     assert kept == {"last", "best", "step-000004", "step-000008", "step-000012"}
 
@@ -245,10 +255,10 @@ def test_second_training_in_the_same_folder_is_refused(
         inits(self, *args, **options)
 
     monkeypatch.setattr(Trainer, "__init__", start_second)
-    run = advae.train(recipe, out=out, quiet=True)
+    run = advae.train(recipe, out=out, quiet=True, report=False)
     assert refused and tiny.differing(tiny.state(run), tiny.state(uninterrupted)) == []
     with lock_folder(tmp_path / "new", create=True), pytest.raises(CheckpointError, match=r"(?i)another"):
-        advae.train(recipe, out=tmp_path / "new", quiet=True)
+        advae.train(recipe, out=tmp_path / "new", quiet=True, report=False)
     assert [p.name for p in (tmp_path / "new").iterdir()] == [LOCK_FILE]
 
 
@@ -258,7 +268,7 @@ def test_trainings_in_threads_have_the_results_of_their_seeds(
     runs: dict[int, Run] = {}
 
     def train(number: int) -> None:
-        runs[number] = advae.train(tiny.tree(source), out=tmp_path / str(number), quiet=True)
+        runs[number] = advae.train(tiny.tree(source), out=tmp_path / str(number), quiet=True, report=False)
 
     threads = [threading.Thread(target=train, args=(number,)) for number in range(3)]
     for thread in threads:
@@ -350,12 +360,12 @@ def test_really_full_disk(small_disk: Path, source: str, uninterrupted: Run) -> 
     out = small_disk / "run"
     options = {"train.checkpoint_every": 1, "train.checkpoint_keep_every": 1}
     with pytest.raises(WriteError, match=r"--resume"):
-        advae.train(tiny.tree(source), options=options, out=out, quiet=True)
+        advae.train(tiny.tree(source), options=options, out=out, quiet=True, report=False)
     step = json.loads((out / "checkpoints" / "last" / "state.json").read_text())["step"]
     assert 0 < step < tiny.STEPS and Run.open(out).model().info["step"] in (step, step - 1)
     for path in (out / "checkpoints").glob("step-*"):
         shutil.rmtree(path)
-    run = advae.resume(out, options={"train.checkpoint_keep_every": 0}, quiet=True)
+    run = advae.resume(out, options={"train.checkpoint_keep_every": 0}, quiet=True, report=False)
     assert tiny.differing(tiny.state(run), tiny.state(uninterrupted)) == []
 
 
@@ -388,7 +398,7 @@ def test_removed_run_directory_is_noticed_and_not_made_again(
     out = tmp_path / "run"
     at_step(monkeypatch, step, lambda: shutil.rmtree(out))
     with pytest.raises(CheckpointError, match=str(out)):
-        advae.train(tiny.tree(source), out=out, quiet=True)
+        advae.train(tiny.tree(source), out=out, quiet=True, report=False)
     assert not out.exists()
 
 
@@ -423,7 +433,7 @@ def test_nothing_remains_of_a_run_that_is_removed_while_it_is_written(
 
     at_step(monkeypatch, 3, remove)
     with pytest.raises(CheckpointError, match=str(out)):
-        advae.train(tiny.tree(source), out=out, quiet=True)
+        advae.train(tiny.tree(source), out=out, quiet=True, report=False)
     assert not out.exists()
 
 
@@ -433,7 +443,7 @@ def test_a_run_without_its_lock_file_is_not_removed(
     out = tmp_path / "run"
     at_step(monkeypatch, 3, (out / LOCK_FILE).unlink)
     with suppress(CheckpointError):
-        advae.train(tiny.tree(source), out=out, quiet=True)
+        advae.train(tiny.tree(source), out=out, quiet=True, report=False)
     assert (out / "config.yaml").exists() and (out / "checkpoints/last/state.json").exists()
 
 
@@ -449,7 +459,7 @@ def test_files_of_others_remain_in_a_run_that_is_removed(
 
     at_step(monkeypatch, 3, remove)
     with pytest.raises(CheckpointError, match=str(out)):
-        advae.train(tiny.tree(source), out=out, quiet=True)
+        advae.train(tiny.tree(source), out=out, quiet=True, report=False)
     assert (out / "checkpoints/thesis.txt").exists()
 
 
@@ -464,7 +474,7 @@ def test_run_of_another_process_in_place_of_a_removed_one_is_not_touched(
 
     at_step(monkeypatch, 3, replace)
     with pytest.raises(CheckpointError, match=str(out)):
-        advae.train(tiny.tree(source), out=out, quiet=True)
+        advae.train(tiny.tree(source), out=out, quiet=True, report=False)
     assert files(out) == files(uninterrupted.path)
 
 
@@ -558,5 +568,5 @@ def test_empty_name_of_a_run_directory_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError):
-        advae.train(tiny.tree(source), out="", quiet=True)
+        advae.train(tiny.tree(source), out="", quiet=True, report=False)
     assert list(tmp_path.iterdir()) == []

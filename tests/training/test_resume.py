@@ -54,7 +54,7 @@ def uninterrupted(source: str, tmp_path_factory: pytest.TempPathFactory) -> dict
     """Every configuration, trained without interruption."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     return {
-        name: advae.train(config(name, source), out=folder / name.replace(" ", "-"), quiet=True)
+        name: advae.train(config(name, source), out=folder / name.replace(" ", "-"), quiet=True, report=False)
         for name in CONFIGS
     }
 
@@ -73,10 +73,12 @@ def test_results_depend_on_the_seed_alone(
 ) -> None:
     """Earlier use of the global generator has no effect; another seed gives other weights."""
     torch.rand(17)
-    again = advae.train(config(name, source), out=tmp_path / "again", quiet=True)
+    again = advae.train(config(name, source), out=tmp_path / "again", quiet=True, report=False)
     assert tiny.differing(tiny.state(again), tiny.state(uninterrupted[name])) == []
     assert lines(again) == lines(uninterrupted[name])
-    other = advae.train(config(name, source), options={"seed": 1}, out=tmp_path / "other", quiet=True)
+    other = advae.train(
+        config(name, source), options={"seed": 1}, out=tmp_path / "other", quiet=True, report=False
+    )
     weights = [k for k, v in tiny.state(other).items() if k.startswith("model/") and v.dim() > 1]
     assert set(weights) <= set(tiny.differing(tiny.state(other), tiny.state(uninterrupted[name])))
 
@@ -92,7 +94,7 @@ def test_noise_is_a_function_of_seed_and_step(
         return after_step(self, logger)
 
     monkeypatch.setattr(Trainer, "_after_step", draw_first)
-    again = advae.train(config("asvae", source), out=tmp_path / "again", quiet=True)
+    again = advae.train(config("asvae", source), out=tmp_path / "again", quiet=True, report=False)
     assert tiny.differing(tiny.state(again), tiny.state(uninterrupted["asvae"])) == []
 
 
@@ -101,8 +103,10 @@ def test_noise_is_a_function_of_seed_and_step(
 def test_resumed_with_more_steps(
     name: str, stop: int, source: str, uninterrupted: dict[str, Run], tmp_path: Path
 ) -> None:
-    run = advae.train(config(name, source), options={"train.steps": stop}, out=tmp_path / "run", quiet=True)
-    resumed = advae.resume(run.path, options={"train.steps": tiny.STEPS}, quiet=True)
+    run = advae.train(
+        config(name, source), options={"train.steps": stop}, out=tmp_path / "run", quiet=True, report=False
+    )
+    resumed = advae.resume(run.path, options={"train.steps": tiny.STEPS}, quiet=True, report=False)
     assert tiny.differing(tiny.state(resumed), tiny.state(uninterrupted[name])) == []
     assert resumed.config["train"]["steps"] == tiny.STEPS
     state, whole = [
@@ -140,14 +144,14 @@ def test_repeated_interruption_by_signals(
     for stop in left:
         with pytest.raises(Interrupted) as error:
             if stop == left[0]:
-                advae.train(config(name, source), out=run, quiet=True)
+                advae.train(config(name, source), out=run, quiet=True, report=False)
             else:
-                advae.resume(run, quiet=True)
+                advae.resume(run, quiet=True, report=False)
         assert error.value.exit_code == 128 + number
         assert json.loads((run / "checkpoints/last/state.json").read_text())["step"] == stop
         assert Run.open(run).model().info["step"] == stop
         assert signal.getsignal(number) == before
-    resumed = advae.resume(run, quiet=True)
+    resumed = advae.resume(run, quiet=True, report=False)
     assert tiny.differing(tiny.state(resumed), tiny.state(uninterrupted[name])) == []
     assert lines(resumed) == lines(uninterrupted[name])
 
@@ -167,16 +171,18 @@ def test_killed_run_repeats_the_work_after_its_last_checkpoint(
         patched.setattr(Trainer, "_run_step", killed)
         with pytest.raises(SystemExit):
             options = {"train.checkpoint_every": 5}  # between two rows of metrics
-            advae.train(config("asvae", source), options=options, out=tmp_path / "run", quiet=True)
-    resumed = advae.resume(tmp_path / "run", quiet=True)
+            advae.train(
+                config("asvae", source), options=options, out=tmp_path / "run", quiet=True, report=False
+            )
+    resumed = advae.resume(tmp_path / "run", quiet=True, report=False)
     assert tiny.differing(tiny.state(resumed), tiny.state(uninterrupted["asvae"])) == []
     assert lines(resumed) == lines(uninterrupted["asvae"])
 
 
 def test_resuming_a_finished_run_changes_nothing(source: str, tmp_path: Path) -> None:
-    run = advae.train(config("asvae", source), out=tmp_path / "run", quiet=True)
+    run = advae.train(config("asvae", source), out=tmp_path / "run", quiet=True, report=False)
     before, rows = tiny.state(run), lines(run)
-    advae.resume(run.path, quiet=True)
+    advae.resume(run.path, quiet=True, report=False)
     assert tiny.differing(tiny.state(run), before) == [] and lines(run) == rows
     left_behind = run.path / ".model.old"  # of a process that was killed while it replaced the model
     left_behind.mkdir()
@@ -191,13 +197,13 @@ def test_resumed_early_stopping(source: str, tmp_path: Path, monkeypatch: pytest
     errors = iter([3.0, 1.0, 2.0, 2.5, 0.5, 0.4])
     monkeypatch.setattr(Validation, "__call__", lambda self, model, method: {"error": next(errors)})
     options = {"train.patience": 2, "train.validate_every": 1, "train.steps": 3}
-    run = advae.train(config("vae", source), options=options, out=tmp_path / "run", quiet=True)
+    run = advae.train(config("vae", source), options=options, out=tmp_path / "run", quiet=True, report=False)
     state = json.loads((run.checkpoint() / "state.json").read_text())
     assert (state["step"], state["best"], state["validations_since_best"]) == (3, 1.0, 1)
-    advae.resume(run.path, options={"train.steps": 6}, quiet=True)
+    advae.resume(run.path, options={"train.steps": 6}, quiet=True, report=False)
     state = json.loads((run.checkpoint() / "state.json").read_text())
     assert (state["step"], state["best"], state["validations_since_best"]) == (4, 1.0, 2)
-    advae.resume(run.path, quiet=True)
+    advae.resume(run.path, quiet=True, report=False)
     assert json.loads((run.checkpoint() / "state.json").read_text())["step"] == 4
 
 
@@ -206,7 +212,9 @@ def test_resumed_early_stopping(source: str, tmp_path: Path, monkeypatch: pytest
 
 @pytest.fixture
 def finished(source: str, tmp_path: Path) -> Run:
-    return advae.train(config("vae", source), options={"train.steps": 2}, out=tmp_path / "run", quiet=True)
+    return advae.train(
+        config("vae", source), options={"train.steps": 2}, out=tmp_path / "run", quiet=True, report=False
+    )
 
 
 def test_run_locked_by_another_process_is_not_touched(finished: Run, tmp_path: Path, source: str) -> None:
@@ -217,12 +225,12 @@ def test_run_locked_by_another_process_is_not_touched(finished: Run, tmp_path: P
     (incomplete / "config.yaml").write_text("")
     with lock_folder(finished.path), lock_folder(incomplete):
         with pytest.raises(CheckpointError, match=r"(?i)another process"):
-            advae.resume(finished.path, options={"train.steps": 4}, quiet=True)
+            advae.resume(finished.path, options={"train.steps": 4}, quiet=True, report=False)
         with pytest.raises(CheckpointError, match=r"(?i)another process"):
             train_or_resume(config("vae", source), out=incomplete, quiet=True)
         assert (incomplete / "config.yaml").exists()
     assert {path: path.read_bytes() for path in finished.path.rglob("*") if path.is_file()} == before
-    advae.resume(finished.path, options={"train.steps": 4}, quiet=True)
+    advae.resume(finished.path, options={"train.steps": 4}, quiet=True, report=False)
 
 
 def test_truncated_checkpoint_is_refused(finished: Run) -> None:
@@ -231,10 +239,10 @@ def test_truncated_checkpoint_is_refused(finished: Run) -> None:
     for length in (0, 7, len(content) // 2, len(content) - 1):
         path.write_bytes(content[:length])
         with pytest.raises(CheckpointError):
-            advae.resume(finished.path, options={"train.steps": 4}, quiet=True)
+            advae.resume(finished.path, options={"train.steps": 4}, quiet=True, report=False)
     path.unlink()
     with pytest.raises(CheckpointError):
-        advae.resume(finished.path, options={"train.steps": 4}, quiet=True)
+        advae.resume(finished.path, options={"train.steps": 4}, quiet=True, report=False)
 
 
 def test_edited_tensors_are_refused(finished: Run) -> None:
@@ -243,7 +251,7 @@ def test_edited_tensors_are_refused(finished: Run) -> None:
     content[-3] ^= 1  # one bit of one weight
     path.write_bytes(content)
     with pytest.raises(CheckpointError):
-        advae.resume(finished.path, options={"train.steps": 4}, quiet=True)
+        advae.resume(finished.path, options={"train.steps": 4}, quiet=True, report=False)
 
 
 @pytest.mark.parametrize(
@@ -255,21 +263,21 @@ def test_edited_state_is_refused(finished: Run, edit: dict[str, Any]) -> None:
     state = json.loads(path.read_text()) | edit
     path.write_text(json.dumps({k: v for k, v in state.items() if v is not None}))
     with pytest.raises(CheckpointError):
-        advae.resume(finished.path, options={"train.steps": 4}, quiet=True)
+        advae.resume(finished.path, options={"train.steps": 4}, quiet=True, report=False)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"format": 99}', "\x00\x01"])
 def test_corrupted_state_is_refused(finished: Run, content: str) -> None:
     (finished.checkpoint() / "state.json").write_text(content)
     with pytest.raises(CheckpointError):
-        advae.resume(finished.path, options={"train.steps": 4}, quiet=True)
+        advae.resume(finished.path, options={"train.steps": 4}, quiet=True, report=False)
 
 
 @pytest.mark.parametrize("name", ["weights.pt", "state.pkl", "pytorch_model.bin", "last.CKPT"])
 def test_pickles_are_never_read(finished: Run, name: str) -> None:
     (finished.checkpoint() / name).write_bytes(b"\x80\x04cos\nsystem\n")
     with pytest.raises(CheckpointError, match=r"(?i)pickle"):
-        advae.resume(finished.path, options={"train.steps": 4}, quiet=True)
+        advae.resume(finished.path, options={"train.steps": 4}, quiet=True, report=False)
     (finished.path / "model" / "config.json").unlink()
     (finished.path / "model" / name).write_bytes(b"\x80\x04cos\nsystem\n")
     with pytest.raises(CheckpointError, match=r"(?i)pickle"):
@@ -281,7 +289,7 @@ def test_checkpoint_of_another_model_is_refused(finished: Run, tmp_path: Path, s
     settings["model"]["latent_dim"] = 3
     finished.write_config(settings)
     with pytest.raises(CheckpointError, match="does not fit"):
-        advae.resume(finished.path, options={"train.steps": 4}, quiet=True)
+        advae.resume(finished.path, options={"train.steps": 4}, quiet=True, report=False)
 
 
 def test_other_data_are_refused(finished: Run, tmp_path: Path) -> None:
@@ -290,7 +298,7 @@ def test_other_data_are_refused(finished: Run, tmp_path: Path) -> None:
     np.save(tmp_path / "other.npy", np.random.default_rng(1).integers(0, 256, (60, 1, 4, 5), dtype=np.uint8))
     options = {"data.source": str(tmp_path / "other.npy"), "train.steps": 4}
     with pytest.raises(CheckpointError, match="data"):
-        advae.resume(finished.path, options=options, quiet=True)
+        advae.resume(finished.path, options=options, quiet=True, report=False)
 
 
 @pytest.mark.parametrize(
@@ -298,15 +306,15 @@ def test_other_data_are_refused(finished: Run, tmp_path: Path) -> None:
 )
 def test_other_options_must_not_change(finished: Run, key: str) -> None:
     with pytest.raises(CheckpointError, match=key):
-        advae.resume(finished.path, options={key: 1}, quiet=True)
+        advae.resume(finished.path, options={key: 1}, quiet=True, report=False)
 
 
 def test_folders_that_are_not_runs(tmp_path: Path, finished: Run) -> None:
     for path in (tmp_path / "nowhere", tmp_path):
         with pytest.raises(CheckpointError, match=r"(?i)run directory"):
-            advae.resume(path)
+            advae.resume(path, report=False)
     with pytest.raises(CheckpointError, match="not empty"):
-        advae.train(config("vae", "digits"), out=finished.path, quiet=True)
+        advae.train(config("vae", "digits"), out=finished.path, quiet=True, report=False)
 
 
 def test_corrupted_model_is_refused(finished: Run) -> None:
@@ -347,7 +355,7 @@ def test_failed_save_keeps_the_old_checkpoint(finished: Run, monkeypatch: pytest
     with monkeypatch.context() as patched:
         patched.setattr(checkpoint, "save_tensors", full)
         with pytest.raises(WriteError, match="no space"):
-            advae.resume(finished.path, options={"train.steps": 4}, quiet=True)
+            advae.resume(finished.path, options={"train.steps": 4}, quiet=True, report=False)
     assert tiny.differing(tiny.state(finished), before) == []
-    advae.resume(finished.path, options={"train.steps": 4}, quiet=True)
+    advae.resume(finished.path, options={"train.steps": 4}, quiet=True, report=False)
     assert not list((finished.path / "checkpoints").glob(".*"))

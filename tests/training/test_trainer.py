@@ -44,14 +44,16 @@ def test_diverging_run_keeps_its_last_checkpoint(source: str, tmp_path: Path) ->
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(NotFiniteError, match="at step 7"):
         patch.setattr(Trainer, "_run_step", poisoned)
-        advae.train(recipe, options={"train.checkpoint_every": 3}, out=tmp_path / "run", quiet=True)
+        advae.train(
+            recipe, options={"train.checkpoint_every": 3}, out=tmp_path / "run", quiet=True, report=False
+        )
     tiny.Poison.at = -1
     assert checkpoint_state(Run.open(tmp_path / "run"))["step"] == 6
-    assert advae.resume(tmp_path / "run", quiet=True).model().info["step"] == tiny.STEPS
+    assert advae.resume(tmp_path / "run", quiet=True, report=False).model().info["step"] == tiny.STEPS
 
 
 def test_exported_model_is_the_moving_average(source: str, tmp_path: Path) -> None:
-    run = advae.train(tiny.tree(source), out=tmp_path / "run", quiet=True)
+    run = advae.train(tiny.tree(source), out=tmp_path / "run", quiet=True, report=False)
     state, ema = tiny.state(run), tiny.ema(run)
     assert tiny.differing(run.model().state_dict(), ema) == []
     matrices = [key for key, value in ema.items() if value.dim() > 1]
@@ -74,7 +76,7 @@ def test_early_stopping_keeps_the_best_model(
 ) -> None:  # fmt: skip
     set_errors(monkeypatch, errors)
     options = {"train.steps": len(errors), "train.validate_every": 1, "train.patience": patience}
-    run = advae.train(tiny.tree(source), options=options, out=tmp_path / "run", quiet=True)
+    run = advae.train(tiny.tree(source), options=options, out=tmp_path / "run", quiet=True, report=False)
     assert [checkpoint_state(run, name)["step"] for name in ("last", "best")] == [last, best]
     exported = "best" if patience else "last"
     assert run.model().info["step"] == checkpoint_state(run, exported)["step"]
@@ -86,7 +88,7 @@ def test_validations_during_kl_warmup_do_not_count(
 ) -> None:
     set_errors(monkeypatch, [1.0, 1.0, 1.0, 4.0, 3.0, 5.0])
     options = {"train.steps": 6, "train.validate_every": 1, "train.patience": 3, "method.kl_warmup": 4}
-    run = advae.train(tiny.tree(source), options=options, out=tmp_path / "run", quiet=True)
+    run = advae.train(tiny.tree(source), options=options, out=tmp_path / "run", quiet=True, report=False)
     state = checkpoint_state(run, "best")
     assert (state["step"], state["best"]) == (5, 3.0)
 
@@ -110,10 +112,10 @@ def test_tensorboard_gets_the_metrics(
     if killed_at:
         with monkeypatch.context() as patch, pytest.raises(SystemExit):
             patch.setattr(Trainer, "_run_step", killed)
-            advae.train(tiny.tree(source), options=options, out=out, quiet=True)
-        run = advae.resume(out, quiet=True)
+            advae.train(tiny.tree(source), options=options, out=out, quiet=True, report=False)
+        run = advae.resume(out, quiet=True, report=False)
     else:
-        run = advae.train(tiny.tree(source), options=options, out=out, quiet=True)
+        run = advae.train(tiny.tree(source), options=options, out=out, quiet=True, report=False)
     events = EventAccumulator(str(run.path / "tensorboard"))
     events.Reload()
     rows = [row for row in run.metrics() if "train/loss/model" in row]
@@ -125,7 +127,9 @@ def test_tensorboard_gets_the_metrics(
 def test_sample_grids_are_images(source: str, tmp_path: Path) -> None:
     from PIL import Image
 
-    run = advae.train(tiny.tree(source), options={"train.steps": 6}, out=tmp_path / "run", quiet=True)
+    run = advae.train(
+        tiny.tree(source), options={"train.steps": 6}, out=tmp_path / "run", quiet=True, report=False
+    )
     (path,) = sorted((run.path / "samples").iterdir())
     with Image.open(path) as image:
         assert path.name == "step-000006.png" and min(image.size) > 100

@@ -105,7 +105,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     """A run of five steps of a recipe."""
     path = tmp_path_factory.mktemp(request.param) / "run"
     options = {"train.steps": 5, "train.batch_size": 32, "data.limit": 128, "train.samples_every": 0}
-    return advae.train(f"vae-{request.param}-digits", options=options, out=path, quiet=True)
+    return advae.train(f"vae-{request.param}-digits", options=options, out=path, quiet=True, report=False)
 
 
 def test_evaluation_and_saving_of_a_flow_posterior(trained: Run, tmp_path: Path) -> None:
@@ -147,7 +147,9 @@ def test_annealing_starts_from_a_flow(trained: Run) -> None:
 
 def test_closed_form_kl_of_a_flow_raises() -> None:
     with pytest.raises(ConfigError, match="monte-carlo"):
-        advae.train("vae-planar-digits", options={"method.kl": "closed"}, out="never", quiet=True)
+        advae.train(
+            "vae-planar-digits", options={"method.kl": "closed"}, out="never", quiet=True, report=False
+        )
 
 
 @pytest.mark.parametrize("name", FLOWS)

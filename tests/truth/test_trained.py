@@ -112,7 +112,9 @@ def test_training_converges_to_the_exact_posterior_and_evidence(method: str, tmp
     0.02 nat of evidence (measured): half of it is allowed. Learning 9 parameters from 16,200 examples costs
     9/(2·16,200) = 0.0003 nat. The worst errors of six seeds were 0.0013 nat, 0.12 and 4 % (sampling: 1 %).
     """
-    run = advae.train(recipe(write_data(tmp_path / "x.npy"), method), out=tmp_path / "run", quiet=True)
+    run = advae.train(
+        recipe(write_data(tmp_path / "x.npy"), method), out=tmp_path / "run", quiet=True, report=False
+    )
     error = errors(run)
     assert 0 <= error["evidence"] < 0.01
     assert error["mean"] < 0.25

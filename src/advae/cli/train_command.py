@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -17,7 +16,6 @@ from advae.cli.parser import HIDDEN, POSITIONAL, AllowOptions, FilePath, FolderP
 from advae.errors import ConfigError
 from advae.formatting import flatten, format_settings
 from advae.io import to_json
-from advae.progress import stage_progress
 
 if TYPE_CHECKING:
     from advae.config import Config
@@ -58,6 +56,8 @@ class TrainCommandOptions(AllowOptions):
     """Seed of all random numbers."""
     device: Name | None = None
     """auto, cpu, cuda or cuda:N."""
+    time: Annotated[str | None, "TIME"] = None
+    """Train for this long, such as 90s, 10m or 2h: sets train.steps by the measured time of a step, once."""
     no_report: bool = False
     """Do not evaluate the model and write no report."""
     print_config: bool = False
@@ -157,6 +157,15 @@ def _source(options: TrainCommandOptions, overrides: Mapping[str, Any]) -> str:
 
         if not is_recipe_file(options.config):
             raise ConfigError("--config must be a .yaml or .yml file.", given=options.config)
+    if options.time is not None:
+        from advae.training.train_options import duration_in_seconds
+
+        duration_in_seconds(options.time, overrides)
+    if options.resume is not None and options.time is not None:
+        fix = "train longer with --train.steps N"
+        raise ConfigError(
+            "A run that is resumed has a number of steps.", given=f"--time {options.time}", fix=fix
+        )
     if options.resume is not None and options.out is not None:
         raise ConfigError("--out cannot change when a run is resumed.", given=f"--out {options.out}")
     return next(iter(named.values()))
@@ -222,9 +231,15 @@ def _run_dir(config: Config, options: TrainCommandOptions) -> Path:
 
 def _dry_run(config: Config, options: TrainCommandOptions) -> int:
     """Do everything up to the first step, without writing."""
+    from advae.progress import format_estimate
+    from advae.training.benchmark import steps_in, time_step
     from advae.training.setup import Setup
+    from advae.training.train_options import parse_duration
 
     out, setup = _run_dir(config, options), Setup(config)
+    per_step, steps = time_step(setup), config.train.steps
+    if options.time is not None:
+        steps = steps_in(parse_duration(options.time), per_step)
     data, parameters, players = setup.data.describe(), setup.num_parameters(), setup.method.players
     facts = {
         "recipe": config.recipe,
@@ -232,7 +247,8 @@ def _dry_run(config: Config, options: TrainCommandOptions) -> int:
         "players": {player: list(networks) for player, networks in players.items()},
         "parameters": parameters,
         "data": data,
-        "steps": config.train.steps,
+        "steps": steps,
+        "seconds": round(steps * per_step, 1),
         "batch_size": config.train.batch_size,
         "seed": config.seed,
         "device": str(setup.fabric.device),
@@ -249,56 +265,41 @@ def _dry_run(config: Config, options: TrainCommandOptions) -> int:
         "data": f"{data['name']}: {sizes}; {shape}, {data['preprocessing']['name']}",
         "labels": f"{data['classes']} classes" if data["classes"] else "none",
         "read as": "; ".join(f"{key} {value}" for key, value in format_settings(data["reading"]).items()),
-        "steps": f"{config.train.steps:,}",
+        "steps": f"{steps:,}",
+        "seconds": f"about {format_estimate(steps, 1 / per_step)}, then evaluation and report",
     }
-    print_facts(facts | texts)
+    labels = {"seconds": "time"}
+    print_facts({labels.get(key, key): value for key, value in (facts | texts).items()})
     log_data_remarks(options, setup.data.remarks)
     log(options, "nothing was written")
     return 0
 
 
 def _train_and_evaluate(config: Config, options: TrainCommandOptions) -> dict[str, Any]:
-    """Train, evaluate and report, on all processes; data and weights stay in memory.
+    """Train, evaluate and report, on all processes.
 
     Raises:
         Interrupted: by a signal; its message says how to resume.
     """
-    from advae.data import load_data
-    from advae.devices import find_device
-    from advae.evaluation.eval_data import EvalData
-    from advae.evaluation.evaluate import evaluate_run
-    from advae.report import write_report
-    from advae.training.distributed import is_first_process
+    from advae.experiment import resume, train
     from advae.training.signals import Interrupted
-    from advae.training.train import resume, train
 
-    out = _run_dir(config, options)
-    data = load_data(config.data)
-    log_data_remarks(options, data.remarks)
-    if not options.no_report:
-        EvalData(data).check_min_size()  # before training
+    out, report = _run_dir(config, options), not options.no_report
     try:
         if options.resume:
-            run_dir = resume(out, config=config, quiet=options.quiet, data=data)
+            run = resume(out, config=config, report=report, quiet=options.quiet)
         else:
-            run_dir = train(config, out=out, command=options.command, quiet=options.quiet, data=data)
+            more: dict[str, Any] = {"time": options.time, "command": options.command}
+            run = train(config, out=out, report=report, quiet=options.quiet, **more)
     except Interrupted as stop:
         stop.args = (f"{stop}; a checkpoint was saved\n  resume:   advae train --resume {quote(str(out))}",)
         raise
-    report, estimates, remarks = None, [], []
-    if not options.no_report:
-        log(options, "evaluating …")
-        model = run_dir.model(str(find_device(config.device, os.environ.get("LOCAL_RANK"))))
-        evaluate_run(run_dir, model, data, stage=stage_progress(options.quiet or options.json))
-        log(options, "writing the report …")
-        report = str(write_report(run_dir, model, data)) if is_first_process() else ""
-        estimates, remarks = run_dir.estimates(), run_dir.remarks()
     return {
-        "run": str(run_dir.path),
-        "model": str(run_dir.path / "model"),
-        "report": report,
-        "estimates": estimates,
-        "remarks": remarks,
+        "run": str(run.path),
+        "model": str(run.path / "model"),
+        "report": str(run.path / "report.html") if report else None,
+        "estimates": run.estimates() if report else [],
+        "remarks": run.remarks() if report else [],
     }
 
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from advae.errors import AdvaeError
 from advae.io import read_json
-from advae.random import seeded
 from advae.reproduce.evaluate_job import cached_result
 from advae.reproduce.plan import Job, Log, Plan
 from advae.run import Run
-from advae.training.benchmark import StepBenchmark
+from advae.training.benchmark import time_step
 from advae.training.checkpoint import STATE_FILE
 from advae.training.setup import Setup
 from advae.training.train import is_finished
-
-MIN_SECONDS, MAX_STEPS = 1.0, 50  # of timing, after a step that is not counted
 
 
 def estimate_cost(plan: Plan, log: Log) -> list[dict[str, Any]]:
@@ -59,15 +55,7 @@ def _time_step(job: Job, log: Log) -> float | None:
     """Return the seconds of a training step on this machine as it is now."""
     log(f"timing a few steps of {job.row.name} …")
     try:
-        setup = Setup(job.config, job.data)
-        with seeded(job.config.seed, setup.fabric.device):
-            benchmark = StepBenchmark.from_setup(setup)
-            benchmark.run(1)
-            start, steps = time.perf_counter(), 0
-            while steps < MAX_STEPS and time.perf_counter() - start < MIN_SECONDS:
-                benchmark.run(1)
-                steps += 1
+        return time_step(Setup(job.config, job.data))
     except AdvaeError as error:  # training the row will raise it again
         log(f"{job.row.name}: {error.what}")
         return None
-    return (time.perf_counter() - start) / steps

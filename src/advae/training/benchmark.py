@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,11 +21,12 @@ from advae.random import mix_seeds, reseed, seeded
 from advae.training.backends.compiled import CompiledBackend
 from advae.training.backends.cuda_graph import WARMUP_STEPS, CUDAGraphStep
 from advae.training.backends.select import BACKENDS, auto_backend
-from advae.training.distributed import make_fabric
+from advae.training.distributed import broadcast, make_fabric
 from advae.training.setup import Setup, to_device
 from advae.training.step import TrainStep
 
 NUM_NOISE_IMAGES = 2048
+MIN_SECONDS_OF_TIMING, MAX_TIMED_STEPS = 1.0, 200  # after warm-up
 
 DATA_SHAPES = {
     "digits": (1, 8, 8),
@@ -72,7 +74,8 @@ class StepBenchmark:
 
     @classmethod
     def from_setup(cls, setup: Setup) -> StepBenchmark:
-        """Return the first steps of a configured run; on a GPU as a CUDA graph if the run would use one."""
+        """Return the first steps of a configured run, of a copy of its model; on a GPU as a CUDA graph if the run
+        would use one."""
         config, device = setup.config, setup.fabric.device
         loader = BatchLoader(
             setup.data.train,
@@ -81,7 +84,7 @@ class StepBenchmark:
             device=device,
             workers=config.data.workers,
         )
-        step = TrainStep(setup.fabric, setup.model.train(), setup.method, config.train)
+        step = TrainStep(setup.fabric, copy.deepcopy(setup.model).train(), setup.method, config.train)
         backend: str = config.train.backend
         if backend == "auto":
             backend, _ = auto_backend(step, config.train.steps)
@@ -124,9 +127,42 @@ class StepBenchmark:
                     self.step(self.num_steps_run, lambda i: self.preprocess(next(self._batches)))
                 self.num_steps_run += 1
 
+    def time(self, steps: int) -> float:
+        """Run steps and return their seconds."""
+        start = time.perf_counter()
+        self.run(steps)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter() - start
+
     def warm_up(self) -> None:
         """Run the first steps, which allocate memory or capture a graph."""
         self.run(WARMUP_STEPS + 2 if self._graph_step is not None else 1)
+
+
+def time_step(setup: Setup) -> float:
+    """Return the seconds of a configured run's training step on this machine as it is now; nothing is changed.
+
+    The steps are those of a copy, without compilation: a compiled step is faster.
+    """
+    with isolated_torch_state(setup.config.seed, setup.fabric.device):
+        benchmark = StepBenchmark.from_setup(setup)
+        benchmark.warm_up()
+        seconds = benchmark.time(1)
+        steps = int(min(MAX_TIMED_STEPS, MIN_SECONDS_OF_TIMING / seconds))
+        steps = broadcast(setup.fabric, max(1, steps))  # several processes take the same steps
+        return float(broadcast(setup.fabric, benchmark.time(steps) / steps))
+
+
+def steps_in(seconds: float, seconds_per_step: float) -> int:
+    """Return how many steps a time is enough for, rounded down to two digits, and at least one.
+
+    >>> steps_in(60, 0.011), steps_in(1, 0.3), steps_in(1, 5)
+    (5400, 3, 1)
+    """
+    steps = int(seconds / seconds_per_step)
+    unit = 10 ** max(0, len(str(steps)) - 2)
+    return max(1, steps // unit * unit)
 
 
 @dataclass(frozen=True)

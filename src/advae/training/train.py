@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from shlex import quote
@@ -26,10 +27,13 @@ from advae.io import (
     write_atomically,
     write_json,
 )
+from advae.progress import format_estimate, print_line
 from advae.run import CONFIG_FILE, Run, check_unused, is_only_started
+from advae.training.benchmark import steps_in, time_step
 from advae.training.checkpoint import STATE_FILE
 from advae.training.distributed import broadcast, is_first_process
 from advae.training.setup import Setup
+from advae.training.train_options import duration_in_seconds
 from advae.training.trainer import Trainer
 
 Recipe = str | os.PathLike[str] | Mapping[str, Any] | Config
@@ -65,9 +69,10 @@ def train(
     out: str | os.PathLike[str] | None = None,
     command: str = "",
     quiet: bool = False,
-    data: Dataset | None = None,
+    data: Any = None,
+    time: str | float | None = None,
 ) -> Run:
-    """Train a recipe.
+    """Train a recipe, without evaluation.
 
     Trainings in threads of one process run one after the other; other threads must not use PyTorch's global random
     state meanwhile.
@@ -78,7 +83,10 @@ def train(
         out: the run directory; ``runs/RECIPE/DATE-TIME-sSEED`` by default.
         command: to record as the command.
         quiet: show no progress.
-        data: the data set that the recipe describes, if it is already loaded.
+        data: the data set if it is already loaded, or examples in memory, as of :func:`advae.data.from_arrays`: they
+            replace the recipe's ``data.source``.
+        time: how long to train, ``"10m"`` or seconds. Sets ``train.steps`` by the measured time of a step, once, before
+            training: the configuration that is saved has steps, not a time.
 
     Returns:
         The completed run.
@@ -95,7 +103,10 @@ def train(
     folder = Path(out or default_run_dir(config))
     if is_first_process():
         check_unused(folder)  # before data are read
+    seconds = None if time is None else duration_in_seconds(time, options or {})
     setup = Setup(config, data)
+    if seconds is not None:
+        _set_steps(setup, seconds, quiet)
     folder = broadcast(setup.fabric, folder)  # its default contains the time at which the process started
     return _fit(setup, folder, command=command or "advae.train(…)", quiet=quiet)
 
@@ -106,7 +117,7 @@ def resume(
     options: Mapping[str, Any] | None = None,
     config: Config | None = None,
     quiet: bool = False,
-    data: Dataset | None = None,
+    data: Any = None,
 ) -> Run:
     """Resume a run from its last checkpoint; from the start if it was killed before the first one.
 
@@ -116,7 +127,7 @@ def resume(
             clipping, to get past a non-finite value; and where training runs.
         config: the result of :func:`resume_config`, if the overrides are already resolved.
         quiet: show no progress.
-        data: the run's data set, if it is already loaded.
+        data: the run's data set if it is already loaded; the same examples again if they were passed from Python.
 
     Raises:
         CheckpointError: there is no run or checkpoint, the checkpoint is corrupted, or the data have changed.
@@ -159,6 +170,15 @@ def _fit(setup: Setup, folder: Path, *, command: str = "", quiet: bool) -> Run:
         trainer.exported_model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     setup.fabric.barrier()  # all processes see what the first one wrote
     return Run(folder, trained_model=trainer.exported_model)
+
+
+def _set_steps(setup: Setup, seconds: float, quiet: bool) -> None:
+    """Set the number of steps to what a time is enough for on this machine."""
+    per_step = time_step(setup)
+    steps = steps_in(seconds, per_step)
+    setup.config = replace(setup.config, train=replace(setup.config.train, steps=steps))
+    if not quiet and setup.fabric.is_global_zero:
+        print_line(f"{format_estimate(steps, 1 / per_step)}; the same run again: --train.steps {steps}")
 
 
 def _prepare_folder(setup: Setup, run: Run, command: str) -> bool:

@@ -2,11 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from advae.errors import ConfigError
+
+SECONDS_PER_UNIT = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def duration_in_seconds(time: str | float, options: Mapping[str, Any]) -> float:
+    """Return how long to train.
+
+    Raises:
+        ConfigError: the time is invalid, or the options, by dotted name, have a number of steps too.
+    """
+    if "train.steps" in options:
+        raise ConfigError(
+            "Both a training time and a number of steps are given.",
+            given=f"time {time}, train.steps {options['train.steps']}",
+            expected="one of them",
+        )
+    return parse_duration(time if isinstance(time, str) else f"{time:f}s")
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds of a duration.
+
+    Raises:
+        ConfigError: it is not a positive number with a unit.
+
+    >>> parse_duration("90s"), parse_duration("10m"), parse_duration("1.5h"), parse_duration("1h30m")
+    (90.0, 600.0, 5400.0, 5400.0)
+    """
+    parts = re.findall(r"(\d+(?:\.\d+)?)\s*([smhd])\s*", text)
+    seconds = sum(float(number) * SECONDS_PER_UNIT[unit] for number, unit in parts)
+    if seconds <= 0 or not re.fullmatch(r"(\d+(\.\d+)?\s*[smhd]\s*)+", text):
+        raise ConfigError("Invalid training time.", given=text, expected="a duration, such as 90s, 10m or 2h")
+    return seconds
+
 
 RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     (

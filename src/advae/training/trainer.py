@@ -104,12 +104,14 @@ class Trainer:
         with log_metrics or nullcontext() as logger:
             if first_step == 0:
                 self._save_checkpoint("last")  # from here on a killed run continues after its last checkpoint
-            self._select_backend(quiet)
-            with SignalHandler() as signals, Progress(self.options.steps, first_step, quiet) as progress:
-                while self.state.step < self.options.steps and not self._out_of_patience:
-                    self._run_step(self.state.step, batches)
-                    progress.update(self.state.step, self._after_step(logger))
-                    self._stop_on_signal(signals)
+            with Progress(self.options.steps, first_step, quiet, estimate=True) as progress:
+                with progress.preparing("preparing"):
+                    self._select_backend(quiet, progress)
+                with SignalHandler() as signals:
+                    while self.state.step < self.options.steps and not self._out_of_patience:
+                        self._run_step(self.state.step, batches)
+                        progress.update(self.state.step, self._after_step(logger))
+                        self._stop_on_signal(signals)
             self._save_checkpoint("last")
 
     def _run_step(self, step: int, batches: Iterator[Tensor]) -> None:
@@ -173,7 +175,7 @@ class Trainer:
 
     # --- backend --------------------------------------------------------------------------------------------------
 
-    def _select_backend(self, quiet: bool) -> None:
+    def _select_backend(self, quiet: bool, progress: Progress) -> None:
         """Select how steps are run, and record it; a resumed run keeps its backend."""
         env = self.run.env
         is_resumed = self.state.step > 0
@@ -182,7 +184,13 @@ class Trainer:
         with seeded(self.config.seed, self.device):
             remaining_steps = self.options.steps - self.state.step
             choice = select_backend(
-                self.step, self.options.backend, self._first_batch, remaining_steps, previous, log
+                self.step,
+                self.options.backend,
+                self._first_batch,
+                remaining_steps,
+                previous,
+                log,
+                progress.preparing,
             )
         if choice.name == "cuda-graph":
             self.graph_step = CUDAGraphStep(self.step, self.loader, self.data.preprocessing.apply, print_line)

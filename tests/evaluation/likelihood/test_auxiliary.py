@@ -28,7 +28,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run of five steps of the recipe."""
     path = tmp_path_factory.mktemp("auxiliary") / "run"
     options = {"train.steps": 5, "train.batch_size": 32, "data.limit": 128, "train.samples_every": 0}
-    return advae.train("vae-aux-digits", options=options, out=path, quiet=True)
+    return advae.train("vae-aux-digits", options=options, out=path, quiet=True, report=False)
 
 
 def test_evaluation_and_saving_of_an_auxiliary_posterior(trained: Run, tmp_path: Path) -> None:

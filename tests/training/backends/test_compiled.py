@@ -107,7 +107,7 @@ def test_resumed_compiled_run_equals_an_uninterrupted_one(
     )
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_after_step", copy_the_run)
-        whole = advae.train(recipe, out=tmp_path / "whole", quiet=True)
-    part = advae.resume(tmp_path / "part", options={"train.backend": "auto"}, quiet=True)
+        whole = advae.train(recipe, out=tmp_path / "whole", quiet=True, report=False)
+    part = advae.resume(tmp_path / "part", options={"train.backend": "auto"}, quiet=True, report=False)
     assert part.env["backend"]["name"] == whole.env["backend"]["name"] == "compile"
     assert tiny.differing(tiny.state(whole), tiny.state(part)) == []

@@ -120,6 +120,6 @@ def test_cuda_graph_without_a_gpu_is_compiled_instead(uncompiled: None) -> None:
 
 
 def test_a_run_records_its_backend(tmp_path: Path) -> None:
-    run = advae.train(tiny.tree(tiny.data(tmp_path)), out=tmp_path / "run", quiet=True)
+    run = advae.train(tiny.tree(tiny.data(tmp_path)), out=tmp_path / "run", quiet=True, report=False)
     assert run.env["backend"]["name"] == "eager" and run.env["backend"]["reason"]
     assert "cpu_matmul" in run.env

@@ -11,7 +11,9 @@ A compiled step is compared with the eager one on the first batch: losses must a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,6 +60,7 @@ def select_backend(
     remaining_steps: int,
     previous: str | None = None,
     log: Callable[[str], None] = lambda line: None,
+    stage: Callable[[str], AbstractContextManager[Any]] = nullcontext,
 ) -> BackendChoice:
     """Select a backend; if it is "compile", compile the step's gradients and let the step use them.
 
@@ -70,6 +73,7 @@ def select_backend(
         remaining_steps: number of steps to come.
         previous: the backend of a run that is resumed; "auto" keeps it, so that results are bit-identical.
         log: prints the choice and, before compilation starts, that it can take minutes.
+        stage: shows, while its block lasts, that a step is compiled.
     """
     name, reason = requested, "requested"
     if requested == "auto":
@@ -82,7 +86,9 @@ def select_backend(
         return BackendChoice(name, reason)
     if name == "compile":
         log("compiling a step: seconds for small networks, minutes for large ones")
-        if obstacle := _compile(step, get_batch().chunk(step.options.accumulation_steps)[0]):
+        with stage("compiling"):
+            obstacle = _compile(step, get_batch().chunk(step.options.accumulation_steps)[0])
+        if obstacle:
             name, reason = "eager", obstacle
     choice = BackendChoice(name, reason)
     log(str(choice))
