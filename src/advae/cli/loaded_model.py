@@ -169,8 +169,10 @@ def load_run_data(run: Run, source: str | None) -> Dataset:
     from advae.config import resolve
     from advae.data import load_data
 
-    data = load_data(resolve(run.config, {"data.source": source} if source else {}).data)
-    if run.env.get("data", {}).get("checksum") not in (None, data.checksum):
+    recorded = run.env.get("data", {})
+    options = resolve(run.config, {"data.source": source} if source else {}).data
+    data = load_data(options, recorded.get("columns") if source else None)
+    if recorded.get("checksum") not in (None, data.checksum):
         print("advae: these data differ from those that the run was trained on", file=sys.stderr)
     return data
 
@@ -184,12 +186,14 @@ class Examples:
         preprocessing: the model's.
         source: their name.
         names: of the files of single images, in the order of the split; None for others.
+        data: the data set that they are a split of; None for examples of PATH.
     """
 
     split: Split
     preprocessing: Preprocessing
     source: str
     names: tuple[str, ...] | None = None
+    data: Dataset | None = None
 
     def observations(self, indices: Iterable[int], seed: int) -> Tensor:
         """Return preprocessed observations ``[B, *x_shape]`` on the CPU."""
@@ -215,10 +219,11 @@ class Examples:
         """Return ``{"label": …}`` of all examples for a table; empty without labels."""
         return {} if self.split.labels is None else {"label": self.split.labels.cpu()}
 
-    def batches(self, seed: int, size: int = 512) -> Iterator[Tensor]:
-        """Yield all observations in their order, ``size`` at a time."""
-        for start in range(0, len(self.split), size):
-            yield self.observations(range(start, min(start + size, len(self.split))), seed + start)
+    def batches(self, seed: int, size: int = 512, limit: int | None = None) -> Iterator[Tensor]:
+        """Yield the observations in their order (with a limit the first ones), ``size`` at a time."""
+        count = len(self.split) if limit is None else min(limit, len(self.split))
+        for start in range(0, count, size):
+            yield self.observations(range(start, min(start + size, count)), seed + start)
 
 
 def load_examples(loaded: LoadedModel, options: ExampleOptions) -> Examples:
@@ -228,7 +233,7 @@ def load_examples(loaded: LoadedModel, options: ExampleOptions) -> Examples:
         ConfigError: a saved model without PATH, or two paths.
         DataError: the data cannot be read, or do not have the model's shape.
     """
-    names, source = None, options.path or options.input
+    names, data, source = None, None, options.path or options.input
     if options.path and options.input:
         raise ConfigError("The data are named twice.", given=f"{options.path} and --input {options.input}")
     if source:
@@ -246,7 +251,7 @@ def load_examples(loaded: LoadedModel, options: ExampleOptions) -> Examples:
             given=f"{name}: {' × '.join(map(str, split.shape))}",
             expected=" × ".join(map(str, loaded.model.x_shape)),
         )
-    return Examples(split, loaded.preprocessing, name, names)
+    return Examples(split, loaded.preprocessing, name, names, data)
 
 
 def log_data_remarks(options: OutputOptions, remarks: Iterable[str]) -> None:
@@ -274,8 +279,9 @@ def _load_input(
         fit = {"channels": shape[0]} | ({"image_size": shape[1]} if shape[1] == shape[2] else {})
     if is_image_reader == ("channels" in reading) and "white_level" in reader.options:
         fit["white_level"] = reading.get("white_level")  # the same gray levels as in training
-    if loaded.run is not None and "layout" in reader.options:
-        fit["layout"] = loaded.run.config.get("data", {}).get("layout", "auto")
+    for option, default in (("layout", "auto"), ("label", None)):
+        if loaded.run is not None and option in reader.options:
+            fit[option] = loaded.run.config.get("data", {}).get(option, default)
     name, split, remarks = load_part(
         DataOptions(source=source, **fit), loaded.preprocessing, part, loaded.model.column_names
     )

@@ -22,15 +22,20 @@ MAX_IMAGE_SIZE = 1024  # pixels per side
 
 
 @torch.inference_mode(False)  # tensors made in the caller's inference mode could not be trained on
-def load_data(options: DataOptions) -> Dataset:
+def load_data(options: DataOptions, columns: Sequence[str] | None = None) -> Dataset:
     """Load the data set that the options describe.
+
+    Args:
+        columns: of a trained model, by which those of a table are matched; the others are left out.
 
     Raises:
         ConfigError: if an option is invalid.
         DataError: if the data do not exist, cannot be read, or do not suit the preprocessing.
     """
     check_options(options)
-    source = open_for_preprocessing(options.preprocessing, lambda eight_bit: open_source(options, eight_bit))
+    source = open_for_preprocessing(
+        options.preprocessing, lambda eight_bit: open_source(options, eight_bit, columns)
+    )
     return make_dataset(source, options)
 
 
