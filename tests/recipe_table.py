@@ -23,6 +23,7 @@ from advae.model import LatentModel, build_model
 from advae.networks.base import CriticInputs
 from advae.registry import Registry
 from advae.training.benchmark import DATA_SHAPES
+from advae.training.data_start import with_nominal_dim
 
 TABLE = Path(__file__).with_name("recipes.txt")
 
@@ -33,9 +34,8 @@ def build(name: str) -> LatentModel:
     config = resolve(name)
     searches = config.model["posterior"]["name"] == "iaf"  # its masks are compared by value
     with torch.device("cpu" if searches else "meta"):
-        return build_model(
-            config.model, DATA_SHAPES[config.data.source], dict(list(roles(config).items())[:1])
-        )
+        spec = with_nominal_dim(config.model)
+        return build_model(spec, DATA_SHAPES[config.data.source], dict(list(roles(config).items())[:1]))
 
 
 def roles(config: Config) -> dict[str, CriticInputs]:

@@ -27,9 +27,12 @@ from advae.config import Config, read_recipe, resolve
 from advae.methods import METHODS
 from advae.networks import NETWORKS
 from advae.run import Run
+from advae.training.data_start import with_nominal_dim
 
 SOURCES = {"mnist": "mnist", "cifar10": "cifar10", "imagenet64": "imagenet", "celeba": "celeba"}
 """What a recipe's name calls its data, and the source it means. Digits and a user's images begin as digits."""
+
+OWN_DATA = ("images", "table")
 
 PAPERS = ("AVB table", "AS-VAE table")
 
@@ -73,15 +76,15 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 @every_recipe
 def test_a_name_is_method_data_network(name: str) -> None:
-    """Method (and variant), data, network; on the embedded digits the network may go without saying."""
+    """Method (and variant), data, network; on the embedded digits and for own data the network may be left out."""
     recipe = config(name)
-    data = "|".join(["digits", "images", *SOURCES])
+    data = "|".join(["digits", *OWN_DATA, *SOURCES])
     parts = re.fullmatch(rf"(?P<method>[a-z-]+)-(?P<data>{data})(-(?P<net>[a-z]+[0-9]*))?", name)
     assert parts, "METHOD-DATA-NET, all in lower case"
     method, data, net = parts["method"], parts["data"], parts["net"]
     assert method == recipe.method["name"] or method.startswith(f"{recipe.method['name']}-")
     assert recipe.data.source == SOURCES.get(data, "digits")
-    assert net or data == "digits"
+    assert net or data in ("digits", *OWN_DATA)
 
 
 @every_recipe
@@ -160,7 +163,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
 
 def narrow(recipe: Config) -> dict[str, Any]:
     """Overrides that keep every layer of a recipe's networks and leave a sixteenth of its width."""
-    overrides: dict[str, Any] = {"model.latent_dim": share(recipe.model["latent_dim"])}
+    overrides: dict[str, Any] = {"model.latent_dim": share(with_nominal_dim(recipe.model)["latent_dim"])}
     for part in ("encoder", "posterior", "decoder", "critic"):
         for option in WIDTHS:
             if recipe.model[part].get(option):

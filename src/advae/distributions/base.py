@@ -187,6 +187,19 @@ class Head(nn.Module):
         """Return the distribution over the event given ``inputs [B, ...]``."""
         raise NotImplementedError
 
+    def start_offsets(self, std: Tensor) -> Tensor:
+        """Return what to add to the network's outputs after the first, to start with given standard deviations.
+
+        Parameters of the head itself are set in place. By default nothing is changed.
+
+        Args:
+            std: standard deviations, ``[*event]``.
+
+        Returns:
+            ``[num_params − 1, *event]``.
+        """
+        return std.new_zeros(self.num_params - 1, *self.event_shape)
+
 
 HEADS: Registry[type[Head]] = Registry("distribution", "advae.distributions", Head)
 

@@ -34,6 +34,7 @@ from advae.distributions.normal import Normal, batched_normal
 from advae.errors import ConfigError
 
 MIN_VARIANCE_SAMPLES, MIN_COVARIANCE_SAMPLES_PER_DIM = 64, 8
+START_SAMPLES = 4096  # of the basis: their variance has a relative standard error of at most about 3 %
 COEFFICIENT_SHIFT = 5.0  # elu(· − 5) + 1 starts near exp(−5): the posterior starts narrow (authors' code)
 
 
@@ -191,6 +192,13 @@ class NoiseBasisHead(Head):
         self.moment_samples, self.smoothing_std = moment_samples, smoothing_std
         d = self.event_shape.numel()
         self.basis = NoiseBasis(num_basis, noise_dim, hidden, d, bounded=smoothing_std > 0)
+
+    @torch.no_grad()
+    def start_offsets(self, std: Tensor) -> Tensor:
+        variance = self.basis(START_SAMPLES).var(0) + self.smoothing_std**2
+        a = std / variance.sum(0).sqrt()  # equal coefficients, in (III.3)
+        raw = torch.where(a < 1, a.log(), a - 1) + COEFFICIENT_SHIFT
+        return raw.expand(self.num_params - 1, *self.event_shape)
 
     def forward(self, network: Callable[..., Any], inputs: Tensor) -> Distribution:
         raw = at_least_float32(network(inputs))

@@ -72,7 +72,7 @@ class NormalHead(Head):
 
     Args:
         variance: "pixel": one per element of each event, from the network; "shared": one learned number for all;
-            "fixed": ``scale``, not learned.
+            "feature": a learned number for each element, such as a column of a table; "fixed": ``scale``, not learned.
         scale: initial standard deviation, or the constant one.
         min_scale: lower limit of a learned standard deviation.
         max_scale: upper limit of a learned standard deviation; 0 for none. For an image unlike the training data a
@@ -85,7 +85,7 @@ class NormalHead(Head):
     def __init__(
         self,
         event_shape: Sequence[int],
-        variance: Literal["pixel", "shared", "fixed"] = "pixel",
+        variance: Literal["pixel", "shared", "feature", "fixed"] = "pixel",
         scale: float = 1.0,
         min_scale: float = MIN_SCALE,
         max_scale: float = 0.0,
@@ -106,8 +106,9 @@ class NormalHead(Head):
         if squash == "sigmoid" and self.support == "real":
             self.support = "interval"
         self.num_params = 2 if variance == "pixel" else 1
-        if variance == "shared":
-            self.log_scale = nn.Parameter(torch.tensor(self.initial_log_scale))
+        if variance in ("shared", "feature"):
+            shape = event_shape if variance == "feature" else ()
+            self.log_scale = nn.Parameter(torch.full(tuple(shape), self.initial_log_scale))
         elif variance == "fixed":
             self.register_buffer("log_scale", torch.tensor(self.initial_log_scale))
 
@@ -120,6 +121,17 @@ class NormalHead(Head):
         if self.max_log_scale < math.inf:
             log_scale = -soft_clamp_min(-log_scale, -self.max_log_scale)
         return self.distribution(mean, soft_clamp_min(log_scale, self.min_log_scale))
+
+    @torch.no_grad()
+    def start_offsets(self, std: Tensor) -> Tensor:
+        low, high = math.exp(self.min_log_scale), math.exp(self.max_log_scale)
+        log_std = std.clamp(1.01 * low, 0.99 * high).log().double()
+        raw = log_std.detach().apply_(self._unclamp).to(std.dtype)
+        if self.variance == "pixel":
+            return (raw - self.initial_log_scale).expand(1, *self.event_shape)
+        if self.variance in ("shared", "feature"):
+            self.log_scale.copy_(raw.mean() if self.variance == "shared" else raw)
+        return super().start_offsets(std)
 
     def _unclamp(self, log_scale: float) -> float:
         """Return the number that the soft limits map to this log standard deviation."""

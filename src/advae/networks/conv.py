@@ -38,12 +38,22 @@ from advae.networks.blocks import (
 )
 
 
+def scaled_channels(height: int = 0, width: int = 0) -> list[int]:
+    """Return channels for an image of any size: 32, 64, 128, then 256, until the smaller side is at most 4 pixels.
+
+    >>> scaled_channels(28, 20), scaled_channels(64, 64)
+    ([32, 64, 128], [32, 64, 128, 256])
+    """
+    count = max(1, math.ceil(math.log2(max(1, min(height, width) / 4))))
+    return [min(32 * 2**scale, 256) for scale in range(count)]
+
+
 @NETWORKS.register("conv")
 class ConvEncoder(FeatureEncoder):
     """Images to vectors: convolutions of stride 2, then fully connected layers of the features and the noise.
 
     Args:
-        channels: output channels of each convolution.
+        channels: output channels of each convolution; by default as :func:`scaled_channels` of the image.
         kernel_size: odd.
         hidden: widths of the fully connected hidden layers.
         activation: the nonlinearity.
@@ -59,7 +69,7 @@ class ConvEncoder(FeatureEncoder):
         out_shape: Sequence[int],
         *,
         noise_dim: int = 0,
-        channels: Sequence[int] = (32, 64),
+        channels: Sequence[int] | None = None,
         kernel_size: int = 3,
         hidden: Sequence[int] = (256,),
         activation: Activation = "relu",
@@ -67,7 +77,8 @@ class ConvEncoder(FeatureEncoder):
         dropout: float = 0.0,
         zero_init_first: bool = False,
     ) -> None:
-        shape, stages = image_shape(in_shape, "encoder"), [[b] for b in channels]
+        shape = image_shape(in_shape, "encoder")
+        stages = [[b] for b in (scaled_channels(*shape[1:]) if channels is None else channels)]
         post = norm_act(activation, norm, dropout)
         features, map_shape = conv_stages(shape, stages, post, kernel_size=kernel_size, bias=norm != "batch")
         num_features = math.prod(map_shape)
@@ -82,7 +93,7 @@ class ConvDecoder(FeatureDecoder):
     """Vectors to images: the mirror image of :class:`ConvEncoder`, by transposed convolutions.
 
     Args:
-        channels: channels of the maps, from the smallest map to the largest.
+        channels: channels of the maps, from the smallest map to the largest; by default the encoder's, reversed.
         kernel_size: odd.
         hidden: widths of the fully connected hidden layers.
         activation: the nonlinearity.
@@ -96,15 +107,16 @@ class ConvDecoder(FeatureDecoder):
         out_shape: Sequence[int],
         *,
         noise_dim: int = 0,
-        channels: Sequence[int] = (64, 32),
+        channels: Sequence[int] | None = None,
         kernel_size: int = 3,
         hidden: Sequence[int] = (256,),
         activation: Activation = "relu",
         norm: Norm = "none",
         dropout: float = 0.0,
     ) -> None:
-        check_stages([channels])
         c, h, w = image_shape(out_shape, "decoder")
+        channels = scaled_channels(h, w)[::-1] if channels is None else channels
+        check_stages([channels])
         sizes = downsampled_sizes(h, w, len(channels))[::-1]
         post, stages = norm_act(activation, norm, dropout), [[b] for b in channels[1:]]
         upsampling = conv_transpose_stages(
@@ -123,7 +135,7 @@ class ConvCritic(FeatureCritic):
     default. With ``pool`` the critic sees what an image contains, but not where.
 
     Args:
-        channels: output channels of each convolution of stride 2.
+        channels: output channels of each convolution of stride 2; by default as :func:`scaled_channels` of the image.
         kernel_size: odd.
         pool: average the last maps over all positions (AS-VAE, figures 5 to 8), instead of keeping all positions.
         z_hidden: widths of the network of z.
@@ -140,7 +152,7 @@ class ConvCritic(FeatureCritic):
         x_shape: Sequence[int],
         z_shape: Sequence[int],
         *,
-        channels: Sequence[int] = (32, 64),
+        channels: Sequence[int] | None = None,
         kernel_size: int = 3,
         pool: bool = False,
         z_hidden: Sequence[int] = (256,),
@@ -151,7 +163,7 @@ class ConvCritic(FeatureCritic):
         gain: float = 1.0,
         num_bridges: int = 1,
     ) -> None:
-        stages = [[b] for b in channels]
+        stages = [[b] for b in (scaled_channels(*x_shape[-2:]) if channels is None else channels)]
         features, map_shape = critic_features(x_shape, stages, activation, norm, kernel_size=kernel_size)
         joint = z_hidden, hidden, activation, norm, dropout, gain, pool, num_bridges
         super().__init__(features, map_shape, z_shape, *joint)

@@ -13,8 +13,8 @@ The model of Tipping and Bishop (1999), ``p(x|z) = N(μ + U (Λ − σ²)^½ z, 
     encoder    mean of q(z|x)  =  M Λ^−½ Uᵀ (x − μ) + network(x)
     decoder    mean of p(x|z)  =  μ + U Λ^½ M z     + network(z)
 
-μ, U and λ are constants. M ``[d, d]`` is learned; it starts as ``(1 − σ² Λ⁻¹)^½``. Its entries are of order one, so that
-a step of Adam changes them slowly, whatever the size of the image.
+μ, U and λ are constants. M ``[d, d]`` is learned; it starts as ``(1 − σ² Λ⁻¹)^½``. Its entries are of order one, so
+that a step of Adam changes them slowly, whatever the size of the image.
 """
 
 from __future__ import annotations
@@ -113,15 +113,14 @@ class PrincipalEncoder(nn.Module):
         self.register_buffer("axes", torch.zeros(n, d))
         self.mixing = nn.Parameter(torch.zeros(d, d))
         self.noise_mixing = nn.Parameter(torch.zeros(noise_dim, d)) if noise_dim else None
-        self.offsets = nn.Parameter(torch.zeros(out_shape[0] - 1, d))
+        self.offsets = nn.Parameter(torch.zeros(out_shape[0] - 1, d)) if out_shape[0] > 1 else None
 
     def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         """Map ``x [B, *in_shape]`` and ``noise [B, noise_dim]`` to ``[B, k, d]``."""
         mean = (x.flatten(1) - self.center) @ self.axes @ self.mixing
         if noise is not None and self.noise_mixing is not None:
             mean = mean + noise.to(mean.dtype) @ self.noise_mixing
-        others = self.offsets.expand(len(x), *self.offsets.shape)
-        return self.network(x, noise) + torch.cat([mean.unsqueeze(1), others], 1)
+        return self.network(x, noise) + _with_offsets(mean.unsqueeze(1), self.offsets)
 
     @torch.no_grad()
     def start(self, components: PrincipalComponents, offsets: Tensor) -> None:
@@ -135,7 +134,8 @@ class PrincipalEncoder(nn.Module):
         self.center.copy_(components.mean)
         self.axes.copy_(components.axes / components.variances.sqrt())
         self.mixing.copy_(torch.diag(components.explained))
-        self.offsets.copy_(offsets)
+        if self.offsets is not None:
+            self.offsets.copy_(offsets)
         if self.noise_mixing is not None:
             self.noise_mixing.copy_(torch.eye(*self.noise_mixing.shape) * components.posterior_std)
 
@@ -159,13 +159,13 @@ class PrincipalDecoder(nn.Module):
         self.register_buffer("center", torch.zeros(n))
         self.register_buffer("axes", torch.zeros(d, n))
         self.mixing = nn.Parameter(torch.zeros(d, d))
-        self.offsets = nn.Parameter(torch.zeros(out_shape[0] - 1, *self.event_shape))
+        offsets = torch.zeros(out_shape[0] - 1, *self.event_shape)
+        self.offsets = nn.Parameter(offsets) if len(offsets) else None
 
     def forward(self, z: Tensor, noise: Tensor | None = None) -> Tensor:
         """Map ``z [B, d]`` and ``noise [B, noise_dim]`` to ``[B, k, *event]``."""
         mean = torch.addmm(self.center, z.to(self.center.dtype) @ self.mixing, self.axes)
-        others = self.offsets.expand(len(z), *self.offsets.shape)
-        return self.network(z, noise) + torch.cat([mean.reshape(-1, 1, *self.event_shape), others], 1)
+        return self.network(z, noise) + _with_offsets(mean.reshape(-1, 1, *self.event_shape), self.offsets)
 
     @torch.no_grad()
     def start(self, components: PrincipalComponents, offsets: Tensor) -> None:
@@ -174,7 +174,13 @@ class PrincipalDecoder(nn.Module):
         self.center.copy_(components.mean)
         self.axes.copy_((components.axes * components.variances.sqrt()).T)
         self.mixing.copy_(torch.diag(components.explained))
-        self.offsets.copy_(offsets)
+        if self.offsets is not None:
+            self.offsets.copy_(offsets)
+
+
+def _with_offsets(mean: Tensor, offsets: Tensor | None) -> Tensor:
+    """Return ``mean [B, 1, ...]`` with ``offsets [k − 1, ...]`` for every example, ``[B, k, ...]``."""
+    return mean if offsets is None else torch.cat([mean, offsets.expand(len(mean), *offsets.shape)], 1)
 
 
 def init_output_at_zero(network: nn.Module) -> None:

@@ -21,6 +21,7 @@ from advae.random import mix_seeds, reseed, seeded
 from advae.training.backends.compiled import CompiledBackend
 from advae.training.backends.cuda_graph import WARMUP_STEPS, CUDAGraphStep
 from advae.training.backends.select import BACKENDS, auto_backend
+from advae.training.data_start import with_nominal_dim
 from advae.training.distributed import broadcast, make_fabric
 from advae.training.setup import Setup, to_device
 from advae.training.step import TrainStep
@@ -103,7 +104,7 @@ class StepBenchmark:
             raw = (256 * torch.rand(NUM_NOISE_IMAGES, *shape, generator=generator)).to(torch.uint8)
             split, method = Split("train", raw.to(device)), METHODS.build(config.method)
             fabric = make_fabric(device, find_precision(config.train.precision, device))
-            model = to_device(build_model(config.model, shape, method.critics), device)
+            model = to_device(build_model(with_nominal_dim(config.model), shape, method.critics), device)
             step = TrainStep(fabric, model.train(), method, config.train)
             loader = BatchLoader(split, config.train.batch_size, seed=config.seed, device=device)
             preprocessing = make_preprocessing(config.data.preprocessing, split)

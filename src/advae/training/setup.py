@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from advae.config import Config
-from advae.data import Dataset, check_compatibility, load_data
+from advae.data import Dataset, check_compatibility, from_arrays, load_data
 from advae.devices import environment_info, find_device, find_precision, isolated_torch_state
 from advae.errors import ConfigError
 from advae.methods import METHODS, Method
-from advae.model import LatentModel, build_model
+from advae.model import LatentModel
+from advae.training.data_start import build_from_data
 from advae.training.distributed import make_fabric, prepare_model
 
 
@@ -21,19 +23,23 @@ class Setup:
 
     Args:
         config: a resolved configuration.
-        data: the data set, if it is already loaded.
+        data: the data set if it is already loaded, or examples in memory (:func:`advae.data.from_arrays`).
 
     Raises:
         ConfigError, DataError: the parts do not fit each other.
     """
 
-    def __init__(self, config: Config, data: Dataset | None = None) -> None:
+    def __init__(self, config: Config, data: Any = None) -> None:
         self.config = config
         device = find_device(config.device, local_rank=os.environ.get("LOCAL_RANK"))
         self.precision = find_precision(config.train.precision, device)
         self.fabric = make_fabric(device, self.precision)
         self.method: Method = METHODS.build(config.method)
-        self.data: Dataset = load_data(config.data) if data is None else data
+        self.data: Dataset = load_data(config.data) if data is None else from_arrays(data, config.data)
+        described = replace(
+            config.data, source=self.data.source, preprocessing=self.data.preprocessing.name
+        )  # of data that were passed, and of preprocessing "auto"
+        self.config = replace(config, data=described)
         with isolated_torch_state(config.seed, self.fabric.device):
             self.model = self._build_model()
             check_compatibility(self.data, self.model.likelihood_support or "real", config.train.batch_size)
@@ -48,7 +54,7 @@ class Setup:
             "data": self.data.describe(),
             "seed": self.config.seed,
         }
-        model = build_model(self.config.model, self.data.x_shape, self.method.critics, info)
+        model = build_from_data(self.config.model, self.data, self.method.critics, info)
         model = to_device(model, self.fabric.device)
         prepare_model(self.fabric, model)
         return model
