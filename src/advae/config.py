@@ -54,7 +54,7 @@ _TYPE_NAMES = {
     "int": "an integer",
     "float": "a number",
     "bool": "true or false",
-    "Sequence": "a list",
+    "Sequence": "a list, such as [64, 64]",
     "NoneType": "null",
 }
 
@@ -268,10 +268,11 @@ def _read_recipe_file(name: str) -> dict[str, Any]:
         file = resources.files("advae") / "recipes" / f"{name}.yaml"
         tree, label = parse_yaml(file.read_text("utf-8"), file.name), name
     else:
-        raise ConfigError(
-            f"Unknown recipe {name!r}.",
-            fix=nearest(name, recipes(), "advae recipes") + "; your own recipe: --config FILE.yaml",
-        )
+        if os.path.exists(name):
+            fix = f"to train on these data: advae train --data.source {name}"
+        else:
+            fix = nearest(name, recipes(), "advae recipes") + "; your own recipe: --config FILE.yaml"
+        raise ConfigError(f"Unknown recipe {name!r}.", fix=fix)
     if not isinstance(tree, dict):
         raise ConfigError("Recipe is not a mapping of options.", given=f"{name}: a {type(tree).__name__}")
     return {"recipe": label} | tree

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import SequenceMatcher, get_close_matches
+from difflib import SequenceMatcher
 
-from advae.renamed_options import current_name
+from advae.renamed_options import conversion_note, current_name
 
 MAX_LISTED = 8  # names in a message
 
@@ -86,11 +86,13 @@ def nearest(name: str, known: Iterable[str], listing: str = "") -> str:
     "did you mean 'asvae-digits'? Known: asvae-digits, vae-digits"
     """
     known = list(known)
-    meant = current_name(name, known)
-    close = get_close_matches(name, known, n=3, cutoff=0.9 if meant else 0.6)
-    best = [k for k in close if _similarity(name, k) > _similarity(name, close[0]) - 0.05]
-    names = list(dict.fromkeys([meant, *best] if meant else best))
+    meant, note = current_name(name, known), conversion_note(name)
+    similarity = {k: _similarity(name, k) for k in known}
+    threshold = max([0.9 if meant else 0.6, max(similarity.values(), default=0.0) - 0.05])
+    close = sorted((k for k in known if similarity[k] >= threshold), key=lambda k: -similarity[k])[:3]
+    names = list(dict.fromkeys([meant, *close] if meant else close))
     hints = [f"did you mean {' or '.join(map(repr, names))}?"] if names else []
+    hints += [f"({note})"] if meant and note else []
     if len(known) <= MAX_LISTED or not (names or listing):
         hints.append(f"Known: {', '.join(known)}")
     elif listing:
@@ -98,10 +100,11 @@ def nearest(name: str, known: Iterable[str], listing: str = "") -> str:
     return " ".join(hints)
 
 
-def _similarity(a: str, b: str) -> float:
-    return SequenceMatcher(
-        None, b, a
-    ).ratio()  # in the order of get_close_matches: the ratio is not symmetric
+def _similarity(name: str, known: str) -> float:
+    """Compare names, without dashes before them; an option without a section also with the last part of others."""
+    bare, other = name.lstrip("-").replace("_", "-"), known.lstrip("-").replace("_", "-")
+    others = {other, other.rpartition(".")[2]} if name.startswith("-") and "." not in name else {other}
+    return max(SequenceMatcher(None, text, bare).ratio() for text in others)
 
 
 def first_line(error: BaseException) -> str:

@@ -62,28 +62,81 @@ RENAMED_OPTIONS: dict[str, tuple[str, ...]] = {
     # inference
     "minibatch": ("minibatch_size",),
     "temper": ("initial_power",),
-    # other programs
+    # other programs, and short forms
+    "amp": ("precision",),
     "bs": ("batch_size",),
+    "columns": ("label",),
+    "count": ("n",),
     "cpu": ("device",),
+    "csv": ("source", "format"),
     "cuda": ("device",),
     "data": ("source",),
     "data_dir": ("source",),
+    "data_path": ("source",),
     "dataset": ("source",),
+    "dir": ("source",),
+    "duration": ("time",),
+    "embedding_dim": ("latent_dim",),
+    "epoch": ("steps",),
     "epochs": ("steps",),
+    "file": ("source",),
+    "folder": ("source",),
+    "fp16": ("precision",),
+    "gaussian": ("normal",),
     "gpu": ("device",),
     "gpus": ("device",),
+    "hidden_dim": ("hidden",),
+    "hidden_dims": ("hidden",),
+    "images": ("source",),
+    "input": ("source",),
+    "iter": ("steps",),
     "iterations": ("steps",),
     "iters": ("steps",),
     "latent_size": ("latent_dim",),
     "latents": ("latent_dim",),
+    "layers": ("hidden",),
     "learning_rate": ("lr",),
+    "loss": ("method",),
     "max_steps": ("steps",),
+    "max_time": ("time",),
+    "minutes": ("time",),
+    "mixed_precision": ("precision",),
+    "name": ("out",),
+    "num": ("n",),
+    "num_epochs": ("steps",),
     "num_samples": ("n",),
     "num_workers": ("workers",),
+    "o": ("out",),
+    "optimizer": ("lr",),
     "output": ("out",),
     "output_dir": ("out",),
+    "path": ("source",),
+    "random_state": ("seed",),
+    "s": ("seed",),
+    "save": ("out",),
+    "target": ("label",),
+    "threads": ("workers",),
+    "train_data": ("source",),
+    "train_steps": ("steps",),
+    "weights": ("resume",),
+    "z": ("latent_dim",),
     "z_dim": ("latent_dim",),
+    "z_size": ("latent_dim",),
+    "zdim": ("latent_dim",),
 }
+
+NOTES: dict[str, str] = {
+    "amp": "bf16 or fp32",
+    "epoch": "steps = epochs × examples / batch size",
+    "epochs": "steps = epochs × examples / batch size",
+    "fp16": "bf16 or fp32",
+    "max_time": "such as 10m",
+    "minutes": "such as 10m",
+    "num_epochs": "steps = epochs × examples / batch size",
+    "optimizer": "the optimizer is Adam",
+    "threads": "of data loading; the environment variable OMP_NUM_THREADS sets those of PyTorch",
+}
+"""How a value of another program's option is converted, by its name."""
 
 
 def current_name(name: str, known: Iterable[str]) -> str | None:
@@ -99,6 +152,15 @@ def current_name(name: str, known: Iterable[str]) -> str | None:
     known = [k for k in known if k.lstrip("-").startswith(section)] or list(known)
     meant = (k for new in (*RENAMED_OPTIONS.get(leaf, ()), leaf) for k in known if _leaf(k) == _leaf(new))
     return next(meant, None)
+
+
+def conversion_note(name: str) -> str:
+    """Return how the value of another program's option is converted; empty if it is not.
+
+    >>> conversion_note("--epochs")
+    'steps = epochs × examples / batch size'
+    """
+    return NOTES.get(_leaf(name), "")
 
 
 def _leaf(name: str) -> str:

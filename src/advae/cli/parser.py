@@ -167,8 +167,8 @@ class Parser(argparse.ArgumentParser, Generic[Options]):
         """
         overrides, rest = self._split_overrides(list(argv))
         for token in rest[: rest.index("--")] if "--" in rest else rest:
-            if token.startswith("--"):
-                self._check_known(token.partition("=")[0])
+            if re.match(r"--|-[A-Za-z]", token):
+                self._check_known(token.partition("=")[0] if token.startswith("--") else token[:2])
         values, extra = self.parse_known_intermixed_args(rest)
         if extra:
             raise ConfigError(

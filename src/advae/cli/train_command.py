@@ -87,7 +87,8 @@ def parser() -> Parser[TrainCommandOptions]:
     parser.recipe_options = [f"--{name}.{f.name}" for name, cls in sections.items() for f in fields(cls)]
     parser.recipe_options += [
         "--model.latent_dim",
-        *(f"--model.{part}" for part in ("encoder", "decoder", "likelihood")),
+        *(f"--model.{part}" for part in ("encoder", "decoder", "likelihood", "encoder.hidden")),
+        *("--method", "--method.beta"),
     ]
     return parser
 
