@@ -155,7 +155,7 @@ def test_unknown_names_are_reported_with_the_nearest(
         # null, and numbers that are not finite, which jsonargparse accepts for any type
         {"recipe": None},
         {"seed": None},
-        {"model.latent_dim": None},
+        {"train.lr": None},
         {"model.encoder": None},
         {"model.encoder.hidden": None},
         {"train.steps": None},

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from advae.config import Config, choose_recipe, choose_recipe_for_source, data_options, resolve
 from advae.data import Dataset, from_arrays, load_data
-from advae.data.readers.base import IN_MEMORY
 from advae.devices import find_device
 from advae.errors import ConfigError
 from advae.evaluation.eval_data import EvalData
@@ -68,10 +66,6 @@ def train(
     if recipe is None:
         recipe = _choose(options or {}, data, quiet)
     config = resolve(recipe, options)
-    if data is not None:
-        data = from_arrays(data, config.data)
-        if data.source == IN_MEMORY:
-            config = replace(config, data=replace(config.data, source=IN_MEMORY))
     folder = Path(out or training.default_run_dir(config))
     if is_first_process():
         check_unused(folder)  # before data are read

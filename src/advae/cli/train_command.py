@@ -316,3 +316,9 @@ def _print_result(result: dict[str, Any], options: TrainCommandOptions) -> None:
         print_estimates(estimates or result["estimates"], result["remarks"])
         print()
     print_facts({name: result[name] for name in ("run", "model", "report") if result[name]})
+    run = quote(result["run"])
+    judge = f"open the report, advae compare {run} OTHER_RUN" if result["report"] else f"advae evaluate {run}"
+    log(
+        options,
+        f"next: {judge}, advae sample {run}, advae encode {run}, advae train --resume {run} --train.steps N",
+    )
