@@ -46,6 +46,11 @@ class TableRow:
     baseline: bool = False
     marks: str = ""
 
+    @property
+    def texts(self) -> tuple[str, tuple[str, ...]]:
+        """The label, and the texts of the cells."""
+        return self.label, tuple(cell.text for cell in self.cells)
+
 
 @dataclass(frozen=True)
 class TableNote:

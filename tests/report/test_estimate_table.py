@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from types import ModuleType
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
 
@@ -15,7 +15,6 @@ from advae.report.estimate_table import (
     SECTION_TITLES,
     display_order,
     estimate_table,
-    headline_estimates,
     kind_legend,
     protocol_items,
 )
@@ -182,23 +181,6 @@ def test_criteria_of_a_verdict_are_rows(fakes: ModuleType) -> None:
         ("accuracy gap", "0.28", "≤ 0.05", False),
         ("effective sample size", "40", "≥ 10", True),
     )
-
-
-def test_headlines_are_the_first_ranked_estimates_of_each_section(fakes: ModuleType) -> None:
-    def bound(name: str, **fields: Any) -> dict[str, Any]:
-        return dict(fakes.make_estimate(name, 1.0, "lower bound", "likelihood", **fields))
-
-    estimates = [
-        fakes.make_estimate("FID[a] of test data", 1.0, "baseline"),
-        fakes.make_estimate("memorization[a]", 1.0, "diagnostic"),
-        fakes.make_estimate("FID[a]"),
-        fakes.make_estimate("IS[a]", 1.0, "score"),
-        fakes.make_estimate("active units", 1.0, "diagnostic", "posterior"),
-        fakes.make_estimate("kl (critic)", 1.0, "adversarial estimate", "likelihood"),
-        bound("bdmc lower") | {"higher_is_better": None},
-        bound("ais"),
-    ]
-    assert [e["name"] for e in headline_estimates(estimates)] == ["ais", "FID[a]"]
 
 
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf")])

@@ -223,7 +223,41 @@ def test_per_image_figures_have_files(evaluated_run: tuple[Path, str]) -> None:
         assert (path / "figures" / f"{name}.png").exists()
     pixels = np.asarray(Image.open(path / "figures" / "memorization-digits-classifier.png").convert("L"))
     assert pixels[5, -5] >= 200  # samples above
-    assert "16 chains" in html and f"{N} images" in html
+    assert "16 chains" in html and f"{N} examples" in html
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_a_table_has_errors_per_column_and_no_words_of_images(fakes: ModuleType, tmp_path: Path) -> None:
+    data, names = fakes.make_vectors(3), ("height", "<b>width</b>", "price, $")
+    data.column_names = names
+    (tmp_path / "eval").mkdir()
+    for name, values in {"rmse": [0.1, 0.2, 0.3], "rmse-pca-2": [0.4, 0.5, 0.6]}.items():
+        np.savez(tmp_path / "eval" / f"{name}.npz", columns=np.array(values))
+    of_table = {"metric": "rmse", "unit": "standard deviations", "section": "reconstruction"}
+    run = fakes.FakeRun(
+        tmp_path,
+        estimate_dicts=[
+            fakes.make_estimate("rmse", 0.31, **of_table),
+            fakes.make_estimate("rmse (PCA-2)", 0.35, "baseline", variant="PCA-2", **of_table),
+        ],
+    )
+    html = write_report(run, fakes.FakeModel((3,), 2, data.train.values), data).read_text()
+    text = Page(html).words
+    assert "<b>width" not in html
+    assert "height 0.1 0.4 0.1" in text and "<b>width</b> 0.2 0.5" in text and "price, $ 0.3 0.6" in text
+    assert "0.31 ± 0.10 standard deviations" in text and re.search(r"latents \(2\): 0\.35", text)
+    assert not re.search(r"\b(images?|pixels?)\b", text)
+
+
+def test_what_matters_comes_first_and_the_rest_is_folded(evaluated_run: tuple[Path, str]) -> None:
+    html = evaluated_run[1]
+    details = html.index("<h2>Details</h2>")
+    places = [html.index(f"<{tag}") for tag in ('dl class="headlines"', 'p class="warning"', "h2>Samples")]
+    places += [html.index(title) for title in ("<h2>Reconstructions", "<h2>Latent space")]
+    assert places == sorted(places) and places[-1] < details
+    for folded in ("Model and training", "Estimates", "Training curves", "Usage"):
+        assert html.index(f"<details><summary>{folded}</summary>") > details
+    assert html.count("<h2>") == 4
 
 
 def test_the_method_is_described_by_its_registered_class() -> None:

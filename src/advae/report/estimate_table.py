@@ -63,7 +63,6 @@ SECTION_TITLES = {
     "critics": "Critics",
     "samples": "Samples",
 }
-HEADLINE_SECTIONS = ("likelihood", "reconstruction", "samples")
 MAX_EXCEPTIONS = 2  # rows that a setting in a section's protocol does not hold for
 MIN_ROWS_PER_EXCEPTION = 5
 
@@ -284,15 +283,3 @@ def footnote_mark(index: int) -> str:
     ('a', 'z', 'aa')
     """
     return (footnote_mark(index // 26 - 1) if index >= 26 else "") + chr(ord("a") + index % 26)
-
-
-def headline_estimates(estimates: Sequence[EstimateDict]) -> list[EstimateDict]:
-    """Return the first estimate that ranks models in each of the sections likelihood, reconstruction and samples."""
-    first: dict[str, EstimateDict] = {}
-    for estimate in estimates:
-        is_ranked = (
-            estimate.get("kind") not in UNRANKED_KINDS and estimate.get("higher_is_better") is not None
-        )
-        if section_of(estimate) in HEADLINE_SECTIONS and is_ranked:
-            first.setdefault(section_of(estimate), estimate)
-    return [first[section] for section in section_order(first)]

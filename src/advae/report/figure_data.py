@@ -26,7 +26,7 @@ SEED = 0  # the same model gives the same report
 SAMPLE_ROWS = 5
 INTERPOLATION_ROWS = 5
 RECONSTRUCTION_ROWS = 2
-MAX_VECTORS = 2000  # in a scatter plot of data or samples
+MIN_VECTORS, MAX_VECTORS = 500, 2000  # samples of vectors, for histograms
 VECTOR_RECONSTRUCTIONS = 500
 MIN_LATENTS, MAX_LATENTS_PER_EXAMPLE = 2000, 20  # small data sets get several samples per observation
 MAX_ENCODED = 5000  # observations
@@ -85,9 +85,9 @@ def held_out_split(data: Dataset) -> Split:
     return next((split for split in (data.test, data.validation) if len(split)), data.train)
 
 
-def describe_samples(model: LatentModel) -> str:
-    """Return what the samples of a model are."""
-    if not model.latent_dim:
+def describe_samples(model: LatentModel, has_images: bool = True) -> str:
+    """Return what the samples of a model are: means without noise only where they are shown as images."""
+    if not (model.latent_dim and has_images):
         return "Samples from p(x)"
     has_density = model.decode(torch.zeros(2, model.latent_dim, device=_device(model))).has_log_prob
     return f"{'Means of' if has_density else 'Samples from'} p(x|z) for latents z sampled from the prior"
@@ -103,14 +103,16 @@ def _collect(model: LatentModel, data: Dataset) -> FigureData:
         num_samples = SAMPLE_ROWS * columns
         num_originals = RECONSTRUCTION_ROWS * columns if model.has_encoder else num_samples
     else:
-        num_samples, num_originals = min(len(x), MAX_VECTORS), VECTOR_RECONSTRUCTIONS
+        num_samples, num_originals = min(max(len(x), MIN_VECTORS), MAX_VECTORS), VECTOR_RECONSTRUCTIONS
     labels = None if split.labels is None else split.labels.cpu().numpy()[indices]
     figure_data = FigureData(
         has_images=has_images,
         split=split.name,
         originals=_to_display(data, x[:num_originals]),
-        samples=_to_display(data, model.sample(num_samples, seed=SEED, mean=model.latent_dim > 0)),
-        samples_description=describe_samples(model),
+        samples=_to_display(
+            data, model.sample(num_samples, seed=SEED, mean=has_images and model.latent_dim > 0)
+        ),
+        samples_description=describe_samples(model, has_images),
         data=np.zeros(0) if has_images else _to_display(data, x[:MAX_VECTORS]),
         labels=labels,
     )

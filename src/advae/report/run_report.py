@@ -6,17 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import yaml
 
-from advae.formatting import format_count, format_with_error
+from advae.formatting import Table, format_count, format_with_error
 from advae.io import path_inside, write_atomically
+from advae.report.comparison import per_example_arrays
 from advae.report.estimate_table import (
     EstimateDict,
-    describe_kind,
     estimate_table,
-    headline_estimates,
     kind_legend,
     read_evaluation,
+    table_note,
 )
 from advae.report.figure_data import FigureData, collect_figure_data
 from advae.report.figures.curves import (
@@ -29,12 +30,18 @@ from advae.report.figures.curves import (
 from advae.report.figures.image_grid import image_grid, interpolation_rows, reconstruction_pairs
 from advae.report.figures.latents import aggregated_posterior, latent_scatter, posterior_panels
 from advae.report.figures.per_image import add_per_image_figures
-from advae.report.figures.vectors import vector_reconstructions, vector_samples
+from advae.report.figures.vectors import (
+    MAX_MARGINALS,
+    shown_columns,
+    vector_marginals,
+    vector_pairs,
+    vector_reconstructions,
+)
+from advae.report.headlines import make_headlines
 from advae.report.html import HtmlFigures, render
 from advae.report.run_summary import (
     describe_method,
     describe_model,
-    describe_preprocessing,
     environment,
     run_summary,
 )
@@ -54,9 +61,9 @@ CYCLE_ERRORS_CAPTION = (
     " The errors of x and z are the shares of variance that are not explained by x → z → x′ and z → x → z′."
 )
 RATE_DISTORTION_CAPTION = (
-    "Nats that a latent needs, beyond the prior, for the decoder to reproduce an image with a given error, by the best"
-    " posterior of each image; means at equal weight of both. The curve is an upper limit; the band below it is as"
-    " wide as the error measured on images that the model generated."
+    "Nats that a latent needs, beyond the prior, for the decoder to reproduce an example with a given error, by the"
+    " best posterior of each; means at equal weight of both. The curve is an upper limit; the band below it is as"
+    " wide as the error measured on examples that the model generated."
 )
 LATENTS_CAPTION = "the regions that hold 50 % and 90 % of them, and (dashed) of the prior."
 PRIOR_CAPTION = (
@@ -107,7 +114,10 @@ def write_report(run: Run, model: LatentModel, data: Dataset) -> Path:
         name=run.name,
         path=str(run.path),
         method=describe_method(run.config),
-        abstract=make_abstract(run, data, estimates, remarks),
+        abstract=make_abstract(run, data),
+        headlines=make_headlines(estimates),
+        remarks=[table_note(r) for r in sorted(remarks, key=lambda r: not r.get("warning")) if is_fault(r)],
+        columns=column_errors(run, estimates, data),
         summary=run_summary(run, model, data.describe()),
         table=estimate_table(estimates, remarks),
         legend=kind_legend(str(e.get("kind")) for e in estimates),
@@ -129,30 +139,40 @@ def write_report(run: Run, model: LatentModel, data: Dataset) -> Path:
     return path
 
 
-def make_abstract(
-    run: Run, data: Dataset, estimates: Sequence[EstimateDict], remarks: Sequence[EstimateDict]
-) -> str:
-    """Return the run in two or three sentences."""
+def make_abstract(run: Run, data: Dataset) -> str:
+    """Return model and data in a sentence."""
     shape, steps = " × ".join(map(str, data.x_shape)), last_value(run.metrics(), "step")
-    training = (
+    return (
         f"{describe_model(run.config)}, trained by {describe_method(run.config).name or 'an unnamed method'} on"
         f" {data.name}: {format_count(len(data.train))} observations of shape {shape}, preprocessing"
-        f" {describe_preprocessing(data.describe())}" + (f", {format_count(steps)} steps." if steps else ".")
+        f" {data.preprocessing.name}" + (f", {format_count(steps)} steps." if steps else ".")
     )
-    headlines = [
-        f"{e.get('name')} {format_with_error(e.get('value'), e.get('stderr'), e.get('interval'))}"
-        f" {e.get('unit') or ''}".rstrip()
-        + f" ({describe_kind(str(e.get('kind')))})"
-        for e in headline_estimates(estimates)
-    ]
-    if headlines:
-        results = f"Results: {'; '.join(headlines)}."
-    elif estimates or remarks:
-        results = "No metric of the evaluation ranks models."
-    else:
-        results = "Not evaluated yet."
-    has_warning = any(remark.get("warning") for remark in remarks)
-    return f"{training} {results}" + " Some estimates are unreliable: see the warnings." * has_warning
+
+
+def is_fault(remark: EstimateDict) -> bool:
+    """Return whether a remark is a warning, or is based on a criterion that is not met."""
+    criteria = remark.get("criteria") or ()
+    return bool(remark.get("warning")) or any(not criterion.get("passed") for criterion in criteria)
+
+
+def column_errors(run: Run, estimates: Sequence[EstimateDict], data: Dataset) -> Table | None:
+    """Return the table of errors per column, of the model and of PCA; None if there are none."""
+    shown = {
+        str(e.get("variant")): values
+        for e in estimates
+        if e.get("metric") == "rmse"
+        and (values := per_example_arrays(run, e).get("columns")) is not None
+        and values.shape == data.x_shape
+        and values.dtype.kind == "f"
+    }
+    model = shown.pop("", None)
+    if model is None:
+        return None
+    names = getattr(data, "column_names", None) or [f"x{i + 1}" for i in range(len(model))]
+    std = np.broadcast_to(np.asarray(data.describe()["preprocessing"].get("std", 1.0)), model.shape)
+    errors = {"RMSE": model, **shown, "in its unit": model * std}
+    rows = [[name, *(f"{v[i]:.3g}" for v in errors.values())] for i, name in enumerate(names)]
+    return Table.from_texts(["column", *errors], rows, errors)
 
 
 def add_figures(figures: HtmlFigures, shown: FigureData, data: Dataset) -> None:
@@ -160,16 +180,7 @@ def add_figures(figures: HtmlFigures, shown: FigureData, data: Dataset) -> None:
     if shown.has_images:
         add_image_figures(figures, shown)
     else:
-        description = shown.samples_description[:1].lower() + shown.samples_description[1:]
-        caption = (
-            f"Observations of the {shown.split} split and {description}: in two dimensions, and as densities of"
-            " single values (data filled, model outlined)."
-        )
-        figures.add("samples", "Samples.", caption, vector_samples, shown.data, shown.samples)
-        if shown.reconstructions is not None:
-            caption = f"Reconstructed against original values, {shown.split} split; dashed, equality."
-            x, x_hat = shown.originals, shown.reconstructions
-            figures.add("reconstructions", "Reconstructions.", caption, vector_reconstructions, x, x_hat)
+        add_vector_figures(figures, shown, getattr(data, "column_names", None))
     if shown.latents is not None:
         add_latent_figures(figures, shown, data)
 
@@ -197,6 +208,36 @@ def add_image_figures(figures: HtmlFigures, shown: FigureData) -> None:
         )
         figures.add(
             "interpolations", "Interpolations.", caption, interpolation_rows, shown.paths, shown.endpoints
+        )
+
+
+def add_vector_figures(figures: HtmlFigures, shown: FigureData, names: Sequence[str] | None) -> None:
+    """Add marginals and pairs of data and samples, and reconstructions; ``names`` are of the columns."""
+    num_columns = shown.samples.shape[1]
+    part = f" of {num_columns}" if num_columns > MAX_MARGINALS else ""
+    description = shown.samples_description[:1].lower() + shown.samples_description[1:]
+    caption = (
+        f"Observations of the {shown.split} split (filled) and {description} (outlined): densities of single columns"
+        + (f", the {MAX_MARGINALS}{part} in which they differ most." if part else ".")
+    )
+    figures.add("samples", "Columns.", caption, vector_marginals, shown.data, shown.samples, names)
+    if num_columns > 1:
+        caption = "The same in pairs" + (
+            " of columns, one for each of the principal directions of the data." if part else "."
+        )
+        figures.add("pairs", "Pairs of columns.", caption, vector_pairs, shown.data, shown.samples, names)
+    if shown.reconstructions is not None:
+        x, x_hat = shown.originals, shown.reconstructions
+        errors = np.square(x_hat - x).mean(axis=0) / np.maximum(x.var(axis=0), np.finfo(np.float32).tiny)
+        caption = (
+            f"Reconstructed (vertical) against original values, {shown.split} split; dashed, equality. Latents are"
+            " means of q(z|x)."
+        ) + (
+            f" Shown are the {MAX_MARGINALS}{part} columns with the largest relative errors." if part else ""
+        )
+        options = {"names": names, "columns": shown_columns(errors)}
+        figures.add(
+            "reconstructions", "Reconstructions.", caption, vector_reconstructions, x, x_hat, **options
         )
 
 

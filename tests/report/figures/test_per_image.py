@@ -106,7 +106,7 @@ def test_outliers_are_counted_and_the_median_is_shown() -> None:
     axes = per_image.value_histogram(values, "gap").axes[0]
     assert [text.get_text() for text in axes.texts if text.get_text()] == ["median 5.00"]
     assert axes.get_xlim()[1] < 20
-    assert axes.get_title(loc="right") == "2 images outside"
+    assert axes.get_title(loc="right") == "2 examples outside"
     low = per_image.value_histogram(np.linspace(-3, 1, 50), "gap").axes[0]
     assert low.get_xlim()[0] < -3 < 0 < low.get_xlim()[1]
 

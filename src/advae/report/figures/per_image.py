@@ -1,4 +1,4 @@
-"""Figures of per-image results of an evaluation, each plotted only if its arrays were saved.
+"""Figures of per-example results of an evaluation, each plotted only if its arrays were saved.
 
 eval/inference-gap*.npz    value [N]: log p(x) − ELBO, nats
 eval/ais.npz               ess, acceptance [N]: of the chains of annealed importance sampling
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 Arrays = Mapping[str, NDArray[Any]]
 
-SHOWN_FRACTION = 0.99  # of the images in a histogram; outliers would squeeze the rest into a spike
+SHOWN_FRACTION = 0.99  # of the examples in a histogram; outliers would squeeze the rest into a spike
 PAIR_COLUMNS = (8, 4, 2)  # in a row of nearest neighbors: as many as tiles of a readable size allow
 GAP_CAVEATS = {
     "lower bound": " Only a lower bound on log p(x) is known, so the true gaps are larger on average.",
@@ -54,8 +54,8 @@ def add_per_image_figures(figures: HtmlFigures, run: Run, estimates: Sequence[Es
         arrays, protocol = per_example_arrays(run, estimate), estimate.get("protocol") or {}
         if metric == "inference-gap" and _have_values(arrays, estimate, "value"):
             caption = (
-                f"log p(x) − ELBO of each image: {protocol.get('log_prob', 'log p(x)')} minus"
-                f" {protocol.get('bound', 'ELBO')}, {format_count(len(arrays['value']))} images. For an encoder that"
+                f"log p(x) − ELBO of each example: {protocol.get('log_prob', 'log p(x)')} minus"
+                f" {protocol.get('bound', 'ELBO')}, {format_count(len(arrays['value']))} examples. For an encoder that"
                 f" equals the true posterior the gap is zero.{GAP_CAVEATS.get(str(estimate.get('kind')), '')}"
             )
             label = "log p(x) − ELBO, nats"
@@ -64,11 +64,14 @@ def add_per_image_figures(figures: HtmlFigures, run: Run, estimates: Sequence[Es
             chains = protocol.get("chains")
             chains = chains if isinstance(chains, int) else None
             caption = (
-                f"Left: effective sample size of the {f'{chains:,} ' if chains else ''}chains of an image; near 1, a"
+                f"Left: effective sample size of the {f'{chains:,} ' if chains else ''}chains of an example; near 1, a"
                 " single chain dominates and the bound may be loose. Right: acceptance rate of the HMC transitions;"
                 " near 0, the chains did not move."
             )
-            title, values = "Annealed importance sampling, per image.", (arrays["ess"], arrays["acceptance"])
+            title, values = (
+                "Annealed importance sampling, per example.",
+                (arrays["ess"], arrays["acceptance"]),
+            )
             figures.add(name, title, caption, ais_histograms, *values, chains)
         elif metric == "memorization" and _have_images(arrays, "samples", "nearest"):
             caption = (
@@ -80,12 +83,12 @@ def add_per_image_figures(figures: HtmlFigures, run: Run, estimates: Sequence[Es
 
 
 def value_histogram(values: ArrayLike, label: str, *, theme: Theme = LIGHT) -> Figure:
-    """Plot a histogram of one value per image ``[N]`` with its median."""
+    """Plot a histogram of one value per example ``[N]`` with its median."""
     with theme.context():
         figure = new_figure(WIDTH, 2.1)
         axes = figure.subplots()
         _histogram(axes, _finite(values), None, theme)
-        axes.set(xlabel=label, ylabel="images")
+        axes.set(xlabel=label, ylabel="examples")
     return figure
 
 
@@ -99,7 +102,7 @@ def ais_histograms(
         left, right = figure.subplots(1, 2, gridspec_kw={"wspace": 0.1})
         _histogram(left, sizes, (1.0, float(max(chains or 0, sizes.max(), 1.01))), theme)
         _histogram(right, rates, (0.0, 1.0), theme)
-        left.set(xlabel="effective sample size", ylabel="images")
+        left.set(xlabel="effective sample size", ylabel="examples")
         right.set(xlabel="acceptance rate")
     return figure
 
@@ -148,7 +151,7 @@ def _histogram(axes: Axes, values: FloatArray, limits: tuple[float, float] | Non
     )  # fmt: skip
     outside = int(((values < low) | (values > high)).sum())
     if outside:
-        note = f"{format_count(outside)} {'image' if outside == 1 else 'images'} outside"
+        note = f"{format_count(outside)} {'example' if outside == 1 else 'examples'} outside"
         axes.set_title(note, loc="right", fontsize=7.5, color=theme.muted)
 
 
