@@ -15,7 +15,7 @@ from advae.errors import DataError, nearest
 
 if TYPE_CHECKING:
     import datasets
-    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow as pa
 
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "labels", "fine_label", "class")
 

@@ -151,7 +151,8 @@ def _with_batch_axis(x: Any, shape: tuple[int, ...]) -> Any:
         DataError: if it has another shape, or no example.
     """
     given = tuple(x.shape)
-    layouts = [(shape, None)]  # shape of one example in x, and where its channels are
+    # The shape of one example in x, and where its channels are.
+    layouts: list[tuple[tuple[int, ...], int | None]] = [(shape, None)]
     if len(shape) == 3:
         layouts += [((*shape[1:], shape[0]), -1)] if shape[0] <= MAX_CHANNELS else []
         layouts += [(shape[1:], 0)] if shape[0] == 1 else []

@@ -14,13 +14,22 @@ from advae.data.sources import list_some
 from advae.errors import DataError, first_line, nearest
 
 if TYPE_CHECKING:
-    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow as pa
 
 Array = npt.NDArray[Any]
 NO_LABEL = "none"  # as data.label
 MAX_CLASSES = 100  # distinct values of a column that is taken for the label by its name
-LABEL_NAMES = ("label", "labels", "class", "classes", "target", "targets", "species", "category", "diagnosis")
-LABEL_NAMES += ("outcome", "variety", "cultivar", "y")
+LABEL_NAMES: tuple[str, ...] = (
+    "label",
+    "labels",
+    "class",
+    "classes",
+    "target",
+    "targets",
+    "species",
+    "category",
+)
+LABEL_NAMES += ("diagnosis", "outcome", "variety", "cultivar", "y")
 ID_NAMES = ("", "id", "index", "row", "rownames", "unnamed: 0")
 
 

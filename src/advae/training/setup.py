@@ -36,10 +36,9 @@ class Setup:
         self.fabric = make_fabric(device, self.precision)
         self.method: Method = METHODS.build(config.method)
         self.data: Dataset = load_data(config.data) if data is None else from_arrays(data, config.data)
-        described = replace(
-            config.data, source=self.data.source, preprocessing=self.data.preprocessing.name
-        )  # of data that were passed, and of preprocessing "auto"
-        self.config = replace(config, data=described)
+        # Where data that were passed come from, and what preprocessing "auto" is.
+        known: dict[str, Any] = {"source": self.data.source, "preprocessing": self.data.preprocessing.name}
+        self.config = replace(config, data=replace(config.data, **known))
         with isolated_torch_state(config.seed, self.fabric.device):
             self.model = self._build_model()
             check_compatibility(self.data, self.model.likelihood_support or "real", config.train.batch_size)

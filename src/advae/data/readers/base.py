@@ -30,7 +30,7 @@ from advae.registry import Registry
 from advae.serialization import PICKLE_SUFFIXES
 
 if TYPE_CHECKING:
-    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow as pa
 
 
 @dataclass(frozen=True)

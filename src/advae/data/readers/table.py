@@ -16,7 +16,7 @@ from advae.data.sources import Location, check_memory, files_by_split, list_some
 from advae.errors import DataError
 
 if TYPE_CHECKING:
-    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow as pa
 
 ENCODING_BY_BOM = {
     codecs.BOM_UTF8: "utf-8-sig",
