@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from advae.data import DataOptions, Dataset, load_data, load_part
+from advae.data.readers.table import read_csv
 from advae.errors import ConfigError, DataError
 
 VALUES = np.random.default_rng(0).normal(100, 30, (40, 3)).round(3)
@@ -121,6 +122,10 @@ def test_other_files_are_refused(write: Write, content: str | bytes) -> None:
 def test_types_are_those_of_the_whole_column(write: Write) -> None:
     rows = [f"{i},{i % 7}" for i in range(200_000)]
     assert load(write("\n".join(["a,b", *rows, "0.5,0.25"]))).train.dtype == torch.float32
+
+
+def test_rows_of_any_length(write: Write) -> None:
+    assert len(read_csv(write(f"a,note\n1,{'x' * 2**21}\n2,y\n"))) == 2
 
 
 def test_large_offsets_keep_their_precision(write: Write) -> None:

@@ -80,7 +80,7 @@ def read_csv(path: Path) -> pa.Table:
     try:
         table = arrow_csv.read_csv(
             io.BytesIO(content),
-            # One block, for whose types all values count; one thread, so that errors name the row.
+            # One block, as a row must not be longer; one thread, so that errors name the row.
             arrow_csv.ReadOptions(
                 use_threads=False, block_size=min(len(content) + 1, 2**31 - 1), column_names=names
             ),
