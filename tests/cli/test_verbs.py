@@ -49,9 +49,8 @@ def test_recipes_are_filtered(advae: Any) -> None:
     assert listed and {(row["method"], row["data"]) for row in listed} == {("avb", "mnist")}
     by_words = advae("recipes", "flow", "posterior").out
     assert "vae-iaf-digits" in by_words and "avb-digits" not in by_words
-    published = json.loads(advae("recipes", "vae-mnist-conv8", "--json").out)[0]["published"]
-    assert published.split()[0] not in advae("recipes", "--data", "images").out
-    assert published.split(":")[1].split(",")[0] in advae("recipes", "vae-mnist-conv8").out
+    assert "published:" not in advae("recipes", "--data", "mnist").out
+    assert "published:" in advae("recipes", "vae-mnist-conv8").out
     answer = advae("recipes", "--method", "abv")
     assert answer.code == 2 and "'avb'" in answer.err
 
