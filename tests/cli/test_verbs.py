@@ -16,9 +16,11 @@ import pytest
 import yaml
 from PIL import Image
 
+from advae.data import DataOptions, load_data
 from advae.errors import AdvaeError
 from advae.evaluation.estimate import Estimate, EvaluationResult
 from advae.evaluation.evaluate import write_result
+from advae.model import LatentModel, build_model
 from advae.run import Run
 
 pytestmark = pytest.mark.integration
@@ -282,6 +284,200 @@ def test_a_saved_model_is_enough(trained: Path, advae: Any, tmp_path: Path) -> N
     answer = advae("encode", trained / "model", "--out", tmp_path / "y.npz")
     assert answer.code == 2
     assert "--input" in answer.err
+
+
+# --- scores, tables and single images ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table with a label, and columns of very different scales."""
+    import pandas as pd
+
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((60, 3)) * [1, 1000, 0.1] + [0, 5000, 3]
+    frame = pd.DataFrame(x, columns=["length", "mass in g", "ratio"]).assign(
+        species=rng.choice(["a", "b"], 60)
+    )
+    path = tmp_path_factory.mktemp("table") / "rows.csv"
+    frame.to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def table_model(table: Path) -> Path:
+    """A model from a loop of one's own, saved with the preprocessing of its data."""
+    data = load_data(DataOptions(source=str(table), preprocessing="standardize"))
+    mlp = {"name": "mlp", "hidden": [8]}
+    spec = {
+        "latent_dim": 2,
+        "encoder": mlp,
+        "decoder": mlp,
+        "critic": mlp,
+        "posterior": {"name": "normal"},
+        "likelihood": {"name": "normal"},
+    }
+    model = build_model(spec, data.x_shape)
+    model.save_pretrained(table.parent / "model", data=data)
+    return table.parent / "model"
+
+
+def test_a_table_goes_in_and_out_as_csv(table_model: Path, table: Path, advae: Any, tmp_path: Path) -> None:
+    """Rows keep their order, columns their names and units; a model from one's own loop is enough."""
+    import pandas as pd
+
+    out = tmp_path / "z.csv"
+    assert advae("encode", table_model, "--out", out, table).code == 0  # options may come first
+    latents = pd.read_csv(out)
+    assert list(latents) == ["z1", "z2", "label"] and len(latents) == 60
+
+    rows, back = pd.read_csv(table), tmp_path / "back.csv"
+    assert advae("reconstruct", table_model, table, "--out", back).code == 0
+    names = ["length", "mass in g", "ratio"]
+    assert list(pd.read_csv(back)) == names and len(pd.read_csv(back)) == 60
+    shuffled, again = tmp_path / "shuffled.csv", tmp_path / "again.csv"
+    rows[[*reversed(list(rows))]].assign(other=1).to_csv(shuffled, index=False)
+    assert advae("reconstruct", table_model, shuffled, "--out", again).code == 0
+    assert again.read_text() == back.read_text()  # columns are matched by name
+
+    generated = tmp_path / "samples.csv"
+    assert advae("sample", table_model, "-n", 7, "--out", generated).code == 0
+    samples = pd.read_csv(generated)
+    assert list(samples) == names and len(samples) == 7
+    assert 2000 < samples["mass in g"].mean() < 8000  # in grams: the model was never trained
+    points = tmp_path / "paths.csv"
+    assert advae("interpolate", table_model, table, "--pairs", 2, "--steps", 3, "--out", points).code == 0
+    assert pd.read_csv(points)[["pair", "step"]].to_numpy().tolist() == [
+        [p, s] for p in (0, 1) for s in range(3)
+    ]
+
+
+def test_scores_of_a_table(table_model: Path, table: Path, advae: Any, tmp_path: Path) -> None:
+    import pandas as pd
+
+    rows = pd.read_csv(table)
+    rows.loc[5, "ratio"] = 100.0
+    rows.to_csv(tmp_path / "new.csv", index=False)
+    answer = advae("score", table_model, tmp_path / "new.csv", "--out", tmp_path / "s.csv", "--json")
+    summary, scores = json.loads(answer.out), pd.read_csv(tmp_path / "s.csv")
+    assert list(scores) == ["index", "label", "log_prob", "stderr", "rmse", "percentile"]
+    assert scores["log_prob"].idxmin() == scores["rmse"].idxmax() == 5
+    assert scores["percentile"].isna().all() and summary["reference"] is None and summary["remark"]
+    assert (summary["n"], len(summary["most_unusual"]), summary["most_unusual"][0]["index"]) == (60, 10, 5)
+    assert summary["quantiles"]["log_prob"]["0.5"] == pytest.approx(scores["log_prob"].median(), rel=1e-5)
+    printed = advae(
+        "score", table_model, tmp_path / "new.csv", "--out", tmp_path / "s.npz", "--top", 1, "--samples", 1
+    )
+    assert printed.code == 0 and printed.out.splitlines()[-1].split()[0] == "5"
+
+
+def test_scores_are_ranked_by_the_runs_test_data(trained: Path, advae: Any, tmp_path: Path) -> None:
+    """They are computed once, are not those of other weights or settings, and leave the evaluation alone."""
+    run = shutil.copytree(trained, tmp_path / "run")
+    estimates = (run / "eval" / "estimates.json").read_bytes()
+    assert advae("score", run, "--samples", 4, "--quiet").code == 0
+    lines = (run / "scores.csv").read_text().splitlines()
+    assert len(lines) == 181 and lines[0] == "index,label,log_prob,stderr,bits_per_dim,rmse,percentile"
+    rows = np.array([line.split(",") for line in lines[1:]], float)
+    shares = 100 * (rows[:, 2] < rows[:, 2:3]).mean(1)
+    assert np.allclose(rows[:, -1], shares, atol=1e-4)
+    with np.load(run / "eval" / "scores.npz", allow_pickle=False) as arrays:
+        stored = dict(arrays)
+    np.savez(run / "eval" / "scores.npz", **stored | {"log_prob": stored["log_prob"] + 1e6})
+    noise = tmp_path / "noise.npy"
+    np.save(noise, np.random.default_rng(0).integers(0, 256, (3, 8, 8), dtype=np.uint8))
+    percentiles = []
+    for samples in (4, 3):  # of the file, and of others
+        answer = advae("score", run, noise, "--samples", samples, "--out", tmp_path / "s.csv", "--json")
+        percentiles.append([row["percentile"] for row in json.loads(answer.out)["most_unusual"]])
+    assert percentiles[0] == [0, 0, 0] and max(percentiles[1]) < 100
+    with np.load(run / "eval" / "scores.npz", allow_pickle=False) as arrays:
+        assert arrays["log_prob"].max() < 0  # replaced
+    assert (run / "eval" / "estimates.json").read_bytes() == estimates
+
+
+@pytest.mark.parametrize("damage", [b"not an archive", None])
+def test_damaged_scores_are_computed_again(
+    damage: bytes | None, trained: Path, advae: Any, tmp_path: Path
+) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    arguments = ("score", run, "--samples", 2, "--limit", 3, "--json")
+    first = advae(*arguments).out
+    stored = run / "eval" / "scores.npz"
+    if damage is None:
+        with np.load(stored, allow_pickle=False) as arrays:
+            np.savez(stored, key=arrays["key"], unit=arrays["unit"], nonsense=arrays["rmse"])
+    else:
+        stored.write_bytes(damage)
+    assert advae(*arguments).out == first
+
+
+def test_scores_without_the_runs_data(trained: Path, advae: Any, tmp_path: Path) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["data"]["source"] = str(tmp_path / "gone.npy")
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    Image.new("L", (8, 8), 90).save(tmp_path / "one.png")
+    answer = advae("score", run, tmp_path / "one.png", "--json")
+    assert answer.code == 0 and json.loads(answer.out)["remark"]
+    assert (
+        json.loads(answer.out)["most_unusual"][0] | {"percentile": None}
+        == json.loads(answer.out)["most_unusual"][0]
+    )
+    assert (run / "scores-one-png.csv").read_text().splitlines()[1].startswith("one.png,")
+    assert advae("score", run).code == 2
+
+
+def test_a_single_image(trained: Path, advae: Any, tmp_path: Path) -> None:
+    Image.new("L", (8, 8), 90).save(tmp_path / "one.png")
+    assert advae("encode", trained, tmp_path / "one.png", "--out", tmp_path / "z.csv").code == 0
+    header, row = (tmp_path / "z.csv").read_text().splitlines()
+    assert header.split(",") == [f"z{i + 1}" for i in range(8)] and row.count(",") == 7
+    assert advae("reconstruct", trained, tmp_path / "one.png", "--out", tmp_path / "pair.png").code == 0
+
+
+def test_separate_images(trained: Path, advae: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    assert advae("sample", trained, "-n", 3, "--separate", "--out", folder).code == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["0000.png", "0001.png", "0002.png"]
+    assert Image.open(folder / "0001.png").size == (8, 8)
+    assert advae("sample", trained, "-n", 3, "--format", "npz", "--out", tmp_path).code == 0
+    grays = np.load(tmp_path / "samples.npz")["values"]
+    assert np.abs(np.asarray(Image.open(folder / "0001.png")) - grays[1, 0].clip(0, 255)).max() <= 0.5
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("encode", "one.png", "--input", "two.png"),
+        ("encode", "--out", "z.png"),
+        ("sample", "--format", "csv"),
+        ("sample", "--format", "npz", "--separate"),
+        ("sample", "--format", "npz", "--out", "x.png"),
+        ("score", "--out", "scores.json"),
+        ("score", "--samples", "0"),
+        ("score", "missing.csv"),
+    ],
+    ids=" ".join,
+)
+def test_outputs_that_do_not_suit_are_refused(arguments: tuple[str, ...], trained: Path, advae: Any) -> None:
+    verb, *options = arguments
+    answer = advae(verb, trained, *options)
+    assert answer.code == 2 and answer.out == "" and "Traceback" not in answer.err
+
+
+def test_a_model_without_preprocessing_says_what_is_missing(
+    advae: Any, table_model: Path, tmp_path: Path
+) -> None:
+    model = LatentModel.from_pretrained(table_model)
+    del model.info["data"]
+    model.save_pretrained(tmp_path / "m")
+    for verb in (("sample",), ("encode", "rows.csv"), ("score", "rows.csv")):
+        answer = advae(verb[0], tmp_path / "m", *(table_model.parent / name for name in verb[1:]))
+        assert answer.code == 2 and "save_pretrained" in answer.err
+
+
+# --- other verbs --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("without_figures")

@@ -181,3 +181,19 @@ def test_percentiles_are_shares_of_lower_reference_scores() -> None:
     scores = Scores(torch.zeros(4), "", torch.tensor([-5.0, 1.0, 2.5, 9.0]))
     reference = torch.tensor([3.0, 1.0, 2.0, 0.0])
     assert scores.percentiles(reference).tolist() == [0, 25, 75, 100]
+
+
+def test_an_example_beyond_all_numbers_is_the_most_unusual() -> None:
+    """Its latents overflow. It has no finite score, and the others keep theirs."""
+    mlp = {"name": "mlp", "hidden": [8]}
+    normal = {"name": "normal"}
+    spec = {"latent_dim": 2, "encoder": mlp, "decoder": mlp, "posterior": normal, "likelihood": normal}
+    model = build_model(spec, (3,))
+    x = torch.randn(4, 3).float()
+    before = score(model, x).log_prob
+    x[2] = 1e6
+    scores = score(model, x)
+    assert scores.log_prob is not None and before is not None
+    assert scores.log_prob[2] == -math.inf and scores.log_prob.argmin() == 2
+    assert torch.equal(scores.log_prob[[0, 1, 3]], before[[0, 1, 3]])
+    assert scores.percentiles(before)[2] == 0

@@ -10,27 +10,34 @@ expectation of log p̂(x) is a lower bound on log p(x) in either case; a proposa
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from advae.devices import default_torch_modes
-from advae.errors import ConfigError
+from advae.errors import CheckpointError, ConfigError, WriteError
 from advae.evaluation.eval_config import Proposal
 from advae.evaluation.eval_data import ErrorScale, num_dims, scores_levels
 from advae.evaluation.likelihood.base import no_encoder
 from advae.evaluation.likelihood.bounds import log_weights, resolve_proposal
+from advae.evaluation.resumable import model_fingerprint
+from advae.io import read_npz, write_npz
 from advae.metrics.image_similarity import mean_squared_error
 from advae.model import LatentModel
 from advae.random import seeded
+from advae.run import Run
 
 NUM_SAMPLES = 64
 BATCH_SIZE = 256  # examples encoded at once
 MAX_DECODED_VALUES = 2**23  # numbers in the observations decoded at once
 MAX_DECODED = 4096
+SCORES_FILE, SCORES_FORMAT = "scores.npz", 1
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,8 @@ class Scores:
     Attributes:
         rmse: root mean squared error per dimension of the reconstruction from the mean of q(z|x), ``[N]``.
         unit: of ``rmse``: gray levels, or for tables the standard deviations of the columns.
-        log_prob: lower bound on log p(x) of the preprocessed example in nats, ``[N]``; None if p(x|z) has no density.
+        log_prob: lower bound on log p(x) of the preprocessed example in nats, ``[N]``; −inf where it is too small for
+            floating-point numbers; None if p(x|z) has no density.
         stderr: its standard error over the latents that were sampled, ``[N]``; NaN for one latent. It is too small
             where few weights dominate.
         bits_per_dim: ``−log_prob`` in bits per dimension, ``[N]``; None unless the levels of 8-bit images are scored.
@@ -58,7 +66,7 @@ class Scores:
     @property
     def normality(self) -> Tensor:
         """What examples are ranked by, lowest for the most unusual: ``log_prob`` or, without one, ``−rmse``."""
-        return -self.rmse if self.log_prob is None else self.log_prob
+        return -self.rmse.nan_to_num(math.inf) if self.log_prob is None else self.log_prob
 
     def columns(self) -> dict[str, Tensor]:
         """Return the scores that exist, by name."""
@@ -69,6 +77,10 @@ class Scores:
         """Return the share of ``reference [M]``, the normality of other examples, that is below each, in percent."""
         below = torch.searchsorted(reference.sort().values, self.normality.to(reference.dtype))
         return 100 * below.double() / len(reference)
+
+    def first(self, count: int) -> Scores:
+        """Return the scores of the first examples."""
+        return replace(self, **{name: values[:count] for name, values in self.columns().items()})
 
     @classmethod
     def concatenate(cls, parts: Iterable[Scores]) -> Scores:
@@ -132,6 +144,7 @@ def _score_batch(model: LatentModel, x: Tensor, num_samples: int, proposal: str 
     with seeded(seed, model.device):
         noise = model.prior.rsample((num_samples,))
         log_w = log_weights(model, x, num_samples, discretize, proposal, decoded, noise).double()
+        log_w = log_w.nan_to_num(-math.inf, math.inf, -math.inf)  # no weight, where z or p(x|z) overflows
     log_prob, stderr = log_mean_exp(log_w)
     bits = -log_prob / (num_dims(model) * math.log(2)) if discretize else None
     values = {"log_prob": log_prob, "stderr": stderr, "bits_per_dim": bits}
@@ -156,3 +169,33 @@ def _reconstruction_error(model: LatentModel, x: Tensor) -> Scores:
         x, reconstruction = from_x(x), from_x(reconstruction)
         x = x.round() if preprocessing.support == "8-bit" else x
     return Scores(mean_squared_error(reconstruction, x).sqrt().double().cpu(), unit)
+
+
+# --- the run's own test data --------------------------------------------------------------------------------
+
+
+def load_or_compute_scores(
+    run: Run, model: LatentModel, settings: Mapping[str, Any], compute: Callable[[], Scores]
+) -> Scores:
+    """Return the scores of a run's own test examples, from ``eval/scores.npz`` if they are those of the model.
+
+    The file is written atomically, with a key of weights and settings, and under another key computed again.
+
+    Args:
+        settings: what the scores depend on besides the weights: data, number of examples and latents, seed.
+        compute: returns them.
+
+    Raises:
+        CheckpointError: a link leads out of the run's directory.
+    """
+    path = run.file(run.eval_folder, SCORES_FILE)
+    key = json.dumps({**settings, "format": SCORES_FORMAT, "model": model_fingerprint(model)}, sort_keys=True)
+    with suppress(CheckpointError, KeyError, TypeError):  # none yet, damaged, or edited
+        arrays = read_npz(path)
+        if str(arrays.pop("key", "")) == key:
+            unit = str(arrays.pop("unit"))
+            return Scores(unit=unit, **{name: torch.from_numpy(values) for name, values in arrays.items()})
+    scores = compute()
+    with suppress(WriteError):  # of a run that can only be read
+        write_npz(path, {"key": key, "unit": scores.unit, **scores.columns()})
+    return scores
