@@ -16,6 +16,7 @@ from advae.evaluation.likelihood.bounds import iwae
 from advae.evaluation.score import Scores, log_mean_exp, score
 from advae.model import LatentModel, build_model
 from evaluation.toy import N, data_of, exact, toy_model, weights
+from truth.linear_gaussian import Affine, Gauss, Truth
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -40,6 +41,26 @@ def test_scores_are_the_exact_log_likelihood_within_their_errors(implicit: bool,
     assert 0 < scores.stderr.max() < 0.1
     assert (z.abs() < 3).double().mean() > 0.97
     assert z.abs().median() > 0.05  # the errors are not far too large
+
+
+@pytest.mark.parametrize(("width", "proposal"), [(1.0, "full"), (1.3, "full"), (2.0, "diagonal")])
+def test_scores_by_the_moments_of_an_encoder_without_a_density(width: float, proposal: Any) -> None:
+    """The encoder is the correlated posterior, its standard deviations times a width of at least 1: a narrower one
+    has weights without a finite variance. With the posterior itself the error is that of the variance 1e-6 that is
+    added to its moments, below 1e-4."""
+    W, b, scale = torch.tensor([[1.0, 0.9], [0.2, 0.5]]), torch.tensor([0.3, -0.1]), torch.tensor([0.5, 0.4])
+    cov = torch.linalg.inv(torch.eye(2) + W.T @ torch.diag(scale**-2) @ W)
+    assert cov[0, 1].abs() > 0.5 * cov.diagonal().prod().sqrt()
+    V = cov @ W.T @ torch.diag(scale**-2)
+    encoder = Affine(V, -V @ b, width * torch.linalg.cholesky(cov))
+    model = LatentModel(encoder, Affine(W, b, torch.diag(scale)), x_shape=(2,), latent_dim=2)
+    p_x = Truth(model, Gauss(torch.zeros(2), torch.eye(2))).frozen().p_x
+    x = p_x.rsample(200)
+    scores = score(model, x, num_samples=4000, proposal=proposal)
+    assert scores.log_prob is not None and scores.stderr is not None
+    error = (scores.log_prob - p_x.log_prob(x)).abs()
+    assert (error < 3 * scores.stderr + 1e-4).double().mean() > 0.97
+    assert width > 1 or float(error.max()) < 1e-4
 
 
 @pytest.mark.parametrize("num_samples", [2, 16])

@@ -161,7 +161,7 @@ def output_path(out: str | None, folder: Path, stem: str, suffixes: Sequence[str
 def write_csv(path: Path, columns: Mapping[str, Any]) -> None:
     """Write columns of equal length by name as CSV, atomically; None and NaN are empty."""
     import numpy as np
-    import pandas as pd
+    import pandas as pd  # type: ignore[import-untyped]
 
     frame = pd.DataFrame({name: np.asarray(values) for name, values in columns.items()})
     write_atomically(path, frame.to_csv(index=False, lineterminator="\n"))
