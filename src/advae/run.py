@@ -86,7 +86,14 @@ class Run:
         path = Path(path)
         if not (path / CONFIG_FILE).is_file():
             what = "Folder is not a run directory." if path.exists() else "Run directory does not exist."
-            raise CheckpointError(what, given=path, expected=f"a folder with {CONFIG_FILE}, from advae train")
+            is_model = (path / "model.safetensors").is_file()
+            fix = (
+                "evaluate a saved model in Python: advae.evaluate(advae.load(path), data)"
+                if is_model
+                else None
+            )
+            expected = f"a folder with {CONFIG_FILE}, from advae train"
+            raise CheckpointError(what, given=path, expected=expected, fix=fix)
         check_kinds(path)
         return cls(path)
 

@@ -80,13 +80,16 @@ class Scores:
 
     def first(self, count: int) -> Scores:
         """Return the scores of the first examples."""
-        return replace(self, **{name: values[:count] for name, values in self.columns().items()})
+        columns: dict[str, Any] = {name: values[:count] for name, values in self.columns().items()}
+        return replace(self, **columns)
 
     @classmethod
     def concatenate(cls, parts: Iterable[Scores]) -> Scores:
         """Return the scores of all parts."""
         parts = list(parts)
-        columns = {name: torch.cat([part.columns()[name] for part in parts]) for name in parts[0].columns()}
+        columns: dict[str, Any] = {
+            name: torch.cat([part.columns()[name] for part in parts]) for name in parts[0].columns()
+        }
         return replace(parts[0], **columns)
 
 
@@ -148,7 +151,8 @@ def _score_batch(model: LatentModel, x: Tensor, num_samples: int, proposal: str 
     log_prob, stderr = log_mean_exp(log_w)
     bits = -log_prob / (num_dims(model) * math.log(2)) if discretize else None
     values = {"log_prob": log_prob, "stderr": stderr, "bits_per_dim": bits}
-    return replace(scores, **{name: None if v is None else v.cpu() for name, v in values.items()})
+    on_cpu: dict[str, Any] = {name: None if v is None else v.cpu() for name, v in values.items()}
+    return replace(scores, **on_cpu)
 
 
 def log_mean_exp(log_w: Tensor) -> tuple[Tensor, Tensor]:
