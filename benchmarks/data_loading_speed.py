@@ -4,7 +4,7 @@
     python benchmarks/data_loading_speed.py --device cuda --workers 8
 
 Color images of 64 × 64 pixels as PNG files, read by worker processes; the same images resident in memory; and the
-images per second of a training step of asvae-images-conv. Streaming is the bottleneck only if the first is below the
+images per second of a training step of RECIPE. Streaming is the bottleneck only if the first is below the
 last. Written to results/speed-streaming.json and results/speed-streaming.md.
 """
 
@@ -32,7 +32,7 @@ from advae import DataOptions, load_data, resolve
 from advae.data import BatchLoader
 from advae.training.benchmark import StepBenchmark
 
-IMAGE_SIZE, RECIPE = 64, "asvae-images-conv"
+IMAGE_SIZE, RECIPE = 64, "asvae-images"
 
 
 def write_images(folder: Path, count: int) -> None:

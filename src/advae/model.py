@@ -36,6 +36,9 @@ MODEL_CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 class Conditional(nn.Module):
     """A network and the head that makes its output a distribution: an encoder or a decoder."""
 
+    network: nn.Module
+    head: Head
+
     def __init__(self, network: nn.Module, head: Head) -> None:
         super().__init__()
         self.network, self.head = network, head

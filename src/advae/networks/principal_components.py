@@ -103,6 +103,9 @@ class PrincipalEncoder(nn.Module):
         noise_dim: length of the noise, which is added to the first output too, through a learned matrix.
     """
 
+    center: Tensor
+    axes: Tensor
+
     def __init__(
         self, network: nn.Module, in_shape: Sequence[int], out_shape: Sequence[int], noise_dim: int = 0
     ) -> None:
@@ -149,6 +152,9 @@ class PrincipalDecoder(nn.Module):
         out_shape: ``(k, *event)``.
         noise_dim: length of the noise, which only the network sees.
     """
+
+    center: Tensor
+    axes: Tensor
 
     def __init__(
         self, network: nn.Module, in_shape: Sequence[int], out_shape: Sequence[int], noise_dim: int = 0

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from advae.data import Dataset
+from advae.distributions.normal import NormalHead
 from advae.errors import ConfigError
-from advae.model import LatentModel, build_model
+from advae.model import Conditional, LatentModel, build_model
 from advae.networks.base import CriticInputs
 from advae.networks.principal_components import (
     MAX_EXACT_DIMS,
@@ -43,7 +44,7 @@ def build_from_data(
     if d is not None and not is_linear:
         return build_model(spec, data.x_shape, critics, info)
     limits = (MIN_LATENT_DIM, MAX_LATENT_DIM) if d is None else (d, d)
-    components = principal_components(_examples(data), *limits, EXPLAINED_VARIANCE)
+    components = principal_components(_examples(data), limits[0], limits[1], EXPLAINED_VARIANCE)
     model = build_model(spec | {"latent_dim": len(components.variances)}, data.x_shape, critics, info)
     if is_linear:
         start_from_components(model, components)
@@ -62,12 +63,13 @@ def start_from_components(model: LatentModel, components: PrincipalComponents) -
         ConfigError: the mean of p(x|z) is not the decoder's output.
     """
     encoder, decoder = model.encoder, model.decoder
-    assert isinstance(encoder.network, PrincipalEncoder) and isinstance(decoder.network, PrincipalDecoder)
+    assert isinstance(encoder, Conditional) and isinstance(encoder.network, PrincipalEncoder)
+    assert isinstance(decoder, Conditional) and isinstance(decoder.network, PrincipalDecoder)
     head = decoder.head
-    if head.name not in ("normal", "discretized-normal") or head.squash != "none":
+    if not isinstance(head, NormalHead) or head.squash != "none":
         raise ConfigError(
             "A model that starts as principal components needs a normal likelihood whose mean is not squashed.",
-            given=f"model.likelihood {head.name}, squash {getattr(head, 'squash', 'none')}",
+            given=f"model.likelihood {head.name}",
             fix="set model.likelihood to {name: normal, squash: none}, or model.skip to none",
         )
     std = components.residual.sqrt().float().expand(model.x_shape)
