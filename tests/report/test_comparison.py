@@ -222,3 +222,32 @@ def test_runs_are_named_by_their_folders_with_parents_where_needed(fakes: Module
 def test_values_without_an_error_have_none() -> None:
     assert RunEstimate(1.0, None, "error", 10, {}).error == 0
     assert RunEstimate(1.0, 0.25, "error", 10, {}, (0.0, 10.0)).error == 0.25
+
+
+def test_differences_are_method_training_parameters_and_options_that_differ(fakes: ModuleType) -> None:
+    configs = [
+        {
+            "method": {"name": "vae", "beta": 1.0},
+            "train": {"lr": 1e-3, "steps": 50},
+            "seed": 0,
+            "out": "runs/a",
+        },
+        {"method": {"name": "avb"}, "train": {"lr": 2e-3, "steps": 50}, "seed": 0, "out": "runs/b"},
+    ]
+    runs = [
+        fakes.FakeRun(Path(f"/runs/{name}"), config=config, metric_lines=[{"step": 50, "time": 61.0}])
+        for name, config in zip("ab", configs, strict=True)
+    ]
+    runs[0].saved_model = model = fakes.FakeModel((5,), 2)
+    comparison = compare(runs)
+    parameters = sum(p.numel() for p in model.parameters())
+    assert comparison.differences == {
+        "method": ["vae", "avb"],
+        "steps": ["50", "50"],
+        "training time": ["1 min 1 s"] * 2,
+        "parameters": [str(parameters), "—"],
+        "method.beta": ["1", "—"],
+        "train.lr": ["0.001", "0.002"],
+    }
+    assert comparison.to_dict()["differences"]["train.lr"] == ["0.001", "0.002"]
+    assert comparison.differences_table().columns[2].title == "b"

@@ -31,7 +31,15 @@ def test_files_of_a_comparison(fakes: ModuleType, tmp_path: Path) -> None:
     page = write_comparison(runs, tmp_path / "out").read_text()
     assert "<b>bold" not in page
     assert "http" not in page.replace("http-equiv", "")
-    for text in ("samples: none | 5", "x/same", "y/same", "no model yet", "not images"):
+    for text in (
+        "<h2>Differences</h2>",
+        "parameters",
+        "samples: none | 5",
+        "x/same",
+        "y/same",
+        "no model yet",
+        "not images",
+    ):
         assert text in page
     assert png_size((tmp_path / "out" / "compare-samples.png").read_bytes())[0] == 1400
     assert png_size((tmp_path / "out" / "compare-curves.png").read_bytes())[0] == 1400

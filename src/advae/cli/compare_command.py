@@ -21,8 +21,8 @@ advae compare runs/a runs/b --json
 
 @dataclass(frozen=True, kw_only=True)
 class CompareOptions(AllowOptions):
-    """Compare runs: their estimates in one table, in which only estimates of one kind with one protocol are ranked, and
-    a page with samples and curves. The runs must have been evaluated."""
+    """Compare runs: how they differ, their estimates in one table, in which only estimates of one kind with one
+    protocol are ranked, and a page with samples and curves. The runs must have been evaluated."""
 
     runs: Annotated[tuple[str, ...], "RUN", POSITIONAL]
     """Run directories, two or more."""
@@ -49,6 +49,8 @@ def run(options: CompareOptions) -> int:
     if options.json:
         print_json({"page": str(page), **comparison.to_dict()})
         return 0
+    print_table(comparison.differences_table())
+    print()
     print_table(comparison.table())
     if comparison.has_best:
         print("* best, or within two standard errors of the difference from the best")

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from advae.errors import CheckpointError
+from advae.errors import AdvaeError, CheckpointError
 from advae.evaluation.estimate import file_stem
 from advae.formatting import (
+    MISSING,
     Column,
     Table,
     TableCell,
@@ -25,7 +26,9 @@ from advae.formatting import (
     as_interval,
     common_items,
     format_count,
+    format_duration,
     format_interval,
+    format_settings,
     format_with_error,
 )
 from advae.io import path_inside, read_npz
@@ -52,6 +55,7 @@ TIGHTNESS_SETTINGS = {  # move a bound closer to log p(x) or farther from it, bu
 }
 BOUND_KINDS = {"lower bound", "upper bound"}
 MAX_TIE_SIGMAS = 2.0  # standard errors of a difference up to which two runs are equally good
+UNCOMPARED_OPTIONS = {"out", "device", "method.name"}  # where a run is, and what has a row of its own
 NORMAL_95_SIGMAS = 1.959964  # half a 95 % interval of a normal
 RUN_NAME_DEPTH = 3  # parent folders that may be part of a run's name
 MEAN_REL_TOL = (
@@ -132,12 +136,21 @@ class ComparisonRow:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The estimates of several runs, a row for each name and unit; for runs without estimates the reason, if known."""
+    """The estimates of several runs, a row for each name and unit; for runs without estimates the reason, if known.
+
+    ``differences`` are method, training and the options that differ, by name, with a text for each run.
+    """
 
     runs: list[str]
     paths: list[str]
     rows: list[ComparisonRow]
     unevaluated: dict[str, str] = field(default_factory=dict)
+    differences: dict[str, list[str]] = field(default_factory=dict)
+
+    def differences_table(self) -> Table:
+        """Return the table of differences with a column for each run."""
+        rows = [(name, *texts) for name, texts in self.differences.items()]
+        return Table.from_texts(["", *self.runs], rows)
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values of everything but the per-example values."""
@@ -189,7 +202,41 @@ def compare(runs: Sequence[Run], names: Sequence[str] = ()) -> Comparison:
         for name, (estimates, remarks) in zip(names, evaluations, strict=True)
         if remarks and not estimates
     }
-    return Comparison(names, [str(run.path) for run in runs], rows, unevaluated)
+    return Comparison(names, [str(run.path) for run in runs], rows, unevaluated, describe_differences(runs))
+
+
+def describe_differences(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """Return method, steps, training time and parameters of each run, and the options that differ, as texts."""
+    described = [_describe_run(run) for run in runs]
+    options = [format_settings(run.config) for run in runs]
+    common = common_items(options)
+    differing = [
+        name
+        for name in dict.fromkeys(name for settings in options for name in settings)
+        if name not in common and name not in UNCOMPARED_OPTIONS
+    ]
+    rows = {name: [description[name] for description in described] for name in described[0]}
+    return rows | {name: [settings.get(name, MISSING) for settings in options] for name in differing}
+
+
+def _describe_run(run: Run) -> dict[str, str]:
+    method, metrics = run.config.get("method"), run.metrics()
+    last = {name: value for line in metrics for name, value in line.items() if name in ("step", "time")}
+    try:
+        parameters = format_count(sum(p.numel() for p in run.model().parameters()))
+    except AdvaeError:
+        parameters = MISSING
+    seconds = last.get("time")
+    return {
+        "method": str((method.get("name") if isinstance(method, Mapping) else method) or MISSING),
+        "steps": format_count(last.get("step")),
+        "training time": (
+            format_duration(seconds)
+            if isinstance(seconds, int | float) and math.isfinite(seconds)
+            else MISSING
+        ),
+        "parameters": parameters,
+    }
 
 
 def why_incomparable(row: ComparisonRow, runs: Sequence[str]) -> str:

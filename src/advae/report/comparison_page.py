@@ -61,6 +61,7 @@ def write_comparison(runs: Sequence[Run], out: Path, comparison: Comparison | No
         runs=comparison.runs,
         paths=comparison.paths,
         table=comparison.table(),
+        differences=comparison.differences_table(),
         legend=kind_legend(kind for row in comparison.rows for kind in row.kinds),
         figures=figures.values(),
         skipped=skipped,
