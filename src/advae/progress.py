@@ -191,7 +191,7 @@ def format_estimate(steps: int, steps_per_second: float) -> str:
     """Return the estimated duration of steps, and how it is computed.
 
     >>> format_estimate(6000, 20.0)
-    '5 min: 6,000 steps at 20 steps/s'
+    '5 min 0 s: 6,000 steps at 20 steps/s'
     """
     return f"{format_duration(steps / steps_per_second)}: {steps:,} steps at {format_speed(steps_per_second)}"
 
