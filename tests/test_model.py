@@ -186,6 +186,13 @@ def test_traversal_varies_one_latent() -> None:
         model.traverse(x, 3)
 
 
+def test_notebooks_show_a_table_of_plain_text() -> None:
+    model = generator()
+    model.info["recipe"] = "<script>"
+    page = model._repr_html_()
+    assert "<script>" not in page and "&lt;script&gt;" in page and str(model.x_shape) in page
+
+
 def test_repr_is_one_line() -> None:
     text = repr(generator())
     assert "\n" not in text and "x_shape=(1, 2, 3)" in text and "latent_dim=3" in text

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from html import escape
 from typing import Any, Literal
 
 MISSING = "—"
@@ -132,6 +133,18 @@ def _markdown_cell(cell: TableCell) -> str:
     text = escape_markdown(cell.text)
     text = f"**{text}**" if cell.style == "best" else text
     return f"{text}<br><sub>{escape_markdown(cell.note)}</sub>" if cell.note else text
+
+
+def html_properties(title: str, properties: Mapping[str, object]) -> str:
+    """Return names and values as a table, for notebooks.
+
+    >>> html_properties("Dataset", {"name": "<a>"})
+    '<table><caption>Dataset</caption><tr><th>name</th><td>&lt;a&gt;</td></tr></table>'
+    """
+    cells = (
+        f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>" for name, value in properties.items()
+    )
+    return f"<table><caption>{escape(title)}</caption>{''.join(cells)}</table>"
 
 
 def escape_markdown(text: str) -> str:

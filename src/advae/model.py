@@ -19,6 +19,7 @@ from advae.devices import default_torch_modes
 from advae.distributions import HEADS, Distribution, Head, StandardNormal
 from advae.distributions.normal import normal_from_raw
 from advae.errors import CheckpointError, ConfigError, first_line
+from advae.formatting import html_properties
 from advae.io import PathLike, read_json, read_replaceable, recovered_folder, replaced_folder, to_json
 from advae.networks import NETWORKS
 from advae.networks.base import CriticInputs, NullNetwork, build_critic
@@ -259,6 +260,18 @@ class LatentModel(nn.Module):
         count = sum(p.numel() for p in self.parameters())
         shape = f"x_shape={self.x_shape}, latent_dim={self.latent_dim}, parameters={count:,}"
         return f"{type(self).__name__}({f'method={method!r}, ' if method else ''}{shape})"
+
+    def _repr_html_(self) -> str:
+        """Return a table for notebooks."""
+        names = ("method", "recipe", "step")
+        properties = {name: self.info[name] for name in names if isinstance(self.info.get(name), str | int)}
+        networks = {"encoder": self.encoder, "decoder": self.decoder, "critics": self.critics}
+        sizes = {
+            f"{name} weights": f"{sum(p.numel() for p in net.parameters()):,}"
+            for name, net in networks.items()
+        }
+        shapes = {"observations": self.x_shape, "latents": self.latent_dim}
+        return html_properties(type(self).__name__, properties | shapes | sizes)
 
     def _observations(self, x: Any) -> Tensor:
         """Return observations on the model's device; stored examples are preprocessed."""

@@ -111,7 +111,13 @@ def test_gap_needs_an_elbo_and_a_log_likelihood() -> None:
 
 # --- active units and the aggregated posterior --------------------------------------------------------------
 
-VARIANCES = (1.0, 0.3, 0.02, 0.005, 0.0)  # of E[z|x] over images, of 1: two have more than 0.1 nats, −½ log(1 − v)
+VARIANCES = (
+    1.0,
+    0.3,
+    0.02,
+    0.005,
+    0.0,
+)  # of E[z|x] over images, of 1: two have more than 0.1 nats, −½ log(1 − v)
 
 
 class Line(nn.Module):

@@ -73,7 +73,11 @@ def _print_recipes(rows: Sequence[Mapping[str, Any]], verbose: bool) -> None:
             lines += [f"published: {row['published']}"] * bool(row["published"])
         for i, line in enumerate(lines):
             first = f"  {row['name']:<{width}}  " if i == 0 else indent
-            print(textwrap.fill(line, HELP_WIDTH, initial_indent=first, subsequent_indent=indent))
+            print(
+                textwrap.fill(
+                    line, HELP_WIDTH, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False
+                )
+            )
 
 
 def _matches(row: Mapping[str, Any], options: RecipesOptions) -> bool:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from advae.errors import ConfigError, DataError
+from advae.formatting import html_properties
 from advae.progress import Progress
 
 Indices = npt.NDArray[np.int64]
@@ -253,6 +254,14 @@ class Dataset:
         shape = " × ".join(map(str, self.x_shape))
         sizes = " + ".join(f"{len(split):,} {split.name}" for split in self.splits)
         return f"<Dataset {self.name}: {shape}, {sizes}, {self.preprocessing.name}>"
+
+    def _repr_html_(self) -> str:
+        """Return a table for notebooks."""
+        properties: dict[str, object] = {split.name: f"{len(split):,}" for split in self.splits}
+        properties |= {"shape": self.x_shape, "preprocessing": self.preprocessing.name}
+        if self.column_names:
+            properties["columns"] = ", ".join(self.column_names)
+        return html_properties(f"Dataset {self.name}", properties)
 
     @property
     def splits(self) -> tuple[Split, Split, Split]:
