@@ -98,7 +98,7 @@ class ReconstructionErrors:
         text = (
             f"Reconstructions are worse than those of PCA with {self.components} components: RMSE"
             f" {_rmse(self.sampled)}, PCA's {_rmse(self.pca)} {self.unit}. Train for more steps"
-            " (--train.steps), with larger networks, or with a noise of the likelihood that is lower or learned"
+            " (--train.steps) or with larger networks. A normal likelihood may need a noise that is lower or learned"
             " (--model.likelihood.variance)."
         )
         if criterion.passed:
@@ -116,8 +116,8 @@ class ReconstructionErrors:
         text = (
             f"Overfitting: RMSE {_rmse(self.sampled)} on {format_count(len(self.sampled))} held-out examples,"
             f" {_rmse(self.train)} {self.unit} on {format_count(len(self.train))} training examples. Use more"
-            " data, smaller networks, fewer latents, or stop when the validation error does not improve"
-            " (--train.patience 20)."
+            " data, smaller networks or fewer latents, or stop when the validation error does not improve (set"
+            " --train.patience, and --train.validate_every low enough)."
         )
         return None if criterion.passed else Remark("rmse", text, True, (criterion,), "reconstruction")
 
@@ -133,8 +133,8 @@ class ReconstructionErrors:
         text = (
             f"Mean and sampled reconstructions differ: RMSE {_rmse(self.from_mean)} from means of q(z|x), which"
             f" pictures show, {_rmse(self.sampled)} {self.unit} from samples of it. The noise of the latents is larger"
-            " than the decoder allows: train for more steps, with a noise of the likelihood that is lower or learned"
-            " (--model.likelihood.variance)."
+            " than at the optimum of a linear model: train for more steps. A normal likelihood may need a noise that is"
+            " lower or learned (--model.likelihood.variance)."
         )
         return None if criterion.passed else Remark("rmse", text, False, (criterion,), "reconstruction")
 
