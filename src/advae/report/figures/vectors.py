@@ -32,7 +32,7 @@ MAX_MARGINALS, MAX_PAIRED_COLUMNS = 12, 5
 COLUMNS = 4  # panels in a row
 MAX_POINTS = 500  # of each kind in the panel of a pair
 SHOWN_PERCENTILES = (0.2, 99.8)  # of data and samples; outliers would squeeze the rest
-PANEL_WIDTH = 24  # characters
+PANEL_WIDTH = 20  # characters
 
 
 def shown_columns(distances: FloatArray, count: int = MAX_MARGINALS) -> list[int]:
