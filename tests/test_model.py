@@ -169,7 +169,7 @@ def test_encoding_observations_reads_no_value(monkeypatch: pytest.MonkeyPatch) -
 
     for name in ("item", "__bool__", "__float__", "tolist", "numpy"):
         monkeypatch.setattr(torch.Tensor, name, refuse)
-    model.decode(model.encode(x).rsample())
+    assert model.decode(model.encode(x).rsample()).batch_shape == (2,)
 
 
 def test_traversal_varies_one_latent() -> None:

@@ -65,8 +65,9 @@ def principal_components(
     """
     flat = x.flatten(1)
     held_out = torch.arange(len(flat), device=flat.device) % 5 == 4
-    variances, axes = _decompose(flat, flat.mean(0), max_dim)
-    total = (flat - flat.mean(0)).square().sum() / len(flat)
+    mean = flat.mean(0)
+    variances, axes = _decompose(flat, mean, max_dim)
+    total = (flat - mean).square().sum() / len(flat)
     count = int((variances.cumsum(0) < explained * total * (1 - 1e-9)).sum()) + 1
     d = min(max(count, min_dim), max_dim)
     fitted = flat[~held_out] if len(flat) > 1 else flat
@@ -79,7 +80,7 @@ def principal_components(
     padded = flat.new_zeros(d), flat.new_zeros(flat.shape[1], d)
     padded[0][: len(variances[:d])] = variances[:d]
     padded[1][:, : axes[:, :d].shape[1]] = axes[:, :d]
-    return PrincipalComponents(flat.mean(0), padded[1], padded[0].clamp_min(smallest), smallest)
+    return PrincipalComponents(mean, padded[1], padded[0].clamp_min(smallest), smallest)
 
 
 def _decompose(x: Tensor, mean: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -93,7 +94,48 @@ def _decompose(x: Tensor, mean: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return values[:count].square() / len(x), axes[:, :count]
 
 
-class PrincipalEncoder(nn.Module):
+class _PrincipalSkip(nn.Module):
+    """A network and constant principal axes with a learned mixing; ``offsets`` are of its outputs after the first.
+
+    Args:
+        network: the network.
+        axes_shape: ``[n, d]`` or ``[d, n]``.
+        n, d: dimensions of x and z.
+        out_shape: ``(k, *event)`` of the output.
+    """
+
+    center: Tensor
+    axes: Tensor
+
+    def __init__(
+        self, network: nn.Module, axes_shape: tuple[int, int], n: int, d: int, out_shape: Sequence[int]
+    ) -> None:
+        super().__init__()
+        self.network, self.event_shape = network, tuple(out_shape[1:])
+        self.register_buffer("center", torch.zeros(n))
+        self.register_buffer("axes", torch.zeros(axes_shape))
+        self.mixing = nn.Parameter(torch.zeros(d, d))
+        offsets = torch.zeros(out_shape[0] - 1, *self.event_shape)
+        self.offsets = nn.Parameter(offsets) if len(offsets) else None
+
+    def with_offsets(self, mean: Tensor) -> Tensor:
+        """Return ``mean [B, *event]``, flat or not, followed by the offsets for every example, ``[B, k, *event]``."""
+        mean = mean.reshape(-1, 1, *self.event_shape)
+        if self.offsets is None:
+            return mean
+        return torch.cat([mean, self.offsets.expand(len(mean), *self.offsets.shape)], 1)
+
+    def copy_start(self, components: PrincipalComponents, axes: Tensor, offsets: Tensor) -> None:
+        """Set the linear map and the offsets, and the network to zero, in place."""
+        init_output_at_zero(self.network)
+        self.center.copy_(components.mean)
+        self.axes.copy_(axes)
+        self.mixing.copy_(torch.diag(components.explained))
+        if self.offsets is not None:
+            self.offsets.copy_(offsets)
+
+
+class PrincipalEncoder(_PrincipalSkip):
     """A network of ``x [B, *in_shape]`` and a linear map of its principal components, added to the first output.
 
     Args:
@@ -103,27 +145,19 @@ class PrincipalEncoder(nn.Module):
         noise_dim: length of the noise, which is added to the first output too, through a learned matrix.
     """
 
-    center: Tensor
-    axes: Tensor
-
     def __init__(
         self, network: nn.Module, in_shape: Sequence[int], out_shape: Sequence[int], noise_dim: int = 0
     ) -> None:
-        super().__init__()
-        self.network = network
         n, d = torch.Size(in_shape).numel(), out_shape[1]
-        self.register_buffer("center", torch.zeros(n))
-        self.register_buffer("axes", torch.zeros(n, d))
-        self.mixing = nn.Parameter(torch.zeros(d, d))
+        super().__init__(network, (n, d), n, d, out_shape)
         self.noise_mixing = nn.Parameter(torch.zeros(noise_dim, d)) if noise_dim else None
-        self.offsets = nn.Parameter(torch.zeros(out_shape[0] - 1, d)) if out_shape[0] > 1 else None
 
     def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         """Map ``x [B, *in_shape]`` and ``noise [B, noise_dim]`` to ``[B, k, d]``."""
         mean = (x.flatten(1) - self.center) @ self.axes @ self.mixing
         if noise is not None and self.noise_mixing is not None:
             mean = mean + noise.to(mean.dtype) @ self.noise_mixing
-        return self.network(x, noise) + _with_offsets(mean.unsqueeze(1), self.offsets)
+        return self.network(x, noise) + self.with_offsets(mean)
 
     @torch.no_grad()
     def start(self, components: PrincipalComponents, offsets: Tensor) -> None:
@@ -133,60 +167,33 @@ class PrincipalEncoder(nn.Module):
             components: of the training examples.
             offsets: what the head makes that posterior's standard deviations of, ``[k − 1, d]``.
         """
-        init_output_at_zero(self.network)
-        self.center.copy_(components.mean)
-        self.axes.copy_(components.axes / components.variances.sqrt())
-        self.mixing.copy_(torch.diag(components.explained))
-        if self.offsets is not None:
-            self.offsets.copy_(offsets)
+        self.copy_start(components, components.axes / components.variances.sqrt(), offsets)
         if self.noise_mixing is not None:
             self.noise_mixing.copy_(torch.eye(*self.noise_mixing.shape) * components.posterior_std)
 
 
-class PrincipalDecoder(nn.Module):
+class PrincipalDecoder(_PrincipalSkip):
     """A network of ``z [B, d]`` and a linear map to the principal axes, added to the first output.
 
     Args:
         network: from z, and the noise if there is any, to ``[B, k, *event]``.
         in_shape: ``(d,)``.
         out_shape: ``(k, *event)``.
-        noise_dim: length of the noise, which only the network sees.
     """
 
-    center: Tensor
-    axes: Tensor
-
-    def __init__(
-        self, network: nn.Module, in_shape: Sequence[int], out_shape: Sequence[int], noise_dim: int = 0
-    ) -> None:
-        super().__init__()
-        self.network, self.event_shape = network, tuple(out_shape[1:])
-        n, d = torch.Size(self.event_shape).numel(), in_shape[0]
-        self.register_buffer("center", torch.zeros(n))
-        self.register_buffer("axes", torch.zeros(d, n))
-        self.mixing = nn.Parameter(torch.zeros(d, d))
-        offsets = torch.zeros(out_shape[0] - 1, *self.event_shape)
-        self.offsets = nn.Parameter(offsets) if len(offsets) else None
+    def __init__(self, network: nn.Module, in_shape: Sequence[int], out_shape: Sequence[int]) -> None:
+        n, d = torch.Size(out_shape[1:]).numel(), in_shape[0]
+        super().__init__(network, (d, n), n, d, out_shape)
 
     def forward(self, z: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Map ``z [B, d]`` and ``noise [B, noise_dim]`` to ``[B, k, *event]``."""
+        """Map ``z [B, d]`` and the noise, which only the network sees, to ``[B, k, *event]``."""
         mean = torch.addmm(self.center, z.to(self.center.dtype) @ self.mixing, self.axes)
-        return self.network(z, noise) + _with_offsets(mean.reshape(-1, 1, *self.event_shape), self.offsets)
+        return self.network(z, noise) + self.with_offsets(mean)
 
     @torch.no_grad()
     def start(self, components: PrincipalComponents, offsets: Tensor) -> None:
         """Start as the likelihood of probabilistic PCA, in place, with ``offsets [k − 1, *event]`` of its head."""
-        init_output_at_zero(self.network)
-        self.center.copy_(components.mean)
-        self.axes.copy_((components.axes * components.variances.sqrt()).T)
-        self.mixing.copy_(torch.diag(components.explained))
-        if self.offsets is not None:
-            self.offsets.copy_(offsets)
-
-
-def _with_offsets(mean: Tensor, offsets: Tensor | None) -> Tensor:
-    """Return ``mean [B, 1, ...]`` with ``offsets [k − 1, ...]`` for every example, ``[B, k, ...]``."""
-    return mean if offsets is None else torch.cat([mean, offsets.expand(len(mean), *offsets.shape)], 1)
+        self.copy_start(components, (components.axes * components.variances.sqrt()).T, offsets)
 
 
 def init_output_at_zero(network: nn.Module) -> None:
