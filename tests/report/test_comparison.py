@@ -234,6 +234,8 @@ def test_differences_are_method_training_parameters_and_options_that_differ(fake
         },
         {"method": {"name": "avb"}, "train": {"lr": 2e-3, "steps": 50}, "seed": 0, "out": "runs/b"},
     ]
+    for name, config in zip("ab", configs, strict=True):
+        config |= {"description": f"a long sentence on {name}", "published": f"table {name}"}
     runs = [
         fakes.FakeRun(Path(f"/runs/{name}"), config=config, metric_lines=[{"step": 50, "time": 61.0}])
         for name, config in zip("ab", configs, strict=True)

@@ -55,7 +55,8 @@ TIGHTNESS_SETTINGS = {  # move a bound closer to log p(x) or farther from it, bu
 }
 BOUND_KINDS = {"lower bound", "upper bound"}
 MAX_TIE_SIGMAS = 2.0  # standard errors of a difference up to which two runs are equally good
-UNCOMPARED_OPTIONS = {"out", "device", "method.name"}  # where a run is, and what has a row of its own
+# Where a run is, what has a row of its own, and sentences on the recipe, which would widen the table beyond a page.
+UNCOMPARED_OPTIONS = {"out", "device", "method.name", "description", "published"}
 NORMAL_95_SIGMAS = 1.959964  # half a 95 % interval of a normal
 RUN_NAME_DEPTH = 3  # parent folders that may be part of a run's name
 MEAN_REL_TOL = (
